@@ -1,0 +1,78 @@
+"""The `dive` command: the group, its subcommands loaded when asked for, and errors as one line.
+
+A subcommand's module is imported only when it runs or shows its help, so that `dive --help` and
+`dive tune-tau` start without torch.
+"""
+
+import importlib
+import os
+import sys
+
+import click
+
+from dive import __version__
+from dive.errors import DiveError
+
+COMMANDS = {
+    "teacher": "Train the teacher.",
+    "export-logits": "Run the teacher once over every view and keep its logits.",
+    "tune-tau": "Choose temperature and power normalisation from the cached logits.",
+    "student": "Train a student from the cache alone.",
+    "eval": "Many, medium and few-shot accuracy of checkpoints.",
+}
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and imports a command's module when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"dive.commands.{name.replace('-', '_')}")
+        return module.command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands, in the order of their use"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="dive")
+def group() -> None:
+    """Distil virtual examples for long-tailed recognition from a logit cache.
+
+    With no option at all each command does its part of the paper's experiment: CIFAR-100-LT at
+    imbalance 100. Other experiments: --config configs/…/….yaml
+    """
+
+
+def main() -> None:
+    """Run the command line and exit; a user's mistake never shows a traceback."""
+    try:
+        group.main(prog_name="dive", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _complain("interrupted; the same command goes on from the last saved state")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # keeps the exit quiet too
+        sys.exit(1)
+    except DiveError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _complain(f"{error.strerror or error}{where}")
+        sys.exit(1)
+
+
+def _complain(message: str) -> None:
+    click.echo("dive: " + " ".join(message.split()), err=True)

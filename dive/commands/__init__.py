@@ -1,0 +1,1 @@
+"""One module per subcommand: it parses, calls one function of the library, and prints."""

@@ -1,0 +1,129 @@
+"""Options that several commands share, and the variadic options click does not have."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dive.progress import Progress
+from dive.recipe import Recipe, load
+
+FILE = click.Path(path_type=Path)
+
+
+class VariadicCommand(click.Command):
+    """A command whose options named in `variadic` take one or more values: `--tau 1 3 6`.
+
+    The arguments are rewritten to `--tau 1 --tau 3 --tau 6` before click sees them. A command with
+    such an option can take no positional arguments.
+    """
+
+    def __init__(self, *args: Any, variadic: tuple[str, ...] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.variadic = variadic
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread(args, self.variadic))
+
+
+def spread(args: list[str], variadic: tuple[str, ...]) -> list[str]:
+    """Repeat each variadic option before each of its values.
+
+    A value is anything that does not start with a dash, and negative numbers. Raises
+    click.BadOptionUsage where a variadic option has no value.
+    """
+    spread_args: list[str] = []
+    rest = list(args)
+    while rest:
+        arg = rest.pop(0)
+        if arg not in variadic:
+            spread_args.append(arg)
+            continue
+        values = []
+        while rest and not _is_option(rest[0]):
+            values.append(rest.pop(0))
+        if not values:
+            raise click.BadOptionUsage(arg, f"Option '{arg}' needs at least one value.")
+        for value in values:
+            spread_args += [arg, value]
+    return spread_args
+
+
+def _is_option(arg: str) -> bool:
+    if not arg.startswith("-") or arg == "-":
+        return False
+    try:
+        float(arg)
+    except ValueError:
+        return True
+    return False
+
+
+config = click.option("--config", type=FILE, help="Recipe (YAML); what it leaves out is the paper's.")
+assignments = click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; repeatable."
+)
+data = click.option("--data", metavar="PATH", help="Where the images are, or are downloaded to.")
+device = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to compute."
+)
+precision = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    help="Precision; auto is bf16 where it is faster and right.",
+)
+seed = click.option("--seed", type=int, metavar="N", help="Seed of initialisation, sample order and views.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+quiet = click.option("--quiet", is_flag=True, help="No progress, warnings only.")
+force = click.option("--force", is_flag=True, help="Start anew and replace a finished result.")
+eval_every = click.option(
+    "--eval-every", type=click.IntRange(0), default=0, metavar="N", help="Test accuracy every N epochs too."
+)
+
+
+def apply(*options: Callable) -> Callable:
+    """One decorator of several, shown in the help in the order given."""
+
+    def decorate(function: Callable) -> Callable:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def read_recipe(
+    config: Path | None,
+    assignments: tuple[str, ...],
+    *,
+    epochs: int | None = None,
+    **options: Any,
+) -> Recipe:
+    """The recipe of the shared options; dotted keys are written with double underscores."""
+    dotted = {key.replace("__", "."): value for key, value in options.items()}
+    recipe = load(config, assignments, dotted)
+    return recipe if epochs is None else recipe.with_epochs(epochs)
+
+
+def default_checkpoint(recipe: Recipe, kind: str) -> Path:
+    """Where a recipe's teacher or student is written and looked for."""
+    return Path("checkpoints") / recipe.name / f"{kind}.pt"
+
+
+def default_cache(recipe: Recipe) -> Path:
+    """Where a recipe's logit cache is written and looked for."""
+    return Path("cache") / f"{recipe.name}.h5"
+
+
+def reporter(quiet: bool) -> Progress:
+    """Progress on stderr."""
+    return Progress(quiet)
+
+
+def print_json(document: Any) -> None:
+    """The document of `--json`: alone on stdout."""
+    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")

@@ -1,0 +1,37 @@
+"""The errors dive raises on purpose.
+
+Each message is one line for a person: what is wrong, where, and what to do next. The command
+line prints it and exits with `exit_code`; nothing else in the package prints or exits.
+"""
+
+
+class DiveError(Exception):
+    """Something the user can mend. Base of all errors dive raises on purpose."""
+
+    exit_code = 1
+
+
+class RecipeError(DiveError):
+    """A recipe has unknown keys, wrong types or values out of range."""
+
+    exit_code = 2
+
+
+class DataError(DiveError):
+    """A data set is missing, incomplete or corrupt."""
+
+
+class CheckpointError(DiveError):
+    """A checkpoint is missing, corrupt or of another model or data set."""
+
+
+class CacheError(DiveError):
+    """A logit cache is missing, incomplete, corrupt or of another data set or view space."""
+
+
+class OutputError(DiveError):
+    """A result exists already, is being written by another process, or cannot be written."""
+
+
+class TrainingError(DiveError):
+    """Training cannot go on, for example because the loss is not finite."""

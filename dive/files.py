@@ -1,0 +1,149 @@
+"""Results on disk: written whole or not at all, by one process at a time.
+
+A result is written beside its place under a temporary name, forced to the disk, and then moved
+over its final name, so that a final name never holds half a file.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dive.errors import OutputError
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to the disk, so that a rename in it survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Move a finished temporary file over its final name; it must be synced already."""
+    os.replace(temporary, final)
+    sync_folder(final.parent)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes `path`'s place when the block ends, and vanishes if it fails."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        publish(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write `document` to `path` as indented JSON, whole or not at all."""
+    write_bytes(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_json_lines(path: Path, documents: list[Any]) -> None:
+    """Write one JSON document a line to `path`, whole or not at all."""
+    write_bytes(path, "".join(json.dumps(d, ensure_ascii=False) + "\n" for d in documents).encode())
+
+
+def sha256(content: bytes | memoryview) -> str:
+    """Hexadecimal SHA-256 of `content`."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Raise OutputError where a finished result stands at `path`, unless `force`."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give a file name with --out")
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists already; give another --out, or --force to replace it")
+
+
+def prepare_folder(path: Path) -> None:
+    """Make the folder that `path` will lie in; raise OutputError if it cannot be written to."""
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    probe = folder / f".{path.name}.probe-{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot write to the folder {folder}: {error.strerror}") from error
+
+
+def require_space(path: Path, needed: int) -> None:
+    """Raise OutputError unless `needed` more bytes fit on the disk that holds `path`'s folder."""
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise OutputError(
+            f"{path} needs {readable_size(needed)} and the disk has {readable_size(free)} free; "
+            "make room, or choose fewer --views or another --out"
+        )
+
+
+def readable_size(size: float) -> str:
+    """A size in bytes as people write it: 351 MB, 7.1 GB (powers of ten)."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold the right to write `path`; raise OutputError if another process has it.
+
+    The lock belongs to the operating system and dies with its process. The lock file goes when
+    the writer is done.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    handle = _lock(lock, path)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _lock(lock: Path, path: Path) -> int:
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise OutputError(f"{path} is being written by another process") from None
+            raise
+        if _still_there(handle, lock):
+            return handle
+        os.close(handle)  # its previous owner removed the file in between: take the new one
+
+
+def _still_there(handle: int, lock: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(lock))
+    except FileNotFoundError:
+        return False

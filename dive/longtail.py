@@ -1,0 +1,128 @@
+"""The long-tailed draw: which images are trained on, and what their classes count as.
+
+The draw is seeded and made over sorted keys, so it is the same for every command, process and
+machine, and for every form the data set comes in. NumPy alone.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from dive.errors import DataError
+from dive.randomness import draw_order, key_hashes
+from dive.recipe import Data
+from dive.sources import Source, Split
+
+MANY_ABOVE = 100
+FEW_BELOW = 20
+SHOTS = ("many", "medium", "few")
+
+
+def class_counts(largest: int, imbalance: float, classes: int) -> list[int]:
+    """Images per class of an exponential long tail: n_c = int(n_max · (1/IF)^(c/(C-1))).
+
+    As in the published CIFAR-LT lists (Cao et al. 2019; the same arithmetic, so the same rounding).
+    """
+    share = 1 / imbalance
+    return [int(largest * share ** (c / max(classes - 1, 1))) for c in range(classes)]
+
+
+def shot_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Classes (positions) by training images: many n > 100, medium 20 <= n <= 100, few n < 20."""
+    counts = np.asarray(counts)
+    many, few = counts > MANY_ABOVE, counts < FEW_BELOW
+    return {
+        "many": np.flatnonzero(many),
+        "medium": np.flatnonzero(~many & ~few),
+        "few": np.flatnonzero(few),
+    }
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images in memory, in the order of their keys.
+
+    keys: N texts. labels: (N,) int64. images: (N, H, W, channels) uint8. classes: C names.
+    """
+
+    keys: list[str]
+    labels: np.ndarray
+    images: np.ndarray
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Images per class, (C,) int64."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """Each sample's random identity, (N,) uint64."""
+        return key_hashes(self.keys)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over class names, keys, labels and decoded pixels."""
+        digest = hashlib.sha256()
+        for texts in (self.classes, self.keys):
+            for text in texts:
+                digest.update(text.encode() + b"\0")
+            digest.update(b"\0")
+        digest.update(self.labels.astype("<i8").tobytes())
+        digest.update(repr(self.images.shape).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The long-tailed training samples and the untouched test samples, with the source's note."""
+
+    train: Samples
+    test: Samples
+    note: str = ""
+
+
+def long_tailed(source: Source, data: Data) -> Dataset:
+    """Draw a recipe's training samples from a source, and decode both splits."""
+    chosen = draw(source.train, source.classes, data)
+    everything = np.arange(len(source.test.keys))
+    return Dataset(
+        train=_samples(source.train, chosen, source.classes),
+        test=_samples(source.test, everything, source.classes),
+        note=source.note,
+    )
+
+
+def draw(split: Split, classes: tuple[str, ...], data: Data) -> np.ndarray:
+    """Positions of the drawn training images, ascending.
+
+    Each class keeps as many as the long tail of the largest class allows it, or all it has where
+    it has fewer. Raises DataError where a class would be left without an image.
+    """
+    available = np.bincount(split.labels, minlength=len(classes))
+    wanted = available
+    if data.imbalance is not None:
+        tail = class_counts(int(available.max()), data.imbalance, len(classes))
+        wanted = np.minimum(available, tail)
+    if len(empty := np.flatnonzero(wanted == 0)):
+        raise DataError(
+            f"at imbalance {data.imbalance:g} class {classes[empty[0]]} would have no training image; "
+            "choose a smaller data.imbalance"
+        )
+    chosen = []
+    for label, count in enumerate(wanted):
+        members = np.flatnonzero(split.labels == label)
+        order = draw_order(data.seed, [split.keys[i] for i in members])
+        chosen.append(members[order[:count]])
+    return np.sort(np.concatenate(chosen))
+
+
+def _samples(split: Split, positions: np.ndarray, classes: tuple[str, ...]) -> Samples:
+    keys = [split.keys[i] for i in positions]
+    return Samples(keys, split.labels[positions], split.decode(positions), classes)

@@ -1,0 +1,60 @@
+"""The losses, per example: reduce them once, where they are called.
+
+Formulas from He, Wu, Wei, "Distilling virtual examples for long-tailed recognition" (ICCV 2021),
+and Ren et al., "Balanced meta-softmax" (NeurIPS 2020). Logits are taken in float32 whatever the
+precision of the network.
+"""
+
+import torch
+from torch.nn import functional as F
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of logits (B, C) against labels (B,): (B,), in nats."""
+    return F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def balanced_softmax(logits: torch.Tensor, labels: torch.Tensor, log_counts: torch.Tensor) -> torch.Tensor:
+    """Balanced softmax (BSCE): cross-entropy of `logits + log n` against labels: (B,), in nats.
+
+    log_counts: (C,), the logarithm of each class's training images. The prior belongs to training
+    alone; a prediction is the largest of the raw logits.
+    """
+    return F.cross_entropy(logits.float() + log_counts, labels, reduction="none")
+
+
+def virtual_example_log_target(teacher_logits: torch.Tensor, tau: float, power: float) -> torch.Tensor:
+    """Log of DiVE's target: softmax(z/τ), to the power p, normalised again: (B, C).
+
+    That is softmax(p·z/τ): taking the power scales the logarithms, and normalising again removes
+    the constant.
+    """
+    return F.log_softmax(teacher_logits.float() * (power / tau), dim=-1)
+
+
+def kl_divergence(log_target: torch.Tensor, logits: torch.Tensor, tau: float) -> torch.Tensor:
+    """KL(t ‖ softmax(s/τ)) summed over classes: (B,), in nats. No prior on the student's logits."""
+    log_student = F.log_softmax(logits.float() / tau, dim=-1)
+    return (log_target.exp() * (log_target - log_student)).sum(dim=-1)
+
+
+def dive(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    log_counts: torch.Tensor,
+    *,
+    tau: float,
+    power: float,
+    student_tau: float,
+    weight: float,
+) -> torch.Tensor:
+    """The student's loss: (1-w)·BSCE(s, y) + w·τ²·KL(t ‖ softmax(s/τ_student)): (B,), in nats.
+
+    τ² is the teacher's τ, also where the student's differs: it scales the term, as in Hinton et
+    al. 2015, and should not move when the student's temperature alone is studied.
+    """
+    labelled = balanced_softmax(logits, labels, log_counts)
+    target = virtual_example_log_target(teacher_logits, tau, power)
+    distilled = kl_divergence(target, logits, student_tau)
+    return (1 - weight) * labelled + weight * tau**2 * distilled

@@ -1,0 +1,105 @@
+"""What a long command tells while it runs, always on stderr.
+
+In a terminal a bar with the time left; elsewhere (a log file) now and then a plain line; with
+`--quiet` nothing but warnings.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LINE_EVERY_SECONDS = 15.0
+
+
+class Progress:
+    """Notes, warnings and bars of one command."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._console = None
+
+    def note(self, text: str) -> None:
+        """A line of information, left out by `--quiet`."""
+        if not self.quiet:
+            self._print(text)
+
+    def warn(self, text: str) -> None:
+        """A line the user should not miss; printed with `--quiet` too."""
+        self._print(f"warning: {text}")
+
+    def _print(self, text: str) -> None:
+        if self._console is not None:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def bar(self, what: str, total: int, done: int = 0) -> Iterator["Bar"]:
+        """A bar over `total` units of which `done` are done already."""
+        if self.quiet:
+            yield Bar()
+        elif sys.stderr.isatty():
+            yield from self._rich_bar(what, total, done)
+        else:
+            yield _LineBar(self, what, total, done)
+
+    def _rich_bar(self, what: str, total: int, done: int) -> Iterator["Bar"]:
+        from rich.console import Console
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        ]
+        with RichProgress(*columns, console=Console(stderr=True), expand=True) as rich:
+            self._console = rich.console
+            try:
+                yield _RichBar(rich, rich.add_task(what, total=total, completed=done, status=""))
+            finally:
+                self._console = None
+
+
+class Bar:
+    """A bar that shows nothing."""
+
+    def advance(self, by: int = 1, status: str = "") -> None:
+        """Count `by` more units as done; `status` says how things stand."""
+
+
+class _RichBar(Bar):
+    def __init__(self, rich: object, task: object) -> None:
+        self._rich, self._task = rich, task
+
+    def advance(self, by: int = 1, status: str = "") -> None:
+        self._rich.update(self._task, advance=by, status=status)
+
+
+class _LineBar(Bar):
+    def __init__(self, progress: Progress, what: str, total: int, done: int) -> None:
+        self._progress, self._what, self._total = progress, what, total
+        self._first = self._done = done
+        self._start = self._last = time.monotonic()
+
+    def advance(self, by: int = 1, status: str = "") -> None:
+        self._done += by
+        now = time.monotonic()
+        if now - self._last < LINE_EVERY_SECONDS and self._done < self._total:
+            return
+        self._last = now
+        rate = (now - self._start) / max(self._done - self._first, 1)
+        left = duration(rate * (self._total - self._done))
+        parts = [f"{self._what}: {self._done / self._total:4.0%}", status, f"{left} left"]
+        self._progress.note(" · ".join(part for part in parts if part))
+
+
+def duration(seconds: float) -> str:
+    """A span of time as people write it: 48 s, 12 min, 1 h 10 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,43 @@
+"""Results as rich tables on stdout, fit for a terminal of 80 columns and for a log."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from dive.evaluation import Accuracy
+
+ABSENT = "–"
+
+
+def print_table(table: Table) -> None:
+    """Print a table on stdout; without colour where stdout is no terminal."""
+    Console().print(table)
+
+
+def new_table(title: str, text_columns: Iterable[str], number_columns: Iterable[str]) -> Table:
+    """An empty table: text columns to the left, numbers aligned to the right."""
+    table = Table(title=escape(title), title_justify="left", title_style="bold", header_style="bold")
+    for name in text_columns:
+        table.add_column(name, overflow="fold")
+    for name in number_columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def percent(value: float | None, spread: float | None = None) -> str:
+    """A share as a percentage with two digits, with ± its standard deviation if given."""
+    if value is None:
+        return ABSENT
+    return f"{value:.2%}"[:-1] + (f" ± {spread:.2%}"[:-1] if spread is not None else "")
+
+
+def shot_table(title: str, rows: Iterable[tuple[str, "Accuracy"]]) -> Table:
+    """Many, medium and few-shot accuracy of named results, in percent."""
+    table = new_table(title, ["model"], ["many", "medium", "few", "all", "class mean"])
+    for name, a in rows:
+        table.add_row(escape(name), *map(percent, (a.many, a.medium, a.few, a.all, a.class_mean)))
+    return table

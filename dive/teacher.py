@@ -1,0 +1,32 @@
+"""Training a teacher: balanced softmax (the paper's) or plain cross-entropy, freely augmented."""
+
+import torch
+
+from dive import files, losses
+from dive.dataset import load_dataset
+from dive.progress import Progress
+from dive.recipe import Recipe
+from dive.run import Lesson, Order, Result, run
+from dive.training import Loss
+from dive.views import FreeViews
+
+
+def train_teacher(recipe: Recipe, order: Order, progress: Progress) -> Result:
+    """Train the recipe's teacher and write it to `order.out`.
+
+    Raises DataError, OutputError or TrainingError; an earlier result stays as it was.
+    """
+    files.refuse_existing(order.out, order.force)
+    files.prepare_folder(order.out)
+    with files.only_writer(order.out):
+        dataset = load_dataset(recipe, progress)
+        return run(_lesson(recipe), recipe, dataset, order, progress)
+
+
+def _lesson(recipe: Recipe) -> Lesson:
+    def make_loss(log_counts: torch.Tensor, labels: torch.Tensor) -> Loss:
+        if recipe.teacher.loss == "ce":
+            return lambda logits, rows, _: losses.cross_entropy(logits, labels[rows])
+        return lambda logits, rows, _: losses.balanced_softmax(logits, labels[rows], log_counts)
+
+    return Lesson(kind="teacher", views=FreeViews, make_loss=make_loss, facts={"loss": recipe.teacher.loss})

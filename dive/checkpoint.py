@@ -7,6 +7,7 @@ not check the CRCs in its zip), and it is loaded with `weights_only=True`.
 
 import hashlib
 import io
+import pickle
 import struct
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,10 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not a checkpoint of dive's, or was cut short")
     if seal != _SEAL_PREFIX + sha256(body).encode():
         raise CheckpointError(f"{path} is corrupt: its content does not match its seal; restore or train it again")
-    document = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        document = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is sealed but not a file of plain tensors and values") from error
     if document.get("format") != FORMAT or document.get("version") != VERSION:
         raise CheckpointError(
             f"{path} has format {document.get('format')} version {document.get('version')}; "

@@ -191,8 +191,8 @@ def versions() -> dict[str, str]:
     """Versions of dive and of what its numbers depend on."""
     return {
         "dive": __version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
         "numpy": np.__version__,
         "h5py": h5py.__version__,
     }

@@ -1,0 +1,73 @@
+"""`dive export-logits`."""
+
+from pathlib import Path
+
+import click
+
+from dive.commands import options
+
+
+@click.command("export-logits")
+@click.option(
+    "--teacher", type=options.FILE, help="Checkpoint to export, a student's too [checkpoints/<recipe>/teacher.pt]."
+)
+@click.option(
+    "--views",
+    default="all",
+    show_default=True,
+    metavar="all|clean|K",
+    help="Views of each image: the whole space, the unaugmented one, or K drawn by seed.",
+)
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option("--out", type=options.FILE, help="Cache to write [cache/<recipe>.h5].")
+@options.apply(
+    options.config,
+    options.assignments,
+    options.data,
+    options.device,
+    options.precision,
+    options.as_json,
+    options.quiet,
+    options.force,
+)
+def command(
+    teacher: Path | None,
+    views: str,
+    dtype: str,
+    out: Path | None,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    data: str | None,
+    device: str,
+    precision: str | None,
+    as_json: bool,
+    quiet: bool,
+    force: bool,
+) -> None:
+    """Run the teacher once over every view and keep its logits.
+
+    Says how large the file will be before it starts. Started again after a stop, it goes on with
+    the first block that is not there.
+    """
+    recipe = options.read_recipe(config, assignments, data__path=data, precision=precision)
+    from dive.export import Export, export_logits
+    from dive.files import readable_size
+    from dive.tables import new_table, print_table
+
+    order = Export(
+        teacher=teacher or options.default_checkpoint(recipe, "teacher"),
+        out=out or options.default_cache(recipe),
+        views=views,
+        dtype=dtype,
+        device=device,
+        force=force,
+    )
+    exported = export_logits(recipe, order, options.reporter(quiet))
+    if as_json:
+        options.print_json(exported.record)
+        return
+    n, v, c = exported.record["shape"]
+    table = new_table(f"Logit cache {exported.path}", ["teacher"], ["samples", "views", "classes", "dtype", "size"])
+    kind = exported.record["teacher"]["loss"]
+    table.add_row(f"{order.teacher} ({kind})", f"{n:,}", f"{v}", f"{c}", dtype, readable_size(exported.record["bytes"]))
+    print_table(table)

@@ -1,0 +1,226 @@
+"""Export: run a teacher once over every stored view of every training sample, into a logit cache."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dive import checkpoint, files
+from dive.dataset import load_dataset
+from dive.device import Runtime, choose_device, choose_precision, device_name
+from dive.errors import CheckpointError, DiveError, OutputError
+from dive.logit_cache import CacheWriter, Content, part_path, unfinished
+from dive.longtail import Samples
+from dive.models.resnet import CifarResNet
+from dive.progress import Progress, duration
+from dive.randomness import stored_choice
+from dive.recipe import Recipe
+from dive.views import CropFlip, ViewedImages, view_space
+
+BATCH = {"cpu": 256, "cuda": 2048}
+
+
+@dataclass(frozen=True)
+class Export:
+    """What the user asked of an export besides the recipe.
+
+    views: `all`, `clean` or a number K of views drawn for each sample.
+    """
+
+    teacher: Path
+    out: Path
+    views: str = "all"
+    dtype: str = "float16"
+    device: str = "auto"
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished export: where the cache is, and what it is, in plain values."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exported:
+    """Write the logit cache of a checkpoint; goes on with what an earlier export left.
+
+    Raises CheckpointError where the checkpoint is of another architecture or another draw,
+    OutputError where the output cannot be written or is another export's, DataError for the data.
+    """
+    files.refuse_existing(export.out, export.force)
+    files.prepare_folder(export.out)
+    device = choose_device(export.device)
+    with files.only_writer(export.out):
+        model, document = checkpoint.load_model(export.teacher)
+        _check_architecture(export.teacher, document, recipe)
+        train = load_dataset(recipe, progress).train
+        _check_draw(export.teacher, document, train)
+        space = view_space(recipe.views, train.images.shape[1:])
+        images = ViewedImages(train.images, space, recipe.data.mean, recipe.data.std, device)
+        views = stored_views(export.views, space, recipe.views.seed, train.hashes)
+        identity = _identity(recipe, export, document, train, space)
+        model = model.to(device, memory_format=torch.channels_last).eval()
+        if export.force:
+            part_path(export.out).unlink(missing_ok=True)
+        runtime, facts = _runtime(recipe, export, images, model, document, identity, device, progress)
+        content = Content(
+            views, train.labels, train.keys, train.classes, train.counts, export.dtype, identity, facts
+        )
+        n, v, c = content.shape
+        size = files.readable_size(content.logits_bytes)
+        progress.note(f"{export.out}: {n} samples × {v} views × {c} classes in {export.dtype}: {size}")
+        start = time.monotonic()
+        with CacheWriter(export.out, content) as writer:
+            _write_missing(writer, model, images, views, runtime, progress)
+            writer.finish()
+    seconds = time.monotonic() - start
+    progress.note(f"{export.out}: complete in {duration(seconds)}")
+    record = {
+        "cache": str(export.out),
+        "shape": [n, v, c],
+        "dtype": export.dtype,
+        "bytes": export.out.stat().st_size,
+        "seconds": round(seconds, 1),
+        "device": device_name(device),
+        "identity": identity,
+        **facts,
+    }
+    return Exported(export.out, record)
+
+
+def stored_views(choice: str, space: CropFlip, seed: int, hashes: np.ndarray) -> np.ndarray:
+    """The view ids a cache stores, (N, V) int32: `all`, `clean`, or K drawn for each sample by its key.
+
+    Raises DiveError where `choice` is none of these.
+    """
+    n = len(hashes)
+    if choice == "all":
+        ids = np.tile(np.arange(space.size), (n, 1))
+    elif choice == "clean":
+        ids = np.full((n, 1), space.clean_id)
+    elif choice.isascii() and choice.isdigit() and 1 <= int(choice) <= space.size:
+        ids = stored_choice(seed, hashes, space.size, int(choice))
+    else:
+        raise DiveError(f"--views {choice!r}: give all, clean, or a number from 1 to {space.size}")
+    return ids.astype(np.int32)
+
+
+def _check_architecture(path: Path, document: dict[str, Any], recipe: Recipe) -> None:
+    name = document["architecture"]["name"]
+    if name != recipe.model.name:
+        raise CheckpointError(
+            f"{path} is a {name}, the recipe {recipe.name} has a {recipe.model.name}; "
+            "give the checkpoint's own recipe with --config"
+        )
+
+
+def _check_draw(path: Path, document: dict[str, Any], train: Samples) -> None:
+    if document["data fingerprint"] != train.fingerprint:
+        raise CheckpointError(
+            f"{path} was trained on other images than the recipe draws: data fingerprint "
+            f"{document['data fingerprint'][:12]}, here {train.fingerprint[:12]}; "
+            "give the checkpoint's own recipe and data (--config, --data)"
+        )
+
+
+def _identity(
+    recipe: Recipe, export: Export, document: dict[str, Any], train: Samples, space: CropFlip
+) -> dict[str, Any]:
+    """What a cache is of: equal identities hold equal logits, but for the precision."""
+    data = recipe.as_dict()["data"]
+    del data["path"]
+    return {
+        "recipe": recipe.name,
+        "data": data,
+        "data fingerprint": train.fingerprint,
+        "view space": space.describe(),
+        "views": export.views,
+        "view seed": recipe.views.seed,
+        "dtype": export.dtype,
+        "teacher": {
+            "kind": document["kind"],
+            "weights hash": document["weights hash"],
+            "architecture": document["architecture"],
+        },
+    }
+
+
+def _runtime(
+    recipe: Recipe,
+    export: Export,
+    images: ViewedImages,
+    model: CifarResNet,
+    document: dict[str, Any],
+    identity: dict[str, Any],
+    device: torch.device,
+    progress: Progress,
+) -> tuple[Runtime, dict[str, Any]]:
+    """The precision of the export, and the facts its cache records: an earlier part's, or new."""
+    wanted = recipe.precision
+    if (facts := unfinished(export.out, identity)) is not None:
+        if wanted not in ("auto", facts["precision"]):
+            raise OutputError(
+                f"{part_path(export.out)} is an unfinished export in {facts['precision']}, not {wanted}; "
+                "leave --precision out to go on with it, or --force to start anew"
+            )
+        return Runtime(device, facts["precision"], "as the stopped export"), facts
+    rows = torch.arange(min(BATCH[device.type], len(images)), device=device)
+    batch = images.batch(rows, torch.full_like(rows, images.space.clean_id))
+    runtime = choose_precision(wanted, device, model, batch)
+    progress.note(f"precision {runtime.precision}: {runtime.reason}")
+    facts = {
+        "precision": runtime.precision,
+        "clean id": images.space.clean_id,
+        "teacher": {key: document[key] for key in ("loss", "seed", "epochs", "accuracy", "precision")},
+    }
+    return runtime, facts
+
+
+def _write_missing(
+    writer: CacheWriter,
+    model: CifarResNet,
+    images: ViewedImages,
+    views: np.ndarray,
+    runtime: Runtime,
+    progress: Progress,
+) -> None:
+    """Compute and write the blocks still missing; a thread writes one while the next is computed."""
+    missing = writer.missing()
+    if len(missing) < writer.blocks:
+        progress.note(f"going on: {writer.blocks - len(missing)} of {writer.blocks} blocks are there already")
+    with ThreadPoolExecutor(1) as pool, progress.bar("export", writer.blocks, writer.blocks - len(missing)) as bar:
+        writing = None
+        for block in missing:
+            logits = teacher_logits(model, images, writer.rows(block), views, runtime)
+            if writing is not None:
+                writing.result()
+                bar.advance()
+            writing = pool.submit(writer.write, block, logits)
+        if writing is not None:
+            writing.result()
+            bar.advance()
+
+
+@torch.inference_mode()
+def teacher_logits(
+    model: CifarResNet, images: ViewedImages, samples: slice, views: np.ndarray, runtime: Runtime
+) -> np.ndarray:
+    """The model's logits of each stored view of some samples: (rows, V, C) float32, in order.
+
+    The model must be in eval mode and on the runtime's device. views: (N, V).
+    """
+    device, block = runtime.device, views[samples]
+    rows = torch.arange(samples.start, samples.stop, device=device).repeat_interleave(block.shape[1])
+    ids = torch.from_numpy(block.astype(np.int64).reshape(-1)).to(device)
+    size = BATCH[device.type]
+    logits = []
+    for some_rows, some_ids in zip(rows.split(size), ids.split(size), strict=True):
+        with runtime.autocast():
+            logits.append(model(images.batch(some_rows, some_ids)).float())
+    return torch.cat(logits).cpu().numpy().reshape(*block.shape, -1)

@@ -1,0 +1,49 @@
+"""Figures of the tune step: the paper's Figure 5, as PNG, SVG or PDF."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from dive import files
+from dive.longtail import SHOTS
+from dive.virtual_examples import Distribution
+
+FORMATS = ("png", "svg", "pdf")
+# Blue, orange, green of Okabe and Ito's palette: told apart by colour-blind readers and in grey.
+COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#009E73"}
+
+
+def plot_distributions(path: Path, title: str, counts: dict[str, float | None], found: Sequence[Distribution]) -> None:
+    """Grouped bars of the mean virtual examples per class by temperature, after the images' own counts.
+
+    counts: the mean training images per class in many, medium and few. The file's suffix is its
+    format.
+    """
+    groups = [("images", counts), *((f"τ/p = {d.temperature:g}", d.shots) for d in found)]
+    shots = [shot for shot in SHOTS if counts[shot] is not None]
+    figure = Figure(figsize=(max(6.4, 1.15 * len(groups) + 1.6), 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    width = 0.8 / len(shots)
+    for k, shot in enumerate(shots):
+        places = [i + (k - (len(shots) - 1) / 2) * width for i in range(len(groups))]
+        bars = axes.bar(
+            places, [means[shot] for _, means in groups], width, label=f"{shot}-shot", color=COLOURS[shot]
+        )
+        axes.bar_label(bars, fmt="%.0f", fontsize=8, padding=1)
+    axes.set_xticks(range(len(groups)), [name for name, _ in groups])
+    axes.set_ylabel("mean per class")
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.axvline(0.5, color="0.8", linewidth=1)
+    axes.legend(frameon=False, ncols=len(shots), loc="upper right")
+    axes.margins(y=0.14)
+    axes.spines[["top", "right"]].set_visible(False)
+    with files.replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:].lower(), dpi=160, metadata=_undated(path))
+
+
+def _undated(path: Path) -> dict[str, None]:
+    """Metadata without a date, so that the same figure is the same file."""
+    return {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[path.suffix[1:].lower()]

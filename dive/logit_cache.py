@@ -1,0 +1,363 @@
+"""The logit cache: one HDF5 file that anyone can open, and that proves itself.
+
+`/logits` (N, V, C) holds what the teacher said of every sample in every stored view, contiguous, so
+that it can be memory-mapped. In front of the HDF5 file lies a user block with the **seal**: SHA-256
+of every byte outside `/logits`, the place of `/logits`, the file's length, and a CRC32 for each
+block of rows. The seal is checked before HDF5 code reads the file; a block's CRC when it is used.
+
+A cache is written as `NAME.part`, block by block, and can be gone on with after a kill: nothing but
+raw data changes after the first flush, so every flushed block stays readable. NumPy and h5py alone.
+"""
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from dive import __version__, files
+from dive.errors import CacheError, OutputError
+from dive.recipe import differences
+
+FORMAT = "dive-logits"
+VERSION = 1
+BLOCK_IMAGES = 2048  # views in a block; what a kill can cost, and what one CRC covers
+
+# magic, version, number of blocks, SHA-256, offset and length of /logits, file length, bytes a block
+_SEAL = struct.Struct("<8sII32sQQQQ")
+_MAGIC = b"DIVESEAL"
+_DIGEST = slice(16, 48)
+_SMALLEST_USER_BLOCK = 512
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a cache is made of besides the logits.
+
+    views: (N, V) view ids. labels: (N,). keys: N texts. classes: C names. class_counts: (C,).
+    identity: nested plain values that must be equal for an unfinished export to be gone on with.
+    facts: further plain values to record (precision, accuracy of the teacher, …).
+    """
+
+    views: np.ndarray
+    labels: np.ndarray
+    keys: list[str]
+    classes: tuple[str, ...]
+    class_counts: np.ndarray
+    dtype: str
+    identity: dict[str, Any]
+    facts: dict[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, V, C)."""
+        return (*self.views.shape, len(self.classes))
+
+    @property
+    def logits_bytes(self) -> int:
+        """Size of /logits."""
+        n, v, c = self.shape
+        return n * v * c * np.dtype(self.dtype).itemsize
+
+
+def block_rows(views: int) -> int:
+    """Samples in a block."""
+    return max(1, BLOCK_IMAGES // views)
+
+
+def part_path(path: Path) -> Path:
+    """Where a cache lies while it is written."""
+    return path.with_name(path.name + ".part")
+
+
+class CacheWriter:
+    """Writes a cache block by block; use as a context manager, then `finish`.
+
+    Opens `NAME.part` and goes on with it where it is of the same identity. Raises OutputError where
+    it is of another one, naming the keys that differ, and where the disk is too small.
+    """
+
+    def __init__(self, path: Path, content: Content) -> None:
+        self._path, self._part = path, part_path(path)
+        n, v, _ = content.shape
+        self._rows_a_block = block_rows(v)
+        self.blocks = -(-n // self._rows_a_block)
+        if not self._part.exists():
+            _create(self._part, content, self._rows_a_block, self.blocks)
+        self._file = h5py.File(self._part, "r+", locking="best-effort")
+        self._logits, self._done, self._crc = (self._file[k] for k in ("logits", "block_done", "block_crc32"))
+        self._block_bytes = self._rows_a_block * v * len(content.classes) * np.dtype(content.dtype).itemsize
+
+    def __enter__(self) -> "CacheWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def rows(self, block: int) -> slice:
+        """The samples of a block."""
+        start = block * self._rows_a_block
+        return slice(start, min(start + self._rows_a_block, self._logits.shape[0]))
+
+    def missing(self) -> list[int]:
+        """Blocks still to be written: those not done, and those whose rows do not match their CRC."""
+        done = self._done[:]
+        return [b for b in range(self.blocks) if not done[b] or self._crc[b] != _crc(self._logits[self.rows(b)])]
+
+    def write(self, block: int, logits: np.ndarray) -> None:
+        """Write a block's logits (rows, V, C); raises CacheError where they are not finite."""
+        with np.errstate(over="ignore"):
+            stored = logits.astype(self._logits.dtype, copy=False)
+        if not np.isfinite(stored).all():
+            raise CacheError(
+                f"{self._path}: the teacher's logits are not finite in {stored.dtype} "
+                f"(samples {self.rows(block).start} to {self.rows(block).stop - 1}); "
+                "try --dtype float32, or another teacher"
+            )
+        self._logits[self.rows(block)] = stored
+        self._file.flush()
+        self._crc[block] = _crc(stored)
+        self._done[block] = 1
+        self._file.flush()
+
+    def finish(self) -> None:
+        """Mark the cache complete, seal it, force it to the disk and move it to its place."""
+        self._file.attrs["complete"] = True
+        crcs = self._crc[:]
+        place = (self._logits.id.get_offset(), self._logits.id.get_storage_size())
+        self._file.close()
+        with open(self._part, "r+b") as file:
+            _write_seal(file, crcs, place, self._block_bytes)
+            os.fsync(file.fileno())
+        files.publish(self._part, self._path)
+
+
+def unfinished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The facts of the unfinished export of `path`, None where there is none.
+
+    Raises OutputError where it is of another identity, naming the keys that differ, or damaged.
+    """
+    part = part_path(path)
+    if not part.exists():
+        return None
+    try:
+        with h5py.File(part, "r", locking="best-effort") as file:
+            before, facts = (json.loads(file.attrs[key]) for key in ("identity", "facts"))
+    except (OSError, KeyError, ValueError) as error:
+        raise OutputError(f"{part} is a damaged unfinished export ({error}); --force starts anew") from error
+    if different := differences(before, identity):
+        raise OutputError(
+            f"{part} is an unfinished export of another recipe ({'; '.join(different)}); "
+            "go on with that recipe, give another --out, or --force to start anew"
+        )
+    return facts
+
+
+def _create(part: Path, content: Content, rows_a_block: int, blocks: int) -> None:
+    """Lay a new file out whole, with every byte allocated, and flush it before the first row."""
+    files.require_space(part, content.logits_bytes + content.views.nbytes)
+    user_block = _SMALLEST_USER_BLOCK
+    while user_block < _SEAL.size + 4 * blocks:
+        user_block *= 2
+    fresh = part.with_name(part.name + ".tmp")
+    with h5py.File(fresh, "w", userblock_size=user_block, locking="best-effort") as file:
+        for key, value in {
+            "format": FORMAT,
+            "version": VERSION,
+            "producer": f"dive {__version__}",
+            "identity": json.dumps(content.identity),
+            "facts": json.dumps(content.facts),
+            "block_rows": rows_a_block,
+            "complete": False,
+        }.items():
+            file.attrs[key] = value
+        for name, texts in (("keys", content.keys), ("classes", content.classes)):
+            encoded = [text.encode() for text in texts]
+            file[name] = np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded))))
+        file["labels"], file["views"] = content.labels, content.views
+        file["class_counts"] = content.class_counts
+        file["block_crc32"] = np.zeros(blocks, dtype=np.uint32)
+        file["block_done"] = np.zeros(blocks, dtype=np.uint8)
+        _allocate_logits(file, content)
+    with open(fresh, "rb") as written:
+        os.fsync(written.fileno())
+    files.publish(fresh, part)
+
+
+def _allocate_logits(file: h5py.File, content: Content) -> None:
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_layout(h5py.h5d.CONTIGUOUS)
+    plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plan.set_obj_track_times(False)  # the same content makes the same bytes
+    kind = h5py.h5t.py_create(np.dtype(content.dtype).newbyteorder("<"))
+    h5py.h5d.create(file.id, b"logits", kind, h5py.h5s.create_simple(content.shape), plan)
+
+
+def _crc(rows: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(rows).view(np.uint8).reshape(-1).data)
+
+
+def _write_seal(file: Any, crcs: np.ndarray, place: tuple[int, int], block_bytes: int) -> None:
+    length = os.fstat(file.fileno()).st_size
+    header = _SEAL.pack(_MAGIC, VERSION, len(crcs), bytes(32), *place, length, block_bytes)
+    file.seek(0)
+    file.write(header + crcs.astype("<u4").tobytes())
+    file.flush()
+    digest = _digest(file, place, length)
+    file.seek(_DIGEST.start)
+    file.write(digest)
+    file.flush()
+
+
+def _digest(file: Any, place: tuple[int, int], length: int) -> bytes:
+    """SHA-256 of every byte outside /logits, the digest's own field counted as zeros."""
+    offset, size = place
+    digest = hashlib.sha256()
+    file.seek(0)
+    head = bytearray(file.read(_SEAL.size))
+    head[_DIGEST] = bytes(32)
+    digest.update(head)
+    for start, stop in ((_SEAL.size, offset), (offset + size, length)):
+        file.seek(start)
+        while start < stop:
+            piece = file.read(min(_PIECE, stop - start))
+            if not piece:
+                break
+            digest.update(piece)
+            start += len(piece)
+    return digest.digest()
+
+
+@dataclass(frozen=True)
+class _Seal:
+    digest: bytes
+    offset: int
+    size: int
+    block_bytes: int
+    crcs: np.ndarray
+
+
+def _check_seal(path: Path) -> _Seal:
+    """The seal of the cache at `path`; raises CacheError unless it is whole and matches."""
+    try:
+        with open(path, "rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            head = file.read(_SEAL.size)
+            if len(head) < _SEAL.size or head[:8] != _MAGIC:
+                raise CacheError(_unsealed(path, head))
+            _, version, blocks, digest, offset, size, sealed_length, block_bytes = _SEAL.unpack(head)
+            if version != VERSION:
+                raise CacheError(f"{path} has seal version {version}; this dive reads version {VERSION}")
+            if length != sealed_length:
+                raise CacheError(
+                    f"{path} has {length} bytes, not the {sealed_length} it was sealed with; export it again"
+                )
+            sound = (
+                block_bytes > 0
+                and _SEAL.size + 4 * blocks <= offset
+                and offset + size <= length
+                and blocks == -(-size // block_bytes)
+            )
+            if not sound or digest != _digest(file, (offset, size), length):
+                raise CacheError(f"{path} is corrupt: it does not match its seal; export it again")
+            file.seek(_SEAL.size)
+            crcs = np.frombuffer(file.read(4 * blocks), dtype="<u4")
+    except FileNotFoundError:
+        raise CacheError(f"there is no logit cache {path}; dive export-logits makes one") from None
+    except OSError as error:
+        raise CacheError(f"cannot read {path}: {error.strerror}") from error
+    return _Seal(digest, offset, size, block_bytes, crcs)
+
+
+def _unsealed(path: Path, head: bytes) -> str:
+    if head[:8] == bytes(8):
+        return f"{path} is not sealed: its export was interrupted or is still running"
+    return f"{path} is not a logit cache of dive's"
+
+
+class LogitCache:
+    """A finished cache, opened for reading; the logits stay in the file and are memory-mapped.
+
+    views: (N, V). labels: (N,). keys: N texts. classes: C names. class_counts: (C,). hash: the
+    seal's digest in hexadecimal, which covers every byte (the logits by their CRCs).
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the cache at `path`; raises CacheError unless its seal and layout are whole."""
+        self.path = path
+        self._seal = _check_seal(path)
+        self._checked = np.zeros(len(self._seal.crcs), dtype=bool)
+        try:
+            with h5py.File(path, "r", locking="best-effort") as file:
+                self._read(file)
+        except (OSError, KeyError, ValueError, TypeError, UnicodeDecodeError) as error:
+            raise CacheError(f"{path} is not a logit cache this dive can read: {error}") from error
+
+    def _read(self, file: h5py.File) -> None:
+        if file.attrs["format"] != FORMAT or file.attrs["version"] != VERSION or not file.attrs["complete"]:
+            raise CacheError(f"{self.path} is not a complete {FORMAT} file of version {VERSION}")
+        self.identity: dict[str, Any] = json.loads(file.attrs["identity"])
+        self.facts: dict[str, Any] = json.loads(file.attrs["facts"])
+        self.producer: str = file.attrs["producer"]
+        self.keys = [key.decode() for key in file["keys"][:].tolist()]
+        self.classes = tuple(name.decode() for name in file["classes"][:].tolist())
+        self.labels, self.views, self.class_counts = (file[k][:] for k in ("labels", "views", "class_counts"))
+        logits = file["logits"]
+        self.dtype, self.shape = logits.dtype, logits.shape
+        expected = (len(self.keys), self.views.shape[1], len(self.classes))
+        if (
+            self.shape != expected
+            or self.dtype not in (np.float16, np.float32)
+            or logits.chunks is not None
+            or (logits.id.get_offset(), logits.id.get_storage_size()) != (self._seal.offset, self._seal.size)
+            or len(self.labels) != len(self.keys)
+            or not np.array_equal(np.bincount(self.labels, minlength=len(self.classes)), self.class_counts)
+        ):
+            raise CacheError(f"{self.path} contradicts itself: its tables do not fit its logits; export it again")
+
+    @property
+    def hash(self) -> str:
+        """The seal's digest in hexadecimal: the cache's name in every result made from it."""
+        return self._seal.digest.hex()
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        """The logits (N, V, C), memory-mapped, unchecked: see `blocks` and `check`.
+
+        Mapped copy-on-write, so that torch takes them without a copy; the file cannot change.
+        """
+        return np.memmap(self.path, self.dtype, mode="c", offset=self._seal.offset, shape=self.shape)
+
+    def blocks(self) -> Iterator[slice]:
+        """The samples of each block, in order."""
+        n, v, c = self.shape
+        rows = self._seal.block_bytes // (v * c * self.dtype.itemsize)
+        for start in range(0, n, rows):
+            yield slice(start, min(start + rows, n))
+
+    def checked(self, block: int, rows: slice) -> np.ndarray:
+        """A block's logits (rows, V, C), its CRC checked at its first use; raises CacheError."""
+        logits = self.logits[rows]
+        if not self._checked[block]:
+            if _crc(logits) != self._seal.crcs[block]:
+                raise CacheError(
+                    f"{self.path} is corrupt: samples {rows.start} to {rows.stop - 1} do not match their CRC; "
+                    "export it again"
+                )
+            self._checked[block] = True
+        return logits
+
+    def check(self) -> None:
+        """Check every block; raises CacheError at the first that does not match its CRC."""
+        for block, rows in enumerate(self.blocks()):
+            self.checked(block, rows)

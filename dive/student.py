@@ -1,0 +1,156 @@
+"""Training a student from the cache alone: the teacher's weights are not read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dive import files, losses
+from dive.dataset import load_dataset
+from dive.device import choose_device
+from dive.errors import CacheError, DiveError
+from dive.logit_cache import LogitCache
+from dive.longtail import Samples
+from dive.progress import Progress
+from dive.recipe import Recipe, differences
+from dive.run import Lesson, Order, Result, run
+from dive.training import Loss
+from dive.views import CropFlip, FreeViews, StoredViews, view_space
+from dive.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine, recommend
+
+
+@dataclass(frozen=True)
+class Distill:
+    """What the user asked of a student besides the recipe.
+
+    auto: take τ and p from the cache by the rule of thumb. free_views, fixed_view: how a cache of
+    one view is used.
+    """
+
+    cache: Path
+    auto: bool = False
+    free_views: bool = False
+    fixed_view: bool = False
+
+
+def train_student(recipe: Recipe, distill: Distill, order: Order, progress: Progress) -> Result:
+    """Train the recipe's student from a cache and write it to `order.out`.
+
+    Raises CacheError where the cache is not whole or of other samples, classes or views, DataError,
+    OutputError or TrainingError; an earlier result stays as it was.
+    """
+    files.refuse_existing(order.out, order.force)
+    device = choose_device(order.device)
+    cache = LogitCache(distill.cache)
+    _check_view_choice(cache, distill)
+    if distill.auto:
+        recipe = tuned(recipe, cache, progress)
+    files.prepare_folder(order.out)
+    with files.only_writer(order.out):
+        train = (dataset := load_dataset(recipe, progress)).train
+        space = view_space(recipe.views, train.images.shape[1:])
+        rows = match_rows(cache, train, recipe, space)
+        cache.check()
+        if distill.free_views:
+            progress.warn(
+                "free views: the teacher saw the clean view only, the student sees others, which makes it a "
+                "weaker teacher; a cache of --views all costs nothing but its size"
+            )
+        lesson = _lesson(recipe, cache, rows, distill, device)
+        return run(lesson, recipe, dataset, order, progress)
+
+
+def tuned(recipe: Recipe, cache: LogitCache, progress: Progress) -> Recipe:
+    """The recipe with the recommended τ and p; raises DiveError where there is no recommendation."""
+    advice = recommend(examine(cache, DEFAULT_TAUS, DEFAULT_POWERS))
+    if advice.tau is None or advice.power is None:
+        raise DiveError(f"--tau auto: {advice.sentence} Or give --tau and --power yourself.")
+    progress.note(advice.sentence)
+    return replace(recipe, distillation=replace(recipe.distillation, tau=advice.tau, power=advice.power))
+
+
+def match_rows(cache: LogitCache, train: Samples, recipe: Recipe, space: CropFlip) -> np.ndarray:
+    """The cache's row of each training sample, joined by key: (N,) int64.
+
+    Raises CacheError, naming both sides, where the cache is of other classes, another draw, other
+    pixels or another view space.
+    """
+    if cache.classes != train.classes:
+        raise CacheError(
+            f"{cache.path} is of another data set: {_shown(cache.classes)}; the recipe {recipe.name} has "
+            f"{_shown(train.classes)}; give the cache's own recipe with --config"
+        )
+    here = recipe.as_dict()["data"]
+    del here["path"]
+    if different := differences(cache.identity["data"], here):
+        raise CacheError(
+            f"{cache.path} is of another draw ({'; '.join(different)}); give the cache's own recipe, or export again"
+        )
+    if cache.identity["data fingerprint"] != train.fingerprint:
+        raise CacheError(
+            f"{cache.path} was made of other images: data fingerprint {cache.identity['data fingerprint'][:12]}, "
+            f"here {train.fingerprint[:12]}; check --data, or export again"
+        )
+    if different := differences(cache.identity["view space"], space.describe()):
+        raise CacheError(
+            f"{cache.path} holds another recipe's views ({'; '.join(different)}); "
+            "give the cache's own recipe, or export again"
+        )
+    row_of = {key: row for row, key in enumerate(cache.keys)}
+    return np.array([row_of[key] for key in train.keys], dtype=np.int64)
+
+
+def _shown(classes: tuple[str, ...]) -> str:
+    return f"{len(classes)} classes ({', '.join(classes[:3])}, …)"
+
+
+def _check_view_choice(cache: LogitCache, distill: Distill) -> None:
+    views = cache.shape[1]
+    if distill.free_views and distill.fixed_view:
+        raise DiveError("--free-views and --fixed-view exclude each other")
+    if views == 1 and not (distill.free_views or distill.fixed_view):
+        raise DiveError(
+            f"{cache.path} holds one view of each image; choose --free-views (augment freely over the clean "
+            "logits) or --fixed-view (no augmentation), or export with --views all"
+        )
+    if views > 1 and (distill.free_views or distill.fixed_view):
+        raise DiveError(
+            f"{cache.path} holds {views} views of each image and the student draws from those; "
+            "--free-views and --fixed-view are for a cache of one view"
+        )
+
+
+def _lesson(
+    recipe: Recipe, cache: LogitCache, rows: np.ndarray, distill: Distill, device: torch.device
+) -> Lesson:
+    logits = torch.from_numpy(cache.logits).to(device)  # (N, V, C); on a CPU the mapped file itself
+    place = torch.from_numpy(rows).to(device)
+    views: Callable[[CropFlip], FreeViews | StoredViews]
+    views = FreeViews if distill.free_views else lambda space: StoredViews(cache.views[rows])
+
+    def make_loss(log_counts: torch.Tensor, labels: torch.Tensor) -> Loss:
+        d = recipe.distillation
+
+        def loss(student: torch.Tensor, batch: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+            return losses.dive(
+                student,
+                labels[batch],
+                logits[place[batch], columns],
+                log_counts,
+                tau=d.tau,
+                power=d.power,
+                student_tau=d.student_tau or d.tau,
+                weight=d.weight,
+            )
+
+        return loss
+
+    facts = {
+        "loss": "dive",
+        "cache hash": cache.hash,
+        "teacher": cache.facts["teacher"],
+        "free views": distill.free_views,
+    }
+    return Lesson(kind="student", views=views, make_loss=make_loss, facts=facts)

@@ -1,0 +1,179 @@
+"""Virtual examples: what a cache says at a temperature, by class, and which temperature to take.
+
+The virtual examples of class c are Σ_i t_ic over the training set (He, Wu, Wei 2021, section 3.2),
+t = softmax(p·z/τ). Only the effective temperature T = τ/p matters to them. One pass over the cache
+serves every temperature: the row maximum is subtracted once, and each chunk of rows fits the
+processor's cache. NumPy alone.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from dive.errors import CacheError
+from dive.logit_cache import LogitCache
+from dive.longtail import SHOTS, shot_groups
+
+CHUNK_BYTES = 512 * 1024  # of float32 logits in one step: fits a core's second-level cache
+DEFAULT_TAUS = (1.0, 3.0, 6.0, 20.0)
+DEFAULT_POWERS = (0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Virtual examples at one effective temperature.
+
+    per_class: (C,) virtual examples, summing to the number of samples. shots: their mean per class
+    in many, medium and few, None where there is no such class. information: the mean over samples
+    of log C − H(t), in nats.
+    """
+
+    temperature: float
+    per_class: np.ndarray
+    shots: dict[str, float | None]
+    information: float
+
+    @property
+    def ratio(self) -> float:
+        """Largest over smallest of the shots' means: 1 is flat."""
+        means = [mean for mean in self.shots.values() if mean is not None]
+        return max(means) / min(means)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A temperature and a power, with the distribution they make."""
+
+    tau: float
+    power: float
+    distribution: Distribution
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What the rule of thumb recommends; tau and power are None where it cannot say."""
+
+    tau: float | None
+    power: float | None
+    sentence: str
+
+
+def effective_temperature(tau: float, power: float) -> float:
+    """τ/p, rounded so that pairs equal on paper are equal here (0.9/0.3 and 3/1)."""
+    return float(f"{tau / power:.12g}")
+
+
+def shot_means(per_class: np.ndarray, counts: np.ndarray) -> dict[str, float | None]:
+    """The mean of per-class values (C,) within many, medium and few; None for an empty group."""
+    groups = shot_groups(counts)
+    return {name: float(per_class[members].mean()) if len(members) else None for name, members in groups.items()}
+
+
+def examine(cache: LogitCache, taus: Iterable[float], powers: Iterable[float], clean: bool = False) -> list[Pair]:
+    """The distribution of every pair of τ and p, ordered by p and τ; equal τ/p are computed once.
+
+    Averaged over the stored views, or with `clean` of the clean view alone. Raises CacheError where
+    the cache is corrupt, not finite, or has no clean view.
+    """
+    pairs = [(tau, power) for power in sorted(set(powers)) for tau in sorted(set(taus))]
+    temperatures = sorted({effective_temperature(*pair) for pair in pairs})
+    found = {d.temperature: d for d in distributions(cache, temperatures, clean)}
+    return [Pair(tau, power, found[effective_temperature(tau, power)]) for tau, power in pairs]
+
+
+def distributions(cache: LogitCache, temperatures: Sequence[float], clean: bool = False) -> list[Distribution]:
+    """The distribution at each effective temperature, in one pass over the cache."""
+    column = _clean_columns(cache) if clean else None
+    n, v, c = cache.shape
+
+    def tally(numbered: tuple[int, slice]) -> tuple[np.ndarray, np.ndarray]:
+        block, rows = numbered
+        logits = cache.checked(block, rows)  # (rows, V, C)
+        if column is not None:
+            logits = np.take_along_axis(logits, column[rows, None, None], axis=1)
+        return _tally(cache, logits.reshape(-1, c), temperatures)
+
+    sums, information = np.zeros((len(temperatures), c)), np.zeros(len(temperatures))
+    with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
+        for block_sums, block_information in pool.map(tally, enumerate(cache.blocks())):
+            sums += block_sums
+            information += block_information
+    views = 1 if clean else v
+    return [
+        Distribution(t, s / views, shot_means(s / views, cache.class_counts), float(i / (n * views)))
+        for t, s, i in zip(temperatures, sums, information, strict=True)
+    ]
+
+
+def _tally(cache: LogitCache, logits: np.ndarray, temperatures: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Σ t over rows, (T, C), and Σ (log C − H(t)), (T,), of logits (rows, C), in chunks."""
+    rows, c = logits.shape
+    size = max(1, CHUNK_BYTES // (4 * c))
+    sums, information = np.zeros((len(temperatures), c)), np.zeros(len(temperatures))
+    shifted, powers = np.empty((size, c), np.float32), np.empty((size, c), np.float32)
+    for start in range(0, rows, size):
+        chunk = logits[start : start + size]
+        z, e = shifted[: len(chunk)], powers[: len(chunk)]
+        np.subtract(chunk, chunk.max(axis=1, keepdims=True), out=z, dtype=np.float32)
+        if not np.isfinite(z).all():
+            raise CacheError(f"{cache.path} holds logits that are not finite; export it again")
+        for k, temperature in enumerate(temperatures):
+            np.multiply(z, np.float32(1 / temperature), out=e)
+            np.exp(e, out=e)
+            total = e.sum(axis=1)
+            sums[k] += (1 / total) @ e
+            # H(t) = log Σe − Σ e·z/T / Σe
+            expected = np.einsum("ij,ij->i", e, z) / (total * np.float32(temperature))
+            information[k] += float(np.sum(math.log(c) - np.log(total) + expected, dtype=np.float64))
+    return sums, information
+
+
+def _clean_columns(cache: LogitCache) -> np.ndarray:
+    """The column of each sample's clean view, (N,)."""
+    clean_id = cache.facts["clean id"]
+    is_clean = cache.views == clean_id
+    if clean_id is None or not is_clean.any(axis=1).all():
+        raise CacheError(f"{cache.path} does not hold the clean view of every sample; leave --clean out")
+    return is_clean.argmax(axis=1)
+
+
+def recommend(pairs: Sequence[Pair]) -> Advice:
+    """The paper's rule of thumb over the pairs of a grid.
+
+    The proper temperature is the smallest T = τ/p at which the few-shot mean exceeds the many-shot
+    mean; it is given as (T/2, 0.5). Where there is no few-shot (or many-shot) class, the rarest (or
+    most frequent) group there is stands in.
+    """
+    by_temperature = sorted({p.distribution.temperature: p.distribution for p in pairs}.items())
+    present = [name for name in SHOTS if by_temperature[0][1].shots[name] is not None]
+    if len(present) < 2:
+        return Advice(None, None, f"All classes are {present[0]}-shot, so the rule of thumb has nothing to compare.")
+    frequent, rare = present[0], present[-1]
+    crossed = [t for t, d in by_temperature if d.shots[rare] > d.shots[frequent]]
+    smallest, largest = by_temperature[0][0], by_temperature[-1][0]
+    if not crossed:
+        return Advice(
+            None,
+            None,
+            f"No recommendation: {rare}-shot classes stay below {frequent}-shot ones up to τ/p = {largest:g}, "
+            f"the largest on the grid; try larger temperatures, for example --tau {2 * largest:g} {4 * largest:g}.",
+        )
+    if crossed[0] == smallest:
+        return Advice(
+            None,
+            None,
+            f"No recommendation: {rare}-shot classes exceed {frequent}-shot ones already at τ/p = {smallest:g}, "
+            f"the smallest on the grid; try smaller temperatures, for example --tau {smallest / 4:g} "
+            f"{smallest / 2:g}.",
+        )
+    tau = crossed[0] / 2
+    return Advice(
+        tau,
+        0.5,
+        f"Take τ = {tau:g}, p = 0.5: τ/p = {crossed[0]:g} is the smallest on the grid at which {rare}-shot "
+        f"classes get more virtual examples than {frequent}-shot ones.",
+    )

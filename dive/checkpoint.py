@@ -53,7 +53,9 @@ def load(path: Path) -> dict[str, Any]:
     if not seal.startswith(_SEAL_PREFIX):
         raise CheckpointError(f"{path} is not a checkpoint of dive's, or was cut short")
     if seal != _SEAL_PREFIX + sha256(body).encode():
-        raise CheckpointError(f"{path} is corrupt: its content does not match its seal; restore or train it again")
+        raise CheckpointError(
+            f"{path} is corrupt: its content does not match its seal; restore or train it again"
+        )
     try:
         document = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError) as error:

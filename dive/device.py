@@ -79,7 +79,9 @@ def choose_precision(
     (slow, *exact), (fast, *rounded) = trials["fp32"], trials["bf16"]
     off = [_distance(a, b) for a, b in zip(rounded, exact, strict=True)]
     right = all(d <= limit for d, limit in zip(off, (LOGITS_TOLERANCE, GRADIENT_TOLERANCE), strict=False))
-    measured = f"{fast * 1000:.0f} ms a batch in bf16, {slow * 1000:.0f} ms in fp32, logits differ by {off[0]:.1%}"
+    measured = (
+        f"{fast * 1000:.0f} ms a batch in bf16, {slow * 1000:.0f} ms in fp32, logits differ by {off[0]:.1%}"
+    )
     return Runtime(device, "bf16" if right and fast < slow else "fp32", measured)
 
 

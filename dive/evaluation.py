@@ -43,7 +43,9 @@ def shot_accuracy(predictions: np.ndarray, labels: np.ndarray, training_counts: 
     correct = np.bincount(labels[predictions == labels], minlength=classes)
     per_class = correct / np.bincount(labels, minlength=classes)
     groups = shot_groups(training_counts)
-    shots = {name: float(per_class[members].mean()) if len(members) else None for name, members in groups.items()}
+    shots = {
+        name: float(per_class[members].mean()) if len(members) else None for name, members in groups.items()
+    }
     return Accuracy(
         **shots,
         all=float((predictions == labels).mean()),

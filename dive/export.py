@@ -21,6 +21,7 @@ from dive.randomness import stored_choice
 from dive.recipe import Recipe
 from dive.views import CropFlip, ViewedImages, view_space
 
+TEACHER_FACTS = ("kind", "loss", "recipe", "seed", "epochs", "accuracy", "precision")
 BATCH = {"cpu": 256, "cuda": 2048}
 
 
@@ -177,7 +178,7 @@ def _runtime(
     facts = {
         "precision": runtime.precision,
         "clean id": images.space.clean_id,
-        "teacher": {key: document[key] for key in ("loss", "seed", "epochs", "accuracy", "precision")},
+        "teacher": {key: document[key] for key in TEACHER_FACTS},
     }
     return runtime, facts
 
@@ -194,7 +195,10 @@ def _write_missing(
     missing = writer.missing()
     if len(missing) < writer.blocks:
         progress.note(f"going on: {writer.blocks - len(missing)} of {writer.blocks} blocks are there already")
-    with ThreadPoolExecutor(1) as pool, progress.bar("export", writer.blocks, writer.blocks - len(missing)) as bar:
+    with (
+        ThreadPoolExecutor(1) as pool,
+        progress.bar("export", writer.blocks, writer.blocks - len(missing)) as bar,
+    ):
         writing = None
         for block in missing:
             logits = teacher_logits(model, images, writer.rows(block), views, runtime)

@@ -15,7 +15,9 @@ FORMATS = ("png", "svg", "pdf")
 COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#009E73"}
 
 
-def plot_distributions(path: Path, title: str, counts: dict[str, float | None], found: Sequence[Distribution]) -> None:
+def plot_distributions(
+    path: Path, title: str, counts: dict[str, float | None], found: Sequence[Distribution]
+) -> None:
     """Grouped bars of the mean virtual examples per class by temperature, after the images' own counts.
 
     counts: the mean training images per class in many, medium and few. The file's suffix is its

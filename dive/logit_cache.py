@@ -9,10 +9,8 @@ A cache is written as `NAME.part`, block by block, and can be gone on with after
 raw data changes after the first flush, so every flushed block stays readable. NumPy and h5py alone.
 """
 
-import hashlib
 import json
 import os
-import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,20 +21,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dive import __version__, files
+from dive import __version__, files, seal
 from dive.errors import CacheError, OutputError
 from dive.recipe import differences
 
 FORMAT = "dive-logits"
 VERSION = 1
 BLOCK_IMAGES = 2048  # views in a block; what a kill can cost, and what one CRC covers
-
-# magic, version, number of blocks, SHA-256, offset and length of /logits, file length, bytes a block
-_SEAL = struct.Struct("<8sII32sQQQQ")
-_MAGIC = b"DIVESEAL"
-_DIGEST = slice(16, 48)
-_SMALLEST_USER_BLOCK = 512
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -111,7 +102,9 @@ class CacheWriter:
     def missing(self) -> list[int]:
         """Blocks still to be written: those not done, and those whose rows do not match their CRC."""
         done = self._done[:]
-        return [b for b in range(self.blocks) if not done[b] or self._crc[b] != _crc(self._logits[self.rows(b)])]
+        return [
+            b for b in range(self.blocks) if not done[b] or self._crc[b] != _crc(self._logits[self.rows(b)])
+        ]
 
     def write(self, block: int, logits: np.ndarray) -> None:
         """Write a block's logits (rows, V, C); raises CacheError where they are not finite."""
@@ -136,7 +129,7 @@ class CacheWriter:
         place = (self._logits.id.get_offset(), self._logits.id.get_storage_size())
         self._file.close()
         with open(self._part, "r+b") as file:
-            _write_seal(file, crcs, place, self._block_bytes)
+            seal.write(file, crcs, place, self._block_bytes)
             os.fsync(file.fileno())
         files.publish(self._part, self._path)
 
@@ -165,11 +158,8 @@ def unfinished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
 def _create(part: Path, content: Content, rows_a_block: int, blocks: int) -> None:
     """Lay a new file out whole, with every byte allocated, and flush it before the first row."""
     files.require_space(part, content.logits_bytes + content.views.nbytes)
-    user_block = _SMALLEST_USER_BLOCK
-    while user_block < _SEAL.size + 4 * blocks:
-        user_block *= 2
     fresh = part.with_name(part.name + ".tmp")
-    with h5py.File(fresh, "w", userblock_size=user_block, locking="best-effort") as file:
+    with h5py.File(fresh, "w", userblock_size=seal.room_for(blocks), locking="best-effort") as file:
         for key, value in {
             "format": FORMAT,
             "version": VERSION,
@@ -207,84 +197,6 @@ def _crc(rows: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(rows).view(np.uint8).reshape(-1).data)
 
 
-def _write_seal(file: Any, crcs: np.ndarray, place: tuple[int, int], block_bytes: int) -> None:
-    length = os.fstat(file.fileno()).st_size
-    header = _SEAL.pack(_MAGIC, VERSION, len(crcs), bytes(32), *place, length, block_bytes)
-    file.seek(0)
-    file.write(header + crcs.astype("<u4").tobytes())
-    file.flush()
-    digest = _digest(file, place, length)
-    file.seek(_DIGEST.start)
-    file.write(digest)
-    file.flush()
-
-
-def _digest(file: Any, place: tuple[int, int], length: int) -> bytes:
-    """SHA-256 of every byte outside /logits, the digest's own field counted as zeros."""
-    offset, size = place
-    digest = hashlib.sha256()
-    file.seek(0)
-    head = bytearray(file.read(_SEAL.size))
-    head[_DIGEST] = bytes(32)
-    digest.update(head)
-    for start, stop in ((_SEAL.size, offset), (offset + size, length)):
-        file.seek(start)
-        while start < stop:
-            piece = file.read(min(_PIECE, stop - start))
-            if not piece:
-                break
-            digest.update(piece)
-            start += len(piece)
-    return digest.digest()
-
-
-@dataclass(frozen=True)
-class _Seal:
-    digest: bytes
-    offset: int
-    size: int
-    block_bytes: int
-    crcs: np.ndarray
-
-
-def _check_seal(path: Path) -> _Seal:
-    """The seal of the cache at `path`; raises CacheError unless it is whole and matches."""
-    try:
-        with open(path, "rb") as file:
-            length = os.fstat(file.fileno()).st_size
-            head = file.read(_SEAL.size)
-            if len(head) < _SEAL.size or head[:8] != _MAGIC:
-                raise CacheError(_unsealed(path, head))
-            _, version, blocks, digest, offset, size, sealed_length, block_bytes = _SEAL.unpack(head)
-            if version != VERSION:
-                raise CacheError(f"{path} has seal version {version}; this dive reads version {VERSION}")
-            if length != sealed_length:
-                raise CacheError(
-                    f"{path} has {length} bytes, not the {sealed_length} it was sealed with; export it again"
-                )
-            sound = (
-                block_bytes > 0
-                and _SEAL.size + 4 * blocks <= offset
-                and offset + size <= length
-                and blocks == -(-size // block_bytes)
-            )
-            if not sound or digest != _digest(file, (offset, size), length):
-                raise CacheError(f"{path} is corrupt: it does not match its seal; export it again")
-            file.seek(_SEAL.size)
-            crcs = np.frombuffer(file.read(4 * blocks), dtype="<u4")
-    except FileNotFoundError:
-        raise CacheError(f"there is no logit cache {path}; dive export-logits makes one") from None
-    except OSError as error:
-        raise CacheError(f"cannot read {path}: {error.strerror}") from error
-    return _Seal(digest, offset, size, block_bytes, crcs)
-
-
-def _unsealed(path: Path, head: bytes) -> str:
-    if head[:8] == bytes(8):
-        return f"{path} is not sealed: its export was interrupted or is still running"
-    return f"{path} is not a logit cache of dive's"
-
-
 class LogitCache:
     """A finished cache, opened for reading; the logits stay in the file and are memory-mapped.
 
@@ -295,7 +207,7 @@ class LogitCache:
     def __init__(self, path: Path) -> None:
         """Open the cache at `path`; raises CacheError unless its seal and layout are whole."""
         self.path = path
-        self._seal = _check_seal(path)
+        self._seal = seal.check(path)
         self._checked = np.zeros(len(self._seal.crcs), dtype=bool)
         try:
             with h5py.File(path, "r", locking="best-effort") as file:
@@ -323,7 +235,9 @@ class LogitCache:
             or len(self.labels) != len(self.keys)
             or not np.array_equal(np.bincount(self.labels, minlength=len(self.classes)), self.class_counts)
         ):
-            raise CacheError(f"{self.path} contradicts itself: its tables do not fit its logits; export it again")
+            raise CacheError(
+                f"{self.path} contradicts itself: its tables do not fit its logits; export it again"
+            )
 
     @property
     def hash(self) -> str:
@@ -351,8 +265,8 @@ class LogitCache:
         if not self._checked[block]:
             if _crc(logits) != self._seal.crcs[block]:
                 raise CacheError(
-                    f"{self.path} is corrupt: samples {rows.start} to {rows.stop - 1} do not match their CRC; "
-                    "export it again"
+                    f"{self.path} is corrupt: samples {rows.start} to {rows.stop - 1} do not match "
+                    "their CRC; export it again"
                 )
             self._checked[block] = True
         return logits

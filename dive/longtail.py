@@ -91,12 +91,16 @@ class Dataset:
 def long_tailed(source: Source, data: Data) -> Dataset:
     """Draw a recipe's training samples from a source, and decode both splits."""
     chosen = draw(source.train, source.classes, data)
-    everything = np.arange(len(source.test.keys))
     return Dataset(
         train=_samples(source.train, chosen, source.classes),
-        test=_samples(source.test, everything, source.classes),
+        test=untouched_test(source),
         note=source.note,
     )
+
+
+def untouched_test(source: Source) -> Samples:
+    """All test images of a source."""
+    return _samples(source.test, np.arange(len(source.test.keys)), source.classes)
 
 
 def draw(split: Split, classes: tuple[str, ...], data: Data) -> np.ndarray:

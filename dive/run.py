@@ -196,5 +196,3 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "h5py": h5py.__version__,
     }
-
-

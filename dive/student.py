@@ -86,12 +86,14 @@ def match_rows(cache: LogitCache, train: Samples, recipe: Recipe, space: CropFli
     del here["path"]
     if different := differences(cache.identity["data"], here):
         raise CacheError(
-            f"{cache.path} is of another draw ({'; '.join(different)}); give the cache's own recipe, or export again"
+            f"{cache.path} is of another draw ({'; '.join(different)}); "
+            "give the cache's own recipe, or export again"
         )
     if cache.identity["data fingerprint"] != train.fingerprint:
         raise CacheError(
-            f"{cache.path} was made of other images: data fingerprint {cache.identity['data fingerprint'][:12]}, "
-            f"here {train.fingerprint[:12]}; check --data, or export again"
+            f"{cache.path} was made of other images: data fingerprint "
+            f"{cache.identity['data fingerprint'][:12]}, here {train.fingerprint[:12]}; "
+            "check --data, or export again"
         )
     if different := differences(cache.identity["view space"], space.describe()):
         raise CacheError(

@@ -1,8 +1,9 @@
 """Results as rich tables on stdout, fit for a terminal of 80 columns and for a log."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from dive.evaluation import Accuracy
 
 ABSENT = "–"
+SHOT_COLUMNS = ("many", "medium", "few", "all", "class mean")
 
 
 def print_table(table: Table) -> None:
@@ -20,7 +22,13 @@ def print_table(table: Table) -> None:
 
 def new_table(title: str, text_columns: Iterable[str], number_columns: Iterable[str]) -> Table:
     """An empty table: text columns to the left, numbers aligned to the right."""
-    table = Table(title=escape(title), title_justify="left", title_style="bold", header_style="bold")
+    table = Table(
+        title=escape(title),
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+    )
     for name in text_columns:
         table.add_column(name, overflow="fold")
     for name in number_columns:
@@ -37,7 +45,21 @@ def percent(value: float | None, spread: float | None = None) -> str:
 
 def shot_table(title: str, rows: Iterable[tuple[str, "Accuracy"]]) -> Table:
     """Many, medium and few-shot accuracy of named results, in percent."""
-    table = new_table(title, ["model"], ["many", "medium", "few", "all", "class mean"])
-    for name, a in rows:
-        table.add_row(escape(name), *map(percent, (a.many, a.medium, a.few, a.all, a.class_mean)))
+    table = new_table(title, ["model"], SHOT_COLUMNS)
+    for name, accuracy in rows:
+        table.add_row(escape(name), *map(percent, figures(accuracy)))
     return table
+
+
+def figures(accuracy: "Accuracy") -> list[float | None]:
+    """An accuracy's figures in the order of SHOT_COLUMNS."""
+    return list(accuracy.as_dict().values())
+
+
+def model_name(kind: str, record: Mapping[str, Any]) -> str:
+    """What a checkpoint is in a few words: its kind and what makes it differ from others."""
+    if kind == "teacher":
+        return f"teacher ({record['loss']})"
+    d = record["recipe"]["distillation"]
+    own = f", student τ={d['student_tau']:g}" if d["student_tau"] not in (None, d["tau"]) else ""
+    return f"student (τ={d['tau']:g}, p={d['power']:g}, w={d['weight']:g}{own})"

@@ -69,7 +69,10 @@ class ViewedImages:
         self.space = space
         self._prepared = space.prepare(torch.from_numpy(np.ascontiguousarray(images)).to(device))
         scale = 255 * torch.tensor(std, dtype=torch.float32, device=device)
-        self._scale, self._shift = 1 / scale, -255 * torch.tensor(mean, dtype=torch.float32, device=device) / scale
+        self._scale, self._shift = (
+            1 / scale,
+            -255 * torch.tensor(mean, dtype=torch.float32, device=device) / scale,
+        )
 
     def __len__(self) -> int:
         return len(self._prepared)

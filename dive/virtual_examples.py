@@ -70,10 +70,14 @@ def effective_temperature(tau: float, power: float) -> float:
 def shot_means(per_class: np.ndarray, counts: np.ndarray) -> dict[str, float | None]:
     """The mean of per-class values (C,) within many, medium and few; None for an empty group."""
     groups = shot_groups(counts)
-    return {name: float(per_class[members].mean()) if len(members) else None for name, members in groups.items()}
+    return {
+        name: float(per_class[members].mean()) if len(members) else None for name, members in groups.items()
+    }
 
 
-def examine(cache: LogitCache, taus: Iterable[float], powers: Iterable[float], clean: bool = False) -> list[Pair]:
+def examine(
+    cache: LogitCache, taus: Iterable[float], powers: Iterable[float], clean: bool = False
+) -> list[Pair]:
     """The distribution of every pair of τ and p, ordered by p and τ; equal τ/p are computed once.
 
     Averaged over the stored views, or with `clean` of the clean view alone. Raises CacheError where
@@ -85,7 +89,9 @@ def examine(cache: LogitCache, taus: Iterable[float], powers: Iterable[float], c
     return [Pair(tau, power, found[effective_temperature(tau, power)]) for tau, power in pairs]
 
 
-def distributions(cache: LogitCache, temperatures: Sequence[float], clean: bool = False) -> list[Distribution]:
+def distributions(
+    cache: LogitCache, temperatures: Sequence[float], clean: bool = False
+) -> list[Distribution]:
     """The distribution at each effective temperature, in one pass over the cache."""
     column = _clean_columns(cache) if clean else None
     n, v, c = cache.shape
@@ -109,7 +115,9 @@ def distributions(cache: LogitCache, temperatures: Sequence[float], clean: bool 
     ]
 
 
-def _tally(cache: LogitCache, logits: np.ndarray, temperatures: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _tally(
+    cache: LogitCache, logits: np.ndarray, temperatures: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
     """Σ t over rows, (T, C), and Σ (log C − H(t)), (T,), of logits (rows, C), in chunks."""
     rows, c = logits.shape
     size = max(1, CHUNK_BYTES // (4 * c))
@@ -151,7 +159,9 @@ def recommend(pairs: Sequence[Pair]) -> Advice:
     by_temperature = sorted({p.distribution.temperature: p.distribution for p in pairs}.items())
     present = [name for name in SHOTS if by_temperature[0][1].shots[name] is not None]
     if len(present) < 2:
-        return Advice(None, None, f"All classes are {present[0]}-shot, so the rule of thumb has nothing to compare.")
+        return Advice(
+            None, None, f"All classes are {present[0]}-shot, so the rule of thumb has nothing to compare."
+        )
     frequent, rare = present[0], present[-1]
     crossed = [t for t, d in by_temperature if d.shots[rare] > d.shots[frequent]]
     smallest, largest = by_temperature[0][0], by_temperature[-1][0]
@@ -159,16 +169,17 @@ def recommend(pairs: Sequence[Pair]) -> Advice:
         return Advice(
             None,
             None,
-            f"No recommendation: {rare}-shot classes stay below {frequent}-shot ones up to τ/p = {largest:g}, "
-            f"the largest on the grid; try larger temperatures, for example --tau {2 * largest:g} {4 * largest:g}.",
+            f"No recommendation: {rare}-shot classes stay below {frequent}-shot ones up to "
+            f"τ/p = {largest:g}, the largest on the grid; try larger temperatures, for example "
+            f"--tau {2 * largest:g} {4 * largest:g}.",
         )
     if crossed[0] == smallest:
         return Advice(
             None,
             None,
-            f"No recommendation: {rare}-shot classes exceed {frequent}-shot ones already at τ/p = {smallest:g}, "
-            f"the smallest on the grid; try smaller temperatures, for example --tau {smallest / 4:g} "
-            f"{smallest / 2:g}.",
+            f"No recommendation: {rare}-shot classes exceed {frequent}-shot ones already at "
+            f"τ/p = {smallest:g}, the smallest on the grid; try smaller temperatures, for example "
+            f"--tau {smallest / 4:g} {smallest / 2:g}.",
         )
     tau = crossed[0] / 2
     return Advice(

@@ -9,7 +9,9 @@ from dive.commands import options
 
 @click.command("export-logits")
 @click.option(
-    "--teacher", type=options.FILE, help="Checkpoint to export, a student's too [checkpoints/<recipe>/teacher.pt]."
+    "--teacher",
+    type=options.FILE,
+    help="Checkpoint to export, a student's too [checkpoints/<recipe>/teacher.pt].",
 )
 @click.option(
     "--views",
@@ -67,7 +69,11 @@ def command(
         options.print_json(exported.record)
         return
     n, v, c = exported.record["shape"]
-    table = new_table(f"Logit cache {exported.path}", ["teacher"], ["samples", "views", "classes", "dtype", "size"])
+    table = new_table(
+        f"Logit cache {exported.path}", ["teacher"], ["samples", "views", "classes", "dtype", "size"]
+    )
     kind = exported.record["teacher"]["loss"]
-    table.add_row(f"{order.teacher} ({kind})", f"{n:,}", f"{v}", f"{c}", dtype, readable_size(exported.record["bytes"]))
+    table.add_row(
+        f"{order.teacher} ({kind})", f"{n:,}", f"{v}", f"{c}", dtype, readable_size(exported.record["bytes"])
+    )
     print_table(table)

@@ -64,7 +64,11 @@ def _is_option(arg: str) -> bool:
 
 config = click.option("--config", type=FILE, help="Recipe (YAML); what it leaves out is the paper's.")
 assignments = click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; repeatable."
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the recipe; repeatable.",
 )
 data = click.option("--data", metavar="PATH", help="Where the images are, or are downloaded to.")
 device = click.option(

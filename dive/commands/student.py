@@ -92,7 +92,7 @@ def command(
     from dive.evaluation import Accuracy
     from dive.run import Order
     from dive.student import Distill, train_student
-    from dive.tables import percent, print_table, shot_table
+    from dive.tables import model_name, percent, print_table, shot_table
 
     distill = Distill(cache or options.default_cache(recipe), auto, free_views, fixed_view)
     order = Order(out or options.default_checkpoint(recipe, "student"), device, force, eval_every)
@@ -100,11 +100,10 @@ def command(
     if as_json:
         options.print_json({"checkpoint": str(result.path), **result.record})
         return
-    d = result.record["recipe"]["distillation"]
     teacher = result.record["teacher"]
     rows = [
-        (f"teacher ({teacher['loss']})", Accuracy(**teacher["accuracy"], per_class=())),
-        (f"student (τ={d['tau']:g}, p={d['power']:g}, w={d['weight']:g})", result.accuracy),
+        (model_name(teacher["kind"], teacher), Accuracy(**teacher["accuracy"], per_class=())),
+        (model_name("student", result.record), result.accuracy),
     ]
     title = f"Test accuracy (%) after the last epoch, {recipe.name}, seed {recipe.seed}"
     print_table(shot_table(title, rows))

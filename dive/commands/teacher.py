@@ -8,7 +8,9 @@ from dive.commands import options
 
 
 @click.command("teacher")
-@click.option("--loss", type=click.Choice(["bsce", "ce"]), help="Balanced softmax (default) or cross-entropy.")
+@click.option(
+    "--loss", type=click.Choice(["bsce", "ce"]), help="Balanced softmax (default) or cross-entropy."
+)
 @click.option(
     "--epochs",
     type=click.IntRange(1),
@@ -49,10 +51,16 @@ def command(
     after a stop, it goes on by itself.
     """
     recipe = options.read_recipe(
-        config, assignments, epochs=epochs, data__path=data, precision=precision, seed=seed, teacher__loss=loss
+        config,
+        assignments,
+        epochs=epochs,
+        data__path=data,
+        precision=precision,
+        seed=seed,
+        teacher__loss=loss,
     )
     from dive.run import Order
-    from dive.tables import print_table, shot_table
+    from dive.tables import model_name, print_table, shot_table
     from dive.teacher import train_teacher
 
     order = Order(out or options.default_checkpoint(recipe, "teacher"), device, force, eval_every)
@@ -61,4 +69,4 @@ def command(
         options.print_json({"checkpoint": str(result.path), **result.record})
     else:
         title = f"Test accuracy (%) after the last epoch, {recipe.name}, seed {recipe.seed}"
-        print_table(shot_table(title, [(f"teacher ({recipe.teacher.loss})", result.accuracy)]))
+        print_table(shot_table(title, [(model_name("teacher", result.record), result.accuracy)]))

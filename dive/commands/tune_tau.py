@@ -14,10 +14,19 @@ from dive.errors import OutputError
     "--tau", "taus", type=float, multiple=True, metavar="T [T ...]", help="Temperatures to try [1 3 6 20]."
 )
 @click.option(
-    "--power", "powers", type=float, multiple=True, metavar="P [P ...]", help="Power normalisations to try [0.5 1]."
+    "--power",
+    "powers",
+    type=float,
+    multiple=True,
+    metavar="P [P ...]",
+    help="Power normalisations to try [0.5 1].",
 )
-@click.option("--clean", is_flag=True, help="The clean view alone, as in the paper's Figure 5, not all stored views.")
-@click.option("--plot", type=options.FILE, metavar="FILE", help="Write the paper's Figure 5 (.png, .svg or .pdf).")
+@click.option(
+    "--clean", is_flag=True, help="The clean view alone, as in the paper's Figure 5, not all stored views."
+)
+@click.option(
+    "--plot", type=options.FILE, metavar="FILE", help="Write the paper's Figure 5 (.png, .svg or .pdf)."
+)
 @options.apply(options.config, options.assignments, options.as_json, options.quiet, options.force)
 def command(
     cache: Path | None,

@@ -12,7 +12,9 @@ def build_model(name: str, classes: int, channels: int = 3, seed: int = 0) -> Ci
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return CifarResNet(blocks=(int(name.removeprefix("resnet")) - 2) // 6, classes=classes, channels=channels)
+        return CifarResNet(
+            blocks=(int(name.removeprefix("resnet")) - 2) // 6, classes=classes, channels=channels
+        )
 
 
 def parameter_count(model: torch.nn.Module) -> int:

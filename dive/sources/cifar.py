@@ -8,7 +8,7 @@ against the official MD5 sums before they are unpickled.
 import hashlib
 import io
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ def open_cifar(name: str, path: Path) -> Source:
     """
     layout = LAYOUTS[name]
     if path.suffix == ".zip" or (path / "train").is_dir():
-        source = open_folder(path, SIDE)
+        source = replace(open_folder(path, SIDE, resize=False), note="")
         _check_size(path, layout, len(source.classes), len(source.train.keys), len(source.test.keys))
         return source
     folder = _official_folder(path, layout)
@@ -152,9 +152,13 @@ def _unpickle(folder: Path, name: str, md5: str) -> dict:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; remove {folder} to download it again") from error
+        raise DataError(
+            f"cannot read {path}: {error.strerror}; remove {folder} to download it again"
+        ) from error
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise DataError(f"{path} is corrupt (its MD5 is not the official one); remove {folder} to download it again")
+        raise DataError(
+            f"{path} is corrupt (its MD5 is not the official one); remove {folder} to download it again"
+        )
     try:
         return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # whatever a damaged pickle raises, the user's answer is the same
@@ -176,5 +180,3 @@ class _PlainUnpickler(pickle.Unpickler):
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no CIFAR file does")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-

@@ -32,18 +32,18 @@ class _Tree:
     read: Callable[[str], bytes]
 
 
-def open_folder(path: Path, size: int) -> Source:
+def open_folder(path: Path, size: int, resize: bool = True) -> Source:
     """The image folder at `path`, its images to be decoded at size×size pixels.
 
-    Raises DataError where it is missing, has no such layout, or train and test name different
-    classes.
+    Without `resize` an image of another size is an error when it is decoded. Raises DataError where
+    the folder is missing, has no such layout, or train and test name different classes.
     """
     tree = _open_tree(path)
     members = {split: _members(tree, split) for split in ("train", "test")}
     classes = tuple(sorted(members["train"]))
     _check_classes(tree.root, members)
-    train, test = (_split(tree, split, members[split], classes, size) for split in ("train", "test"))
-    note = f"images are resized and centre-cropped to {size}×{size} (data.size)"
+    train, test = (_split(tree, split, members[split], classes, size, resize) for split in ("train", "test"))
+    note = f"every image is resized and centre-cropped to {size}×{size} pixels; data.size sets another size"
     return Source(classes=classes, train=train, test=test, note=note)
 
 
@@ -95,7 +95,9 @@ def _members(tree: _Tree, split: str) -> dict[str, list[str]]:
         if parts[0] == split and len(parts) >= 3 and not hidden and name.lower().endswith(EXTENSIONS):
             found.setdefault(parts[1], []).append("/".join(parts[2:]))
     if not found:
-        raise DataError(f"{tree.root} has no images in {split}/<class>/; lay them out so, for training and for test")
+        raise DataError(
+            f"{tree.root} has no images in {split}/<class>/; lay them out so, for training and for test"
+        )
     return {label: sorted(files) for label, files in found.items()}
 
 
@@ -107,7 +109,9 @@ def _check_classes(root: Path, members: dict[str, dict[str, list[str]]]) -> None
             raise DataError(f"{root}: {other}/ has classes that {split}/ has no images of: {shown}")
 
 
-def _split(tree: _Tree, split: str, members: dict[str, list[str]], classes: tuple[str, ...], size: int) -> Split:
+def _split(
+    tree: _Tree, split: str, members: dict[str, list[str]], classes: tuple[str, ...], size: int, resize: bool
+) -> Split:
     pairs = sorted((f"{name}/{file}", label) for label, name in enumerate(classes) for file in members[name])
     keys = [key for key, _ in pairs]
     labels = np.array([label for _, label in pairs], dtype=np.int64)
@@ -117,7 +121,7 @@ def _split(tree: _Tree, split: str, members: dict[str, list[str]], classes: tupl
 
         def fill(part: np.ndarray) -> None:
             for i in part:
-                images[i] = _decode(tree, f"{split}/{keys[positions[i]]}", size)
+                images[i] = _decode(tree, f"{split}/{keys[positions[i]]}", size, resize)
 
         # Threads decode photographs in parallel; with thumbnails they only fight for the interpreter
         # (CIFAR-100: 4.6 s on two threads, 2.1 s on one).
@@ -131,7 +135,7 @@ def _split(tree: _Tree, split: str, members: dict[str, list[str]], classes: tupl
     return Split(keys, labels, decode)
 
 
-def _decode(tree: _Tree, name: str, size: int) -> np.ndarray:
+def _decode(tree: _Tree, name: str, size: int, resize: bool) -> np.ndarray:
     """One image as (size, size, 3) uint8; raises DataError that names the file."""
     try:
         image = Image.open(io.BytesIO(tree.read(name)))
@@ -141,6 +145,8 @@ def _decode(tree: _Tree, name: str, size: int) -> np.ndarray:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{tree.root}: {name} is far too large an image: {error}") from error
     if image.size != (size, size):
+        if not resize:
+            raise DataError(f"{tree.root}: {name} has {image.width}×{image.height} pixels, not {size}×{size}")
         scale = size / min(image.size)
         resized = [max(size, round(side * scale)) for side in image.size]
         image = image.resize(resized, Image.Resampling.BICUBIC)

@@ -1,0 +1,131 @@
+"""`dive eval`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dive.commands import options
+from dive.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from dive.comparison import Evaluated, Seeds
+    from dive.recipe import Recipe
+
+
+@click.command("eval")
+@click.argument("checkpoints", nargs=-1, type=options.FILE, metavar="[CHECKPOINT ...]")
+@click.option("--per-class", is_flag=True, help="Every class's accuracy too.")
+@options.apply(
+    options.config,
+    options.assignments,
+    options.data,
+    options.device,
+    options.as_json,
+    options.quiet,
+)
+def command(
+    checkpoints: tuple[Path, ...],
+    per_class: bool,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    data: str | None,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Many, medium and few-shot accuracy of checkpoints.
+
+    In fp32, on the whole test set. Several seeds of one run are summed up as mean ± standard
+    deviation. Without an argument: the recipe's teacher and student. The test set is the recipe's
+    of --config, or the one the first checkpoint was trained with.
+    """
+    from dive.comparison import across_seeds, compare, recorded_recipe
+
+    if checkpoints and config is None and not assignments:
+        recipe = recorded_recipe(checkpoints[0], data)
+    else:
+        recipe = options.read_recipe(config, assignments, data__path=data)
+    evaluated = compare(checkpoints or _of_recipe(recipe), recipe, device, options.reporter(quiet))
+    seeds = across_seeds(evaluated)
+    if as_json:
+        options.print_json(_document(evaluated, seeds))
+        return
+    _print_shots(evaluated, seeds)
+    if per_class:
+        _print_classes(evaluated)
+
+
+def _of_recipe(recipe: "Recipe") -> list[Path]:
+    paths = [options.default_checkpoint(recipe, kind) for kind in ("teacher", "student")]
+    found = [path for path in paths if path.exists()]
+    if not found:
+        raise CheckpointError(f"there is neither {paths[0]} nor {paths[1]}; dive teacher makes the first")
+    return found
+
+
+def _print_shots(evaluated: "list[Evaluated]", seeds: "list[Seeds]") -> None:
+    from rich.markup import escape
+
+    from dive.tables import SHOT_COLUMNS, figures, model_name, new_table, percent, print_table
+
+    table = new_table("Test accuracy (%)", ["model"], SHOT_COLUMNS)
+    for one in evaluated:
+        name = model_name(one.record["kind"], one.record)
+        where = f"{one.path}, seed {one.record['seed']}"
+        table.add_row(f"{escape(name)}\n[dim]{escape(where)}[/dim]", *map(percent, figures(one.accuracy)))
+    print_table(table)
+    if not seeds:
+        return
+    table = new_table("Mean ± standard deviation over seeds (%)", ["model"], ["seeds", *SHOT_COLUMNS])
+    for run in seeds:
+        name = model_name(run.record["kind"], run.record)
+        table.add_row(escape(name), str(run.count), *map(percent, run.means, run.deviations))
+    print_table(table)
+
+
+def _print_classes(evaluated: "list[Evaluated]") -> None:
+    import numpy as np
+    from rich.markup import escape
+
+    from dive.longtail import shot_groups
+    from dive.tables import model_name, new_table, percent, print_table
+
+    first = evaluated[0].record
+    counts = np.array(first["class_counts"])
+    shot_of = {int(c): shot for shot, members in shot_groups(counts).items() for c in members}
+    names = [model_name(one.record["kind"], one.record) for one in evaluated]
+    table = new_table("Test accuracy by class (%)", ["class", "shot"], ["images", *map(escape, names)])
+    for c in np.argsort(-counts, kind="stable"):
+        accuracies = (percent(one.accuracy.per_class[c]) for one in evaluated)
+        table.add_row(escape(first["classes"][c]), shot_of[int(c)], str(counts[c]), *accuracies)
+    print_table(table)
+
+
+def _document(evaluated: "list[Evaluated]", seeds: "list[Seeds]") -> dict[str, Any]:
+    from dive.tables import SHOT_COLUMNS, model_name
+
+    columns = [name.replace(" ", "_") for name in SHOT_COLUMNS]
+    return {
+        "checkpoints": [
+            {
+                "path": str(one.path),
+                "kind": one.record["kind"],
+                "model": model_name(one.record["kind"], one.record),
+                "seed": one.record["seed"],
+                "weights hash": one.record["weights hash"],
+                "accuracy": one.accuracy.as_dict(),
+                "per_class": dict(zip(one.record["classes"], one.accuracy.per_class, strict=True)),
+            }
+            for one in evaluated
+        ],
+        "over seeds": [
+            {
+                "model": model_name(run.record["kind"], run.record),
+                "seeds": run.count,
+                "mean": dict(zip(columns, run.means, strict=True)),
+                "standard deviation": dict(zip(columns, run.deviations, strict=True)),
+            }
+            for run in seeds
+        ],
+    }

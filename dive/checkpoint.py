@@ -73,12 +73,15 @@ def load_model(path: Path) -> tuple[CifarResNet, dict[str, Any]]:
     document = load(path)
     if "model" not in document or document.get("kind") not in ("teacher", "student"):
         raise CheckpointError(f"{path} holds the state of an unfinished run, not a finished model")
-    architecture = document["architecture"]
-    model = build_model(architecture["name"], architecture["classes"], architecture["channels"])
     try:
+        architecture = document["architecture"]
+        model = build_model(architecture["name"], architecture["classes"], architecture["channels"])
         model.load_state_dict(document["model"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not hold the weights of a {architecture['name']}") from error
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} does not hold the weights of a {document.get('architecture', {}).get('name')} as this "
+            f"dive knows it: it says {document.get('architecture')}"
+        ) from error
     return model, document
 
 

@@ -15,6 +15,7 @@ from dive.errors import DiveError
 # a sound kernel through some thirty layers stays well below, a wrong one is off by the order of one.
 LOGITS_TOLERANCE = 0.05
 GRADIENT_TOLERANCE = 0.2
+CLEARLY_FASTER = 0.9  # of the fp32 time; within that, exactness wins and noise does not decide
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def choose_device(wanted: str) -> torch.device:
         raise DiveError(f"--device {wanted}: this machine has no CUDA device torch can use; try --device cpu")
     if number and int(number) >= torch.cuda.device_count():
         raise DiveError(f"--device {wanted}: this machine has {torch.cuda.device_count()} CUDA device(s)")
-    return torch.device(wanted)
+    return torch.device("cuda", int(number)) if number else torch.device("cuda")
 
 
 def device_name(device: torch.device) -> str:
@@ -82,7 +83,8 @@ def choose_precision(
     measured = (
         f"{fast * 1000:.0f} ms a batch in bf16, {slow * 1000:.0f} ms in fp32, logits differ by {off[0]:.1%}"
     )
-    return Runtime(device, "bf16" if right and fast < slow else "fp32", measured)
+    faster = fast < CLEARLY_FASTER * slow
+    return Runtime(device, "bf16" if right and faster else "fp32", measured)
 
 
 def _trial(

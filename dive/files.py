@@ -105,8 +105,8 @@ def require_space(path: Path, needed: int) -> None:
 def readable_size(size: float) -> str:
     """A size in bytes as people write it: 351 MB, 7.1 GB (powers of ten)."""
     for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
+        if size < 999.5:  # 999.5 is 1.0 of the next unit
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 99.95 else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
 

@@ -116,7 +116,7 @@ def draw(split: Split, classes: tuple[str, ...], data: Data) -> np.ndarray:
         wanted = np.minimum(available, tail)
     if len(empty := np.flatnonzero(wanted == 0)):
         raise DataError(
-            f"at imbalance {data.imbalance:g} class {classes[empty[0]]} would have no training image; "
+            f"at imbalance {data.imbalance} class {classes[empty[0]]} would have no training image; "
             "choose a smaller data.imbalance"
         )
     chosen = []

@@ -7,6 +7,7 @@ recipe is reported together, each with its key path. Imports no torch: `dive tun
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +33,7 @@ def _range(low: float | None = None, high: float | None = None, *, above: float 
     def check(value: Any) -> str | None:
         for number in value if isinstance(value, tuple) else (value,):
             outside = (
-                not math.isfinite(number)
+                (isinstance(number, float) and not math.isfinite(number))
                 or (low is not None and number < low)
                 or (above is not None and number <= above)
                 or (high is not None and number > high)
@@ -56,8 +57,9 @@ def _resnet(value: str) -> str | None:
 
 
 def _file_name(value: str) -> str | None:
-    good = value and value == Path(value).name and not value.startswith(".")
-    return None if good else f"must be usable as a file name, not {value!r}"
+    if re.fullmatch(r"\w[\w .+-]{0,99}", value):
+        return None
+    return f"must be usable as a file name (letters, digits, _ - + . and spaces, at most 100), not {value!r}"
 
 
 def _key(default: Any, check: Check | None = None) -> Any:
@@ -225,14 +227,32 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+# Besides its own errors PyYAML lets through those of impossible dates, huge numbers and deep nesting.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """The safe loader, which also refuses a key given twice instead of taking the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if repeated := sorted({str(key) for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"{', '.join(repeated)} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_StrictLoader)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = _parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"cannot read the config {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not a text file in UTF-8") from error
-    except yaml.YAMLError as error:
+    except _YAML_ERRORS as error:
         detail = " ".join(str(error).split())
         raise RecipeError(f"{path} is not valid YAML: {detail}") from error
     if document is None:
@@ -247,8 +267,8 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise RecipeError(f"--set {assignment!r}: give KEY=VALUE, for example --set optimizer.lr=0.05")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _parse_yaml(text)
+    except _YAML_ERRORS as error:
         raise RecipeError(f"--set {assignment!r}: the value is not valid YAML") from error
     return _nest(key.strip(), value)
 

@@ -15,7 +15,7 @@ import torch
 import torchvision
 
 from dive import __version__, checkpoint, files
-from dive.device import Runtime, choose_device, choose_precision, device_name
+from dive.device import Runtime, choose_precision, device_name
 from dive.errors import OutputError
 from dive.evaluation import Accuracy, evaluate
 from dive.longtail import Dataset
@@ -60,14 +60,15 @@ class Lesson:
     facts: dict[str, Any]
 
 
-def run(lesson: Lesson, recipe: Recipe, dataset: Dataset, order: Order, progress: Progress) -> Result:
+def run(
+    lesson: Lesson, recipe: Recipe, dataset: Dataset, order: Order, device: torch.device, progress: Progress
+) -> Result:
     """Train as the lesson says and write checkpoint, record and history; resume what was stopped.
 
-    The caller holds the right to write `order.out` (`writing`). Raises OutputError where an
+    The caller holds the right to write `order.out` (`files.only_writer`). Raises OutputError where an
     unfinished run of another recipe is in the way.
     """
     train_set = dataset.train
-    device = choose_device(order.device)
     identity = _identity(lesson, recipe, train_set.fingerprint)
     journal = Journal(order.out)
     if order.force:

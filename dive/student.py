@@ -59,7 +59,7 @@ def train_student(recipe: Recipe, distill: Distill, order: Order, progress: Prog
                 "weaker teacher; a cache of --views all costs nothing but its size"
             )
         lesson = _lesson(recipe, cache, rows, distill, device)
-        return run(lesson, recipe, dataset, order, progress)
+        return run(lesson, recipe, dataset, order, device, progress)
 
 
 def tuned(recipe: Recipe, cache: LogitCache, progress: Progress) -> Recipe:
@@ -84,7 +84,7 @@ def match_rows(cache: LogitCache, train: Samples, recipe: Recipe, space: CropFli
         )
     here = recipe.as_dict()["data"]
     del here["path"]
-    if different := differences(cache.identity["data"], here):
+    if different := differences(cache.identity["data"], here, "data."):
         raise CacheError(
             f"{cache.path} is of another draw ({'; '.join(different)}); "
             "give the cache's own recipe, or export again"
@@ -95,7 +95,7 @@ def match_rows(cache: LogitCache, train: Samples, recipe: Recipe, space: CropFli
             f"{cache.identity['data fingerprint'][:12]}, here {train.fingerprint[:12]}; "
             "check --data, or export again"
         )
-    if different := differences(cache.identity["view space"], space.describe()):
+    if different := differences(cache.identity["view space"], space.describe(), "views."):
         raise CacheError(
             f"{cache.path} holds another recipe's views ({'; '.join(different)}); "
             "give the cache's own recipe, or export again"

@@ -76,10 +76,12 @@ def open_cifar(name: str, path: Path) -> Source:
     Raises DataError where the files are missing and cannot be downloaded, or are not CIFAR's.
     """
     layout = LAYOUTS[name]
-    if path.suffix == ".zip" or (path / "train").is_dir():
+    if path.suffix.lower() == ".zip" or any((path / split).is_dir() for split in ("train", "test")):
         source = replace(open_folder(path, SIDE, resize=False), note="")
         _check_size(path, layout, len(source.classes), len(source.train.keys), len(source.test.keys))
         return source
+    if path.is_file():
+        raise DataError(f"{path} is neither a folder nor a .zip; name one of {name} with --data")
     folder = _official_folder(path, layout)
     classes = tuple(_unpickle(folder, *_only(layout.meta)).get(layout.names_key, ()))
     if len(classes) != layout.classes:

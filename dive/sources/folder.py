@@ -9,18 +9,22 @@ import os
 import threading
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from dive.errors import DataError
 from dive.sources import Source, Split
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
+# What damaged or foreign files raise when read: zipfile lets zlib's errors and its own RuntimeErrors
+# (encryption, unknown compression) through.
+_READ_ERRORS = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,9 @@ def _open_tree(path: Path) -> _Tree:
         raise DataError(f"there is no {path}; name the image folder, or a .zip of it, with --data")
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (*_READ_ERRORS, UnicodeDecodeError) as error:
         raise DataError(f"{path} is neither a folder nor a readable .zip: {error}") from error
-    names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    names = sorted({info.filename for info in archive.infolist() if not info.is_dir()})
     top = _common_top(names)
     lock = threading.Lock()  # one file position is shared by all readers
 
@@ -82,7 +86,9 @@ def _common_top(names: list[str]) -> str:
 
     Only the first level is looked at: a class may itself be called train.
     """
-    tops = {name.split("/", 1)[0] for name in names if "/" in name} - {"__MACOSX"}
+    tops = {name.split("/", 1)[0] for name in names if "/" in name and not name.startswith(".")} - {
+        "__MACOSX"
+    }
     return f"{tops.pop()}/" if len(tops) == 1 and not tops & {"train", "test"} else ""
 
 
@@ -125,7 +131,7 @@ def _split(
 
         # Threads decode photographs in parallel; with thumbnails they only fight for the interpreter
         # (CIFAR-100: 4.6 s on two threads, 2.1 s on one).
-        photographs = len(keys) > 0 and len(tree.read(f"{split}/{keys[0]}")) > 16_384
+        photographs = len(_read(tree, f"{split}/{keys[0]}")) > 16_384
         workers = os.cpu_count() or 1 if photographs else 1
         with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -135,12 +141,29 @@ def _split(
     return Split(keys, labels, decode)
 
 
+def _read(tree: _Tree, name: str) -> bytes:
+    """A file's content; raises DataError that names it."""
+    try:
+        return tree.read(name)
+    except _READ_ERRORS as error:
+        raise DataError(f"{tree.root}: {name} cannot be read: {error}") from error
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """The image in 8 bits a channel; 16-bit grey is scaled, where Pillow alone would clip it to white."""
+    if image.mode == "F":
+        raise ValueError("it has floating-point pixels; convert it to 8 bits")
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    return image.convert("RGB")
+
+
 def _decode(tree: _Tree, name: str, size: int, resize: bool) -> np.ndarray:
     """One image as (size, size, 3) uint8; raises DataError that names the file."""
+    content = _read(tree, name)
     try:
-        image = Image.open(io.BytesIO(tree.read(name)))
-        image = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, zipfile.BadZipFile, UnidentifiedImageError) as error:
+        image = _as_rgb(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    except (*_READ_ERRORS, ValueError, SyntaxError) as error:
         raise DataError(f"{tree.root}: {name} is not a readable image: {error}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{tree.root}: {name} is far too large an image: {error}") from error

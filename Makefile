@@ -1,0 +1,31 @@
+# make demo: the five commands on a data set that needs no download, start to end.
+# make test: lint and the whole test suite.
+# Both make the environment in .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+DIVE := $(VENV)/bin/dive
+DEMO := --config configs/digits_lt/bbn.yaml
+
+.PHONY: env demo test lint
+
+env: $(VENV)/.installed
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[demo,test]'
+	touch $@
+
+demo: env
+	$(DIVE) teacher $(DEMO) --force
+	$(DIVE) export-logits $(DEMO) --force
+	$(DIVE) tune-tau $(DEMO) --tau 1 3 6 --power 0.5 1 --plot checkpoints/digits_lt_bbn/virtual_examples.png --force
+	$(DIVE) student $(DEMO) --weight 0.5 --force
+	$(DIVE) eval $(DEMO)
+
+lint: env
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+test: lint
+	$(VENV)/bin/python -m pytest

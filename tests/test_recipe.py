@@ -1,0 +1,453 @@
+"""The recipe: defaults, layers, every fault reported, and round trips."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dive.errors import RecipeError
+from dive.recipe import Recipe, build, differences, load, merge
+
+
+def write(text: str, name: str = "mine.yaml") -> Path:
+    path = Path(name)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def faults(*assignments: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load(None, assignments)
+    return str(caught.value)
+
+
+def test_the_defaults_are_the_papers_experiment():
+    assert load().as_dict() == {
+        "name": "cifar100_lt_bbn",
+        "seed": 0,
+        "precision": "auto",
+        "data": {
+            "source": "cifar100",
+            "path": "data",
+            "imbalance": 100.0,
+            "seed": 0,
+            "size": None,
+            "mean": [0.4914, 0.4822, 0.4465],
+            "std": [0.2023, 0.1994, 0.2010],
+        },
+        "views": {"kind": "crop_flip", "pad": 4, "flip": True, "seed": 0},
+        "model": {"name": "resnet32"},
+        "optimizer": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0002},
+        "schedule": {
+            "epochs": 200,
+            "batch_size": 128,
+            "warmup_epochs": 5,
+            "milestones": [120, 160],
+            "gamma": 0.01,
+        },
+        "teacher": {"loss": "bsce"},
+        "distillation": {"tau": 3.0, "power": 0.5, "student_tau": None, "weight": 0.5},
+    }
+
+
+def test_the_cifar100_config_is_the_papers_experiment(repository):
+    assert load(repository / "configs" / "cifar100_lt" / "bbn.yaml") == Recipe()
+
+
+def test_the_digits_config_is_a_small_long_tail_without_a_flip(repository):
+    recipe = load(repository / "configs" / "digits_lt" / "bbn.yaml")
+    assert (recipe.name, recipe.data.source, recipe.data.imbalance) == ("digits_lt_bbn", "digits", 50)
+    assert (recipe.views.flip, recipe.model.name) == (False, "resnet8")
+
+
+def test_every_config_of_the_repository_loads(repository):
+    configs = sorted((repository / "configs").rglob("*.y*ml"))
+    assert len(configs) >= 2
+    for config in configs:
+        assert load(config).name, config
+
+
+def test_a_recipe_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Recipe().seed = 1
+
+
+def test_a_config_without_a_name_is_called_after_its_file():
+    assert load(write("seed: 3\n")).name == "mine"
+    assert load(write("name: given\n")).name == "given"
+    assert load(write("", "empty.yaml")) == dataclasses.replace(Recipe(), name="empty")
+    assert load(write("# nothing but a comment\n", "note.yaml")).name == "note"
+
+
+def test_an_option_beats_set_beats_yaml_beats_the_default():
+    config = write("seed: 1\noptimizer: {lr: 0.2, momentum: 0.8}\ndistillation: {tau: 5, weight: 0.1}\n")
+    assignments = ("optimizer.lr=0.3", "distillation.tau=6", "seed=2")
+    recipe = load(config, assignments, {"distillation.tau": 7.0, "seed": 0})
+    assert recipe.optimizer.weight_decay == 2e-4  # default
+    assert (recipe.optimizer.momentum, recipe.distillation.weight) == (0.8, 0.1)  # YAML
+    assert recipe.optimizer.lr == 0.3  # --set over YAML
+    assert (recipe.distillation.tau, recipe.seed) == (7.0, 0)  # option over --set, 0 is an option too
+
+
+def test_an_option_that_was_not_given_changes_nothing():
+    assert load(None, ("seed=4",), {"seed": None, "data.path": None}).seed == 4
+
+
+def test_the_later_of_two_assignments_wins():
+    assert load(None, ("seed=4", "seed=5")).seed == 5
+
+
+def test_an_assignment_is_read_as_yaml():
+    recipe = load(None, ("schedule.milestones=[3, 4]", "data.imbalance=null", "views.flip=false"))
+    assert recipe.schedule.milestones == (3, 4)
+    assert recipe.data.imbalance is None
+    assert recipe.views.flip is False
+
+
+def test_an_assignments_value_may_hold_an_equals_sign():
+    assert load(None, ("data.path=a=b",)).data.path == "a=b"
+
+
+@pytest.mark.parametrize("text", ["2e-4", "2E-4", "0.0002", "'2e-4'", "+2e-04"])
+def test_a_number_may_be_written_as_people_write_it(text):
+    assert load(write(f"optimizer: {{weight_decay: {text}}}\n")).optimizer.weight_decay == 2e-4
+    assert load(None, (f"optimizer.weight_decay={text}",)).optimizer.weight_decay == 2e-4
+
+
+def test_a_whole_number_will_do_for_a_fraction():
+    tau = load(None, ("distillation.tau=6",)).distillation.tau
+    assert tau == 6.0 and type(tau) is float
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "nan", "inf", "-Infinity"])
+@pytest.mark.parametrize("key", ["optimizer.lr", "distillation.tau", "data.imbalance", "distillation.weight"])
+def test_nan_and_infinity_are_refused(key, value):
+    assert key in faults(f"{key}={value}")
+
+
+def test_nan_in_a_list_is_refused():
+    assert "data.std" in faults("data.std=[0.2, .nan, 0.2]")
+
+
+def test_all_faults_are_reported_together_with_their_key_paths():
+    config = write(
+        "sead: 1\n"
+        "seed: -1\n"
+        "data: {imbalance: 0.5, colour: red, mean: [0.5, 0.5, 2]}\n"
+        "views: 3\n"
+        "model: {name: vgg16}\n"
+        "optimizer: {lr: fast, momentum: 1}\n"
+        "schedule: {epochs: 2.5, milestones: 3, gamma: true}\n"
+        "distillation: {tau: 0, power: 1.5, weight: 2, student_tau: -1}\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        load(config, ("teacher.loss=focal",))
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "\n" not in message
+    assert message.startswith("mine.yaml: ")
+    reported = message.removeprefix("mine.yaml: ").split("; ")
+    assert [fault.split(" ")[0] for fault in reported] == [
+        "sead",
+        "seed",
+        "data.imbalance",
+        "data.colour",
+        "data.mean",
+        "views",
+        "model.name",
+        "optimizer.lr",
+        "optimizer.momentum",
+        "schedule.epochs",
+        "schedule.milestones",
+        "schedule.gamma",
+        "distillation.tau",
+        "distillation.power",
+        "distillation.weight",
+        "distillation.student_tau",
+        "teacher.loss",
+    ]
+
+
+def test_an_unknown_key_is_answered_with_the_known_ones():
+    message = faults("optimizer.learning_rate=0.1")
+    assert "optimizer.learning_rate is not a known key" in message
+    for known in ("lr", "momentum", "weight_decay"):
+        assert known in message
+
+
+@pytest.mark.parametrize(
+    ("assignment", "wanted"),
+    [
+        ("seed=1.0", "a whole number"),
+        ("seed=true", "a whole number"),
+        ("seed='1'", "a whole number"),
+        ("seed=null", "a whole number"),
+        ("views.flip=1", "true or false"),
+        ("data.path=5", "a text"),
+        ("data.path=null", "a text"),
+        ("optimizer.lr=true", "a number"),
+        ("optimizer.lr=[0.1]", "a number"),
+        ("schedule.milestones=[1, x]", "a whole number"),
+        ("schedule.milestones=12", "a list"),
+        ("data.mean=text", "a list"),
+        ("data=5", "a mapping"),
+        ("data=null", "a mapping"),
+        ("seed.deeper=5", "a whole number"),
+    ],
+)
+def test_a_wrong_type_is_refused_and_the_right_one_named(assignment, wanted):
+    message = faults(assignment)
+    assert assignment.split("=")[0].split(".deeper")[0] in message
+    assert f"must be {wanted}" in message
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "distillation.tau=0",
+        "distillation.tau=-3",
+        "distillation.power=0",
+        "distillation.power=1.0001",
+        "distillation.weight=-0.01",
+        "distillation.weight=1.01",
+        "distillation.student_tau=0",
+        "data.imbalance=0.99",
+        "data.size=4",
+        "data.std=[0.2, 0, 0.2]",
+        "data.mean=[0.5, 0.5, 1.1]",
+        "schedule.epochs=0",
+        "schedule.batch_size=0",
+        "schedule.warmup_epochs=-1",
+        "schedule.milestones=[0, 10]",
+        "optimizer.lr=0",
+        "optimizer.weight_decay=-1e-9",
+        "views.pad=-1",
+        "seed=-1",
+        "seed=9223372036854775808",
+        "data.source=imagenet",
+        "views.kind=autoaugment",
+        "precision=fp16",
+        "teacher.loss=mse",
+        "model.name=resnet18",
+        "model.name=resnet2",
+        "model.name=resnet",
+        "model.name=32",
+        "name=a/b",
+        "name=..",
+        "name=.hidden",
+        "name=''",
+    ],
+)
+def test_a_value_out_of_range_is_refused(assignment):
+    assert assignment.split("=")[0] in faults(assignment)
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "distillation.tau=1e-3",
+        "distillation.power=1",
+        "distillation.weight=0",
+        "distillation.weight=1",
+        "data.imbalance=1",
+        "schedule.epochs=1",
+        "schedule.warmup_epochs=0",
+        "schedule.milestones=[]",
+        "optimizer.momentum=0",
+        "optimizer.weight_decay=0",
+        "views.pad=0",
+        "seed=9223372036854775807",
+        "model.name=resnet8",
+        "model.name=resnet110",
+    ],
+)
+def test_a_value_on_the_edge_of_its_range_is_taken(assignment):
+    key, value = assignment.split("=")
+    found = load(None, (assignment,)).as_dict()
+    for part in key.split("."):
+        found = found[part]
+    assert found == yaml.safe_load(value) or found == float(value)
+
+
+def test_keys_that_contradict_each_other_are_refused():
+    assert "data.mean must have 1 value for digits" in faults("data.source=digits", "views.flip=false")
+    assert "views.flip must be false" in faults("data.source=digits", "data.mean=[0.3]", "data.std=[0.3]")
+    assert "data.std must have 3 values" in faults("data.std=[0.2]")
+    assert "data.size applies to source folder alone" in faults("data.size=64")
+    assert "schedule.milestones must increase" in faults("schedule.milestones=[160, 120]")
+    assert "schedule.milestones must increase" in faults("schedule.milestones=[120, 120]")
+
+
+@pytest.mark.parametrize("assignment", ["seed", "=3", " =3", "seed=[1", "seed={"])
+def test_an_assignment_that_is_none_is_refused(assignment):
+    assert repr(assignment) in faults(assignment)
+
+
+def test_a_config_that_cannot_be_read_is_refused_by_name():
+    with pytest.raises(RecipeError, match=r"cannot read the config absent\.yaml"):
+        load(Path("absent.yaml"))
+    with pytest.raises(RecipeError, match="Is a directory"):
+        load(Path("."))
+    Path("binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(RecipeError, match=r"binary\.yaml is not a text file in UTF-8"):
+        load(Path("binary.yaml"))
+    with pytest.raises(RecipeError, match=r"mine\.yaml is not valid YAML"):
+        load(write("seed: [1, 2\n"))
+    with pytest.raises(RecipeError, match=r"mine\.yaml is not valid YAML"):
+        load(write("data: !!python/object/apply:os.getcwd []\n"))
+    with pytest.raises(RecipeError, match=r"mine\.yaml must hold a mapping .* not a list"):
+        load(write("- seed\n"))
+
+
+@pytest.mark.parametrize("value", ["2024-13-45", "1" + "0" * 5000], ids=["no such date", "5001 digits"])
+def test_a_value_yaml_itself_chokes_on_is_refused(value):
+    faults(f"name={value}")
+
+
+def test_a_config_yaml_itself_chokes_on_is_refused():
+    with pytest.raises(RecipeError, match=r"mine\.yaml"):
+        load(write("name: 2024-13-45\n"))
+
+
+def test_a_whole_number_beyond_every_float_is_out_of_range():
+    assert "seed" in faults("seed=1" + "0" * 400)
+
+
+def test_a_name_no_file_can_have_is_refused():
+    assert "name" in faults(r'name="a\0b"')
+
+
+def test_another_length_keeps_the_share_of_warm_up_and_milestones():
+    recipe = Recipe().with_epochs(400)
+    assert recipe.schedule.epochs == 400
+    assert recipe.schedule.warmup_epochs == 10
+    assert recipe.schedule.milestones == (240, 320)
+    assert Recipe().with_epochs(40).schedule.milestones == (24, 32)
+    assert Recipe().with_epochs(40).schedule.warmup_epochs == 1
+    assert Recipe().with_epochs(200) == Recipe()
+
+
+def test_another_length_changes_nothing_else():
+    recipe = load(None, ("seed=5", "optimizer.lr=0.3", "schedule.batch_size=64"))
+    longer = recipe.with_epochs(300)
+    assert [d.split(":")[0] for d in differences(recipe.as_dict(), longer.as_dict())] == [
+        "schedule.epochs",
+        "schedule.milestones",
+        "schedule.warmup_epochs",
+    ]
+
+
+@given(st.integers(1, 2000))
+def test_any_number_of_epochs_makes_a_recipe(epochs):
+    schedule = Recipe().with_epochs(epochs).schedule
+    assert abs(schedule.warmup_epochs - 5 * epochs / 200) <= 0.5
+    assert 1 <= len(schedule.milestones) <= 2
+    for milestone, share in zip(reversed(schedule.milestones), (0.8, 0.6), strict=False):
+        assert abs(milestone - share * epochs) <= 0.5 or milestone == 1
+
+
+def test_no_epochs_at_all_is_refused():
+    with pytest.raises(RecipeError, match=r"--epochs: schedule\.epochs"):
+        Recipe().with_epochs(0)
+
+
+def test_differences_name_each_key_that_differs():
+    old = load().as_dict()
+    new = load(None, ("seed=1", "data.imbalance=50", "distillation.tau=6")).as_dict()
+    assert differences(old, old) == []
+    assert differences(old, new) == [
+        "data.imbalance: 100.0, now 50.0",
+        "distillation.tau: 3.0, now 6.0",
+        "seed: 0, now 1",
+    ]
+    assert differences({"a": 1}, {"b": {"c": 2}}) == ["a: 1, now None", "b: None, now {'c': 2}"]
+
+
+def test_merging_leaves_both_documents_as_they_were():
+    below, above = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4}
+    assert merge(below, above) == {"a": {"b": 9, "c": 2}, "d": 3, "e": 4}
+    assert below == {"a": {"b": 1, "c": 2}, "d": 3} and above == {"a": {"b": 9}, "e": 4}
+
+
+positive = st.floats(1e-6, 1e6)
+share = st.floats(0, 1)
+seed = st.integers(0, 2**63 - 1)
+
+
+@st.composite
+def documents(draw) -> dict:
+    """Nested plain values of a valid recipe, some keys left out."""
+    source = draw(st.sampled_from(["cifar100", "cifar10", "folder", "digits"]))
+    channels = 1 if source == "digits" else 3
+    triple = lambda values: st.lists(values, min_size=channels, max_size=channels)  # noqa: E731
+    size = st.none() | st.integers(8, 1024) if source == "folder" else st.none()
+    sections = {
+        "name": st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatch=True),
+        "seed": seed,
+        "precision": st.sampled_from(["auto", "fp32", "bf16"]),
+        "data": st.fixed_dictionaries(
+            {"source": st.just(source), "mean": triple(share), "std": triple(positive)},
+            optional={
+                "path": st.text(max_size=10),
+                "imbalance": st.none() | st.floats(1, 1e4),
+                "seed": seed,
+                "size": size,
+            },
+        ),
+        "views": st.fixed_dictionaries(
+            {"flip": st.just(False) if source == "digits" else st.booleans()},
+            optional={"pad": st.integers(0, 64), "seed": seed},
+        ),
+        "schedule": st.fixed_dictionaries(
+            {},
+            optional={
+                "epochs": st.integers(1, 1000),
+                "batch_size": st.integers(1, 4096),
+                "warmup_epochs": st.integers(0, 100),
+                "milestones": st.sets(st.integers(1, 1000), max_size=4).map(sorted),
+                "gamma": share,
+            },
+        ),
+        "distillation": st.fixed_dictionaries(
+            {},
+            optional={
+                "tau": positive,
+                "power": st.floats(1e-6, 1),
+                "student_tau": st.none() | positive,
+                "weight": share,
+            },
+        ),
+    }
+    required = {key: sections[key] for key in ("data", "views")}
+    optional = {key: value for key, value in sections.items() if key not in required}
+    return draw(st.fixed_dictionaries(required, optional=optional))
+
+
+@given(documents())
+def test_a_recipe_survives_the_way_through_plain_values_json_and_yaml(document):
+    recipe = build(document)
+    plain = recipe.as_dict()
+    assert build(plain) == recipe
+    assert build(json.loads(json.dumps(plain))) == recipe
+    assert build(yaml.safe_load(yaml.safe_dump(plain))) == recipe
+
+
+@given(documents())
+def test_what_a_document_says_is_what_the_recipe_holds(document):
+    plain = build(document).as_dict()
+    defaults = Recipe().as_dict()
+    for section, values in document.items():
+        if not isinstance(values, dict):
+            assert plain[section] == values
+            continue
+        for key, default in defaults[section].items():
+            assert plain[section][key] == values.get(key, default)
+
+
+def test_a_key_given_twice_is_refused_rather_than_the_last_taken():
+    with pytest.raises(RecipeError, match="epochs is given twice"):
+        load(write("schedule:\n  epochs: 10\n  epochs: 20\n"))

@@ -68,11 +68,17 @@ def load(path: Path) -> dict[str, Any]:
     return document
 
 
-def load_model(path: Path) -> tuple[CifarResNet, dict[str, Any]]:
-    """The finished model at `path` with its document; raises CheckpointError if it is not one."""
+def load_finished(path: Path) -> dict[str, Any]:
+    """The document of a finished model; raises CheckpointError if `path` holds no such thing."""
     document = load(path)
     if "model" not in document or document.get("kind") not in ("teacher", "student"):
         raise CheckpointError(f"{path} holds the state of an unfinished run, not a finished model")
+    return document
+
+
+def load_model(path: Path) -> tuple[CifarResNet, dict[str, Any]]:
+    """The finished model at `path` with its document; raises CheckpointError if it is not one."""
+    document = load_finished(path)
     try:
         architecture = document["architecture"]
         model = build_model(architecture["name"], architecture["classes"], architecture["channels"])

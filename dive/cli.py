@@ -5,6 +5,7 @@ A subcommand's module is imported only when it runs or shows its help, so that `
 """
 
 import importlib
+import io
 import os
 import sys
 
@@ -54,10 +55,13 @@ def group() -> None:
 
 def main() -> None:
     """Run the command line and exit; a user's mistake never shows a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # τ and class names in a terminal without such letters
     try:
-        group.main(prog_name="dive", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        sys.exit(group.main(prog_name="dive", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context else ""
@@ -72,10 +76,23 @@ def main() -> None:
     except DiveError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        _complain(
+            "out of memory; try a smaller schedule.batch_size or data.size, fewer --views, or --device cpu"
+        )
+        sys.exit(1)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         _complain(f"{error.strerror or error}{where}")
         sys.exit(1)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Python, a GPU's allocator or torch's on the CPU ran out of memory."""
+    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+    return named or "can't allocate memory" in str(error)
 
 
 def _complain(message: str) -> None:

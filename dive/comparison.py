@@ -15,7 +15,7 @@ from dive.device import choose_device
 from dive.errors import CheckpointError
 from dive.evaluation import Accuracy, evaluate
 from dive.progress import Progress
-from dive.recipe import Recipe, build, merge
+from dive.recipe import Recipe, build, load
 
 
 @dataclass(frozen=True)
@@ -37,48 +37,77 @@ class Seeds:
     deviations: list[float | None]
 
 
-def recorded_recipe(path: Path, data: str | None) -> Recipe:
-    """The recipe a checkpoint was trained with, its images found at `data` if given."""
-    document = checkpoint.load(path)["recipe"]
-    return build(merge(document, {"data": {"path": data}}) if data else document, where=str(path))
+def recorded_recipe(path: Path, assignments: tuple[str, ...], data: str | None) -> Recipe:
+    """The recipe a checkpoint was trained with, `KEY=VALUE` assignments and a place of the images over it.
+
+    Raises CheckpointError where `path` is no finished model, RecipeError for a bad assignment.
+    """
+    document = checkpoint.load_finished(path)["recipe"]
+    return load(document, assignments, {"data.path": data})
 
 
 def compare(paths: Sequence[Path], recipe: Recipe, device_name: str, progress: Progress) -> list[Evaluated]:
     """Evaluate each checkpoint on the recipe's test set; shots by the checkpoint's own class counts.
 
-    Raises CheckpointError where a checkpoint is corrupt or of other classes.
+    Raises CheckpointError where a checkpoint is corrupt, of other classes or of images of another
+    source or size.
     """
     device = choose_device(device_name)
     loaded = [(path, *checkpoint.load_model(path)) for path in paths]
+    recipes = [build(document["recipe"], where=str(path)) for path, _, document in loaded]
+    for (path, _, _), own in zip(loaded, recipes, strict=True):
+        _check_images(path, own, recipe)
     test = load_test(recipe, progress)
     evaluated = []
     with progress.bar("eval", len(loaded)) as bar:
-        for path, model, document in loaded:
-            if tuple(document["classes"]) != test.classes:
-                raise CheckpointError(
-                    f"{path} tells {len(document['classes'])} classes apart ({document['classes'][0]}, …), "
-                    f"the test set has {len(test.classes)} ({test.classes[0]}, …); "
-                    "give the checkpoint's own recipe"
-                )
+        for (path, model, document), own in zip(loaded, recipes, strict=True):
+            _check_classes(path, document["classes"], test.classes)
             model = model.to(device, memory_format=torch.channels_last)
-            data = build(document["recipe"], where=str(path)).data
+            accuracy = evaluate(model, test, np.array(document["class_counts"]), own.data, device)
             record = {key: value for key, value in document.items() if key != "model"}
-            evaluated.append(
-                Evaluated(
-                    path, record, evaluate(model, test, np.array(document["class_counts"]), data, device)
-                )
-            )
+            evaluated.append(Evaluated(path, record, accuracy))
             bar.advance()
     return evaluated
 
 
+def _check_images(path: Path, own: Recipe, recipe: Recipe) -> None:
+    sizes = [own.data.size or 32, recipe.data.size or 32] if own.data.source == "folder" else []
+    if own.data.source != recipe.data.source or len(set(sizes)) > 1:
+        raise CheckpointError(
+            f"{path} was trained on {_images(own)}, the test set is of {_images(recipe)}; "
+            "evaluate it with its own recipe"
+        )
+
+
+def _images(recipe: Recipe) -> str:
+    size = f" at {recipe.data.size or 32} pixels" if recipe.data.source == "folder" else ""
+    return f"{recipe.data.source} images{size}"
+
+
+def _check_classes(path: Path, classes: list[str], test_classes: tuple[str, ...]) -> None:
+    if tuple(classes) != test_classes:
+        raise CheckpointError(
+            f"{path} tells {len(classes)} classes apart ({classes[0]}, …), the test set has "
+            f"{len(test_classes)} ({test_classes[0]}, …); give the checkpoint's own data with --data"
+        )
+
+
 def across_seeds(evaluated: Sequence[Evaluated]) -> list[Seeds]:
-    """Runs that differ in nothing but their seed, two or more of each."""
-    runs: dict[str, list[Evaluated]] = {}
+    """Runs that differ in nothing but their seed (and their teacher's), two or more of each."""
+    runs: dict[str, dict[str, Evaluated]] = {}
     for one in evaluated:
-        recipe = {key: value for key, value in one.record["recipe"].items() if key != "seed"}
-        runs.setdefault(repr((one.record["kind"], one.record["loss"], recipe)), []).append(one)
-    return [_summary(members) for members in runs.values() if len({m.record["seed"] for m in members}) > 1]
+        runs.setdefault(_run_of(one.record), {}).setdefault(one.record["weights hash"], one)
+    return [_summary(list(members.values())) for members in runs.values() if len(members) > 1]
+
+
+def _run_of(record: dict[str, Any]) -> str:
+    """What the seeds of one run have in common."""
+    recipe = {
+        key: value for key, value in record["recipe"].items() if key not in ("seed", "precision", "data")
+    }
+    data = {key: value for key, value in record["recipe"]["data"].items() if key != "path"}
+    teacher = {key: record.get("teacher", {}).get(key) for key in ("kind", "loss", "epochs", "recipe")}
+    return repr((record["kind"], record["loss"], recipe, data, teacher, record.get("free views")))
 
 
 def _summary(members: Sequence[Evaluated]) -> Seeds:

@@ -3,7 +3,7 @@
 from dive.longtail import Dataset, Samples, long_tailed, untouched_test
 from dive.progress import Progress
 from dive.recipe import Recipe
-from dive.sources import open_source
+from dive.sources import Source, open_source
 
 
 def load_dataset(recipe: Recipe, progress: Progress) -> Dataset:
@@ -11,17 +11,32 @@ def load_dataset(recipe: Recipe, progress: Progress) -> Dataset:
 
     Raises DataError where they are missing, incomplete or corrupt.
     """
-    dataset = long_tailed(open_source(recipe.data), recipe.data)
-    counts = dataset.train.counts
+    source = open_source(recipe.data)
+    _announce(source, progress)
+    return Dataset(_drawn(source, recipe, progress), untouched_test(source))
+
+
+def load_training(recipe: Recipe, progress: Progress) -> Samples:
+    """The recipe's long-tailed training samples alone; raises DataError as `load_dataset` does."""
+    source = open_source(recipe.data)
+    _announce(source, progress)
+    return _drawn(source, recipe, progress)
+
+
+def _announce(source: Source, progress: Progress) -> None:
+    if source.note:
+        progress.warn(source.note)
+
+
+def _drawn(source: Source, recipe: Recipe, progress: Progress) -> Samples:
+    train = long_tailed(source, recipe.data)
     progress.note(
-        f"{recipe.name}: {len(dataset.train)} training images of {len(counts)} classes "
-        f"({counts.max()} to {counts.min()} a class), {len(dataset.test)} test images"
+        f"{recipe.name}: {len(train)} training images of {len(train.classes)} classes "
+        f"({train.counts.max()} to {train.counts.min()} a class)"
     )
     if recipe.data.source == "folder":
-        progress.note("  " + _counts(dataset.train))
-    if dataset.note:
-        progress.warn(dataset.note)
-    return dataset
+        progress.note("  " + _counts(train))
+    return train
 
 
 def _counts(train: Samples, most: int = 20) -> str:
@@ -36,6 +51,5 @@ def _counts(train: Samples, most: int = 20) -> str:
 def load_test(recipe: Recipe, progress: Progress) -> Samples:
     """The recipe's test samples alone; raises DataError as `load_dataset` does."""
     source = open_source(recipe.data)
-    if source.note:
-        progress.warn(source.note)
+    _announce(source, progress)
     return untouched_test(source)

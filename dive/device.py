@@ -15,6 +15,7 @@ from dive.errors import DiveError
 # a sound kernel through some thirty layers stays well below, a wrong one is off by the order of one.
 LOGITS_TOLERANCE = 0.05
 GRADIENT_TOLERANCE = 0.2
+FIRST_WITH_BF16 = (8, 0)  # CUDA compute capability; older cards emulate it, slowly
 CLEARLY_FASTER = 0.9  # of the fp32 time; within that, exactness wins and noise does not decide
 
 
@@ -67,15 +68,18 @@ def choose_precision(
 ) -> Runtime:
     """The runtime for `auto`, `fp32` or `bf16`.
 
-    On CUDA `auto` is bf16. On a CPU it is bf16 only if it measures faster than fp32 on this model
-    and this real batch (B, channels, H, W), and agrees with it: bf16 on CPUs has had slow and wrong
-    kernels. With `loss` (logits to per-example losses) the trial is a training step, else a
-    forward pass in eval mode. The model itself is left as it was.
+    On CUDA `auto` is bf16 where the card has it. On a CPU it is bf16 only if it measures clearly
+    faster than fp32 on this model and this real batch (B, channels, H, W), and agrees with it: bf16 on
+    CPUs has had slow and wrong kernels. With `loss` (logits to per-example losses) the trial is a
+    training step, else a forward pass in eval mode. The model itself is left as it was.
     """
     if wanted != "auto":
         return Runtime(device, wanted, "as asked for")
     if device.type == "cuda":
-        return Runtime(device, "bf16", "on CUDA")
+        native = torch.cuda.get_device_capability(device) >= FIRST_WITH_BF16
+        return Runtime(
+            device, *(("bf16", "on CUDA") if native else ("fp32", "this GPU has no bf16 of its own"))
+        )
     trials = {p: _trial(Runtime(device, p), copy.deepcopy(model), batch, loss) for p in ("fp32", "bf16")}
     (slow, *exact), (fast, *rounded) = trials["fp32"], trials["bf16"]
     off = [_distance(a, b) for a, b in zip(rounded, exact, strict=True)]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from dive.device import Runtime
-from dive.longtail import SHOTS, Samples, shot_groups
+from dive.longtail import SHOTS, Samples, shot_means
 from dive.recipe import Data
 from dive.views import CropFlip, ViewedImages
 
@@ -42,12 +42,8 @@ def shot_accuracy(predictions: np.ndarray, labels: np.ndarray, training_counts: 
     classes = len(training_counts)
     correct = np.bincount(labels[predictions == labels], minlength=classes)
     per_class = correct / np.bincount(labels, minlength=classes)
-    groups = shot_groups(training_counts)
-    shots = {
-        name: float(per_class[members].mean()) if len(members) else None for name, members in groups.items()
-    }
     return Accuracy(
-        **shots,
+        **shot_means(per_class, training_counts),
         all=float((predictions == labels).mean()),
         class_mean=float(per_class.mean()),
         per_class=tuple(per_class.tolist()),

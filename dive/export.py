@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dive import checkpoint, files
-from dive.dataset import load_dataset
+from dive.dataset import load_training
 from dive.device import Runtime, choose_device, choose_precision, device_name
 from dive.errors import CheckpointError, DiveError, OutputError
 from dive.logit_cache import CacheWriter, Content, part_path, unfinished
@@ -21,8 +21,7 @@ from dive.randomness import stored_choice
 from dive.recipe import Recipe
 from dive.views import CropFlip, ViewedImages, view_space
 
-TEACHER_FACTS = ("kind", "loss", "recipe", "seed", "epochs", "accuracy", "precision")
-BATCH = {"cpu": 256, "cuda": 2048}
+BATCH = {"cpu": 256, "cuda": 2048}  # images of 32×32 in one forward pass
 
 
 @dataclass(frozen=True)
@@ -54,19 +53,19 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
     Raises CheckpointError where the checkpoint is of another architecture or another draw,
     OutputError where the output cannot be written or is another export's, DataError for the data.
     """
-    files.refuse_existing(export.out, export.force)
-    files.prepare_folder(export.out)
+    _refuse_finished(export)
     device = choose_device(export.device)
+    model, document = checkpoint.load_model(export.teacher)
+    _check_architecture(export.teacher, document, recipe)
+    train = load_training(recipe, progress)
+    _check_draw(export.teacher, document, train)
+    space = view_space(recipe.views, train.images.shape[1:])
+    images = ViewedImages(train.images, space, recipe.data.mean, recipe.data.std, device)
+    views = stored_views(export.views, space, recipe.views.seed, train.hashes)
+    identity = _identity(recipe, export, document, train, space)
+    model = model.to(device, memory_format=torch.channels_last).eval()
     with files.only_writer(export.out):
-        model, document = checkpoint.load_model(export.teacher)
-        _check_architecture(export.teacher, document, recipe)
-        train = load_dataset(recipe, progress).train
-        _check_draw(export.teacher, document, train)
-        space = view_space(recipe.views, train.images.shape[1:])
-        images = ViewedImages(train.images, space, recipe.data.mean, recipe.data.std, device)
-        views = stored_views(export.views, space, recipe.views.seed, train.hashes)
-        identity = _identity(recipe, export, document, train, space)
-        model = model.to(device, memory_format=torch.channels_last).eval()
+        _refuse_finished(export)  # again: another process may have finished it meanwhile
         if export.force:
             part_path(export.out).unlink(missing_ok=True)
         runtime, facts = _runtime(recipe, export, images, model, document, identity, device, progress)
@@ -74,7 +73,7 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
             views, train.labels, train.keys, train.classes, train.counts, export.dtype, identity, facts
         )
         n, v, c = content.shape
-        size = files.readable_size(content.logits_bytes)
+        size = files.readable_size(content.bytes)
         progress.note(f"{export.out}: {n} samples × {v} views × {c} classes in {export.dtype}: {size}")
         start = time.monotonic()
         with CacheWriter(export.out, content) as writer:
@@ -93,6 +92,11 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
         **facts,
     }
     return Exported(export.out, record)
+
+
+def _refuse_finished(export: Export) -> None:
+    """Refuse to replace a cache, unless asked to, or asked to when its unfinished successor was begun."""
+    files.refuse_existing(export.out, export.force or part_path(export.out).exists())
 
 
 def stored_views(choice: str, space: CropFlip, seed: int, hashes: np.ndarray) -> np.ndarray:
@@ -134,11 +138,9 @@ def _identity(
     recipe: Recipe, export: Export, document: dict[str, Any], train: Samples, space: CropFlip
 ) -> dict[str, Any]:
     """What a cache is of: equal identities hold equal logits, but for the precision."""
-    data = recipe.as_dict()["data"]
-    del data["path"]
     return {
         "recipe": recipe.name,
-        "data": data,
+        "data": recipe.data.identity(),
         "data fingerprint": train.fingerprint,
         "view space": space.describe(),
         "views": export.views,
@@ -171,16 +173,22 @@ def _runtime(
                 "leave --precision out to go on with it, or --force to start anew"
             )
         return Runtime(device, facts["precision"], "as the stopped export"), facts
-    rows = torch.arange(min(BATCH[device.type], len(images)), device=device)
+    rows = torch.arange(min(_batch_size(images, device), len(images)), device=device)
     batch = images.batch(rows, torch.full_like(rows, images.space.clean_id))
     runtime = choose_precision(wanted, device, model, batch)
     progress.note(f"precision {runtime.precision}: {runtime.reason}")
     facts = {
         "precision": runtime.precision,
         "clean id": images.space.clean_id,
-        "teacher": {key: document[key] for key in TEACHER_FACTS},
+        "teacher": teacher_facts(document),
     }
     return runtime, facts
+
+
+def teacher_facts(document: dict[str, Any]) -> dict[str, Any]:
+    """What a cache records of the checkpoint it was made of, besides its identity; no paths."""
+    facts = {key: document[key] for key in ("kind", "loss", "seed", "epochs", "accuracy", "precision")}
+    return facts | {"recipe": {key: document["recipe"][key] for key in ("name", "schedule", "distillation")}}
 
 
 def _write_missing(
@@ -222,9 +230,15 @@ def teacher_logits(
     device, block = runtime.device, views[samples]
     rows = torch.arange(samples.start, samples.stop, device=device).repeat_interleave(block.shape[1])
     ids = torch.from_numpy(block.astype(np.int64).reshape(-1)).to(device)
-    size = BATCH[device.type]
+    size = _batch_size(images, device)
     logits = []
     for some_rows, some_ids in zip(rows.split(size), ids.split(size), strict=True):
         with runtime.autocast():
             logits.append(model(images.batch(some_rows, some_ids)).float())
     return torch.cat(logits).cpu().numpy().reshape(*block.shape, -1)
+
+
+def _batch_size(images: ViewedImages, device: torch.device) -> int:
+    """Images in one forward pass: fewer where they are larger."""
+    pixels = images.space.height * images.space.width
+    return max(1, BATCH[device.type] * 32 * 32 // max(pixels, 32 * 32))

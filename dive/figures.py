@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -10,7 +11,6 @@ from dive import files
 from dive.longtail import SHOTS
 from dive.virtual_examples import Distribution
 
-FORMATS = ("png", "svg", "pdf")
 # Blue, orange, green of Okabe and Ito's palette: told apart by colour-blind readers and in grey.
 COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#009E73"}
 
@@ -42,7 +42,7 @@ def plot_distributions(
     axes.legend(frameon=False, ncols=len(shots), loc="upper right")
     axes.margins(y=0.14)
     axes.spines[["top", "right"]].set_visible(False)
-    with files.replacing(path) as file:
+    with matplotlib.rc_context({"svg.hashsalt": "dive"}), files.replacing(path) as file:
         figure.savefig(file, format=path.suffix[1:].lower(), dpi=160, metadata=_undated(path))
 
 

@@ -19,10 +19,16 @@ from dive.errors import OutputError
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a folder's entries to the disk, so that a rename in it survives a power cut."""
+    """Force a folder's entries to the disk, so that a rename in it survives a power cut.
+
+    Some network file systems cannot, and say so with EINVAL; the rename stands all the same.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(handle)
 
@@ -64,17 +70,26 @@ def write_json_lines(path: Path, documents: list[Any]) -> None:
     write_bytes(path, "".join(json.dumps(d, ensure_ascii=False) + "\n" for d in documents).encode())
 
 
+def file_sha256(path: Path) -> str | None:
+    """Hexadecimal SHA-256 of a file's content, None where there is no file."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+
+
 def sha256(content: bytes | memoryview) -> str:
     """Hexadecimal SHA-256 of `content`."""
     return hashlib.sha256(content).hexdigest()
 
 
-def refuse_existing(path: Path, force: bool) -> None:
+def refuse_existing(path: Path, force: bool, option: str = "--out") -> None:
     """Raise OutputError where a finished result stands at `path`, unless `force`."""
     if path.is_dir():
-        raise OutputError(f"{path} is a folder; give a file name with --out")
+        raise OutputError(f"{path} is a folder; give a file name with {option}")
     if path.exists() and not force:
-        raise OutputError(f"{path} exists already; give another --out, or --force to replace it")
+        raise OutputError(f"{path} exists already; give another {option}, or --force to replace it")
 
 
 def prepare_folder(path: Path) -> None:
@@ -113,11 +128,12 @@ def readable_size(size: float) -> str:
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Hold the right to write `path`; raise OutputError if another process has it.
+    """Hold the right to write `path`, its folder made; raise OutputError if another process has it.
 
     The lock belongs to the operating system and dies with its process. The lock file goes when
     the writer is done.
     """
+    prepare_folder(path)
     lock = path.with_name(f".{path.name}.lock")
     handle = _lock(lock, path)
     try:

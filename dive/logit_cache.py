@@ -54,10 +54,11 @@ class Content:
         return (*self.views.shape, len(self.classes))
 
     @property
-    def logits_bytes(self) -> int:
-        """Size of /logits."""
+    def bytes(self) -> int:
+        """Size of the file, but for some kilobytes of HDF5's own."""
         n, v, c = self.shape
-        return n * v * c * np.dtype(self.dtype).itemsize
+        keys = n * max(len(key.encode()) for key in self.keys)
+        return n * v * c * np.dtype(self.dtype).itemsize + self.views.nbytes + self.labels.nbytes + keys
 
 
 def block_rows(views: int) -> int:
@@ -74,7 +75,7 @@ class CacheWriter:
     """Writes a cache block by block; use as a context manager, then `finish`.
 
     Opens `NAME.part` and goes on with it where it is of the same identity. Raises OutputError where
-    it is of another one, naming the keys that differ, and where the disk is too small.
+    it is of another one, naming the keys that differ, or damaged, and where the disk is too small.
     """
 
     def __init__(self, path: Path, content: Content) -> None:
@@ -82,8 +83,8 @@ class CacheWriter:
         n, v, _ = content.shape
         self._rows_a_block = block_rows(v)
         self.blocks = -(-n // self._rows_a_block)
-        if not self._part.exists():
-            _create(self._part, content, self._rows_a_block, self.blocks)
+        if unfinished(path, content.identity) is None:
+            _create(self._part, content, self.blocks)
         self._file = h5py.File(self._part, "r+", locking="best-effort")
         self._logits, self._done, self._crc = (self._file[k] for k in ("logits", "block_done", "block_crc32"))
         self._block_bytes = self._rows_a_block * v * len(content.classes) * np.dtype(content.dtype).itemsize
@@ -124,7 +125,7 @@ class CacheWriter:
 
     def finish(self) -> None:
         """Mark the cache complete, seal it, force it to the disk and move it to its place."""
-        self._file.attrs["complete"] = True
+        self._file.attrs.modify("complete", np.bool_(True))  # in place: a kill here leaves a readable part
         crcs = self._crc[:]
         place = (self._logits.id.get_offset(), self._logits.id.get_storage_size())
         self._file.close()
@@ -144,8 +145,13 @@ def unfinished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         with h5py.File(part, "r", locking="best-effort") as file:
+            if (file.attrs["format"], file.attrs["version"]) != (FORMAT, VERSION):
+                raise ValueError(f"it is not of {FORMAT} version {VERSION}")
             before, facts = (json.loads(file.attrs[key]) for key in ("identity", "facts"))
-    except (OSError, KeyError, ValueError) as error:
+            blocks = -(-file["logits"].shape[0] // block_rows(file["logits"].shape[1]))
+            if any(file[name].shape != (blocks,) for name in ("block_crc32", "block_done")):
+                raise ValueError("its tables do not fit its logits")
+    except (OSError, KeyError, ValueError, TypeError) as error:
         raise OutputError(f"{part} is a damaged unfinished export ({error}); --force starts anew") from error
     if different := differences(before, identity):
         raise OutputError(
@@ -155,9 +161,9 @@ def unfinished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     return facts
 
 
-def _create(part: Path, content: Content, rows_a_block: int, blocks: int) -> None:
+def _create(part: Path, content: Content, blocks: int) -> None:
     """Lay a new file out whole, with every byte allocated, and flush it before the first row."""
-    files.require_space(part, content.logits_bytes + content.views.nbytes)
+    files.require_space(part, content.bytes)
     fresh = part.with_name(part.name + ".tmp")
     with h5py.File(fresh, "w", userblock_size=seal.room_for(blocks), locking="best-effort") as file:
         for key, value in {
@@ -166,7 +172,6 @@ def _create(part: Path, content: Content, rows_a_block: int, blocks: int) -> Non
             "producer": f"dive {__version__}",
             "identity": json.dumps(content.identity),
             "facts": json.dumps(content.facts),
-            "block_rows": rows_a_block,
             "complete": False,
         }.items():
             file.attrs[key] = value

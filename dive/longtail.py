@@ -40,6 +40,14 @@ def shot_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def shot_means(per_class: np.ndarray, counts: np.ndarray) -> dict[str, float | None]:
+    """The mean of per-class values (C,) within many, medium and few; None for an empty group."""
+    groups = shot_groups(counts)
+    return {
+        name: float(per_class[members].mean()) if len(members) else None for name, members in groups.items()
+    }
+
+
 @dataclass(frozen=True)
 class Samples:
     """Images in memory, in the order of their keys.
@@ -81,21 +89,15 @@ class Samples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The long-tailed training samples and the untouched test samples, with the source's note."""
+    """The long-tailed training samples and the untouched test samples."""
 
     train: Samples
     test: Samples
-    note: str = ""
 
 
-def long_tailed(source: Source, data: Data) -> Dataset:
-    """Draw a recipe's training samples from a source, and decode both splits."""
-    chosen = draw(source.train, source.classes, data)
-    return Dataset(
-        train=_samples(source.train, chosen, source.classes),
-        test=untouched_test(source),
-        note=source.note,
-    )
+def long_tailed(source: Source, data: Data) -> Samples:
+    """Draw a recipe's training samples from a source, and decode them."""
+    return _samples(source.train, draw(source.train, source.classes, data), source.classes)
 
 
 def untouched_test(source: Source) -> Samples:
@@ -107,8 +109,10 @@ def draw(split: Split, classes: tuple[str, ...], data: Data) -> np.ndarray:
     """Positions of the drawn training images, ascending.
 
     Each class keeps as many as the long tail of the largest class allows it, or all it has where
-    it has fewer. Raises DataError where a class would be left without an image.
+    it has fewer. Raises DataError where a class would be left without an image, or there is one only.
     """
+    if len(classes) < 2:
+        raise DataError(f"the data set has one class only, {classes[0]}; there is nothing to tell apart")
     available = np.bincount(split.labels, minlength=len(classes))
     wanted = available
     if data.imbalance is not None:

@@ -10,7 +10,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,12 @@ class Data:
     size: int | None = _key(None, _range(8, 1024))
     mean: tuple[float, ...] = _key((0.4914, 0.4822, 0.4465), _range(0, 1))
     std: tuple[float, ...] = _key((0.2023, 0.1994, 0.2010), _range(above=0))
+
+    def identity(self) -> dict[str, Any]:
+        """What the images are, as plain values; where they lie does not matter."""
+        document = _plain(dataclasses.asdict(self))
+        del document["path"]
+        return document
 
 
 @dataclass(frozen=True)
@@ -176,32 +182,39 @@ class Recipe:
 
 
 def load(
-    config: Path | None = None, assignments: tuple[str, ...] = (), options: Mapping[str, Any] | None = None
+    config: Path | Mapping[str, Any] | None = None,
+    assignments: tuple[str, ...] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """The recipe of a YAML file, `KEY=VALUE` assignments over it, and dotted options over both.
+    """The recipe of a YAML file or a document, `KEY=VALUE` assignments over it, dotted options over both.
 
     `options` maps dotted keys to values; None means the option was not given. Raises RecipeError
     with every fault found.
     """
-    document: dict[str, Any] = {}
-    if config is not None:
-        document = {"name": config.stem, **_read_yaml(config)}
+    document = _read_config(config) if isinstance(config, Path) else dict(config or {})
+    problems = []
     for assignment in assignments:
-        document = merge(document, _parse_assignment(assignment))
+        try:
+            document = merge(document, _parse_assignment(assignment))
+        except RecipeError as error:
+            problems.append(str(error))
     for key, value in (options or {}).items():
         if value is not None:
             document = merge(document, _nest(key, value))
-    return build(document, where=str(config) if config else "the recipe")
+    return build(document, str(config) if isinstance(config, Path) else "the recipe", problems)
 
 
-def build(document: Mapping[str, Any], where: str = "the recipe") -> Recipe:
-    """A checked recipe of nested plain values; raises RecipeError naming every fault."""
-    problems: list[str] = []
-    recipe = _build(Recipe, document, "", problems)
-    if not problems:
-        problems = list(_contradictions(recipe))
-    if problems:
-        raise RecipeError(f"{where}: " + "; ".join(problems))
+def build(document: Mapping[str, Any], where: str = "the recipe", problems: Sequence[str] = ()) -> Recipe:
+    """A checked recipe of nested plain values; raises RecipeError naming every fault.
+
+    problems: faults found before, to be reported with the rest.
+    """
+    found = list(problems)
+    recipe = _build(Recipe, document, "", found)
+    if not any(fault.startswith("data.source") for fault in found):
+        found += _contradictions(recipe)
+    if found:
+        raise RecipeError(f"{where}: " + "; ".join(found))
     return recipe
 
 
@@ -243,6 +256,12 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_StrictLoader)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """A YAML file's document, named after the file unless it has a name of its own."""
+    document = _read_yaml(path)
+    return {"name": re.sub(r"[^\w.+-]+", "_", path.stem).lstrip("_.+-") or "recipe", **document}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -349,6 +368,13 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
             yield f"data.{key} must have {channels} value{'s' * (channels > 1)} for {data.source} images"
     if data.size is not None and data.source != "folder":
         yield f"data.size applies to source folder alone; {data.source} images keep their own size"
+    if schedule.warmup_epochs > schedule.epochs:
+        yield "schedule.warmup_epochs must not exceed schedule.epochs; --epochs scales both"
+    if schedule.milestones and schedule.milestones[-1] > schedule.epochs:
+        yield (
+            f"schedule.milestones {list(schedule.milestones)} lie beyond schedule.epochs {schedule.epochs}; "
+            "--epochs scales both"
+        )
     if list(schedule.milestones) != sorted(set(schedule.milestones)):
         yield f"schedule.milestones must increase, not {list(schedule.milestones)}"
     if recipe.views.flip and data.source == "digits":

@@ -4,15 +4,14 @@ Teacher and student are the same run with another loss; this module owns what th
 output and its lock, resuming, precision, the last evaluation, and what a finished result records.
 """
 
+import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
-import torchvision
 
 from dive import __version__, checkpoint, files
 from dive.device import Runtime, choose_precision, device_name
@@ -21,8 +20,9 @@ from dive.evaluation import Accuracy, evaluate
 from dive.longtail import Dataset
 from dive.models import build_model, parameter_count
 from dive.progress import Progress, duration
+from dive.randomness import epoch_order
 from dive.recipe import Recipe
-from dive.training import Evaluation, Journal, Loss, Task, Views, train
+from dive.training import Evaluation, Journal, Loss, Task, ViewDraw, train
 from dive.views import CropFlip, ViewedImages, view_space
 
 
@@ -55,7 +55,7 @@ class Lesson:
     """
 
     kind: str
-    views: Callable[[CropFlip], Views]
+    views: Callable[[CropFlip], ViewDraw]
     make_loss: Callable[[torch.Tensor, torch.Tensor], Loss]
     facts: dict[str, Any]
 
@@ -65,12 +65,20 @@ def run(
 ) -> Result:
     """Train as the lesson says and write checkpoint, record and history; resume what was stopped.
 
-    The caller holds the right to write `order.out` (`files.only_writer`). Raises OutputError where an
-    unfinished run of another recipe is in the way.
+    Raises OutputError where a finished result, another process or an unfinished run of another
+    recipe is in the way.
     """
+    with files.only_writer(order.out):
+        return _run(lesson, recipe, dataset, order, device, progress)
+
+
+def _run(
+    lesson: Lesson, recipe: Recipe, dataset: Dataset, order: Order, device: torch.device, progress: Progress
+) -> Result:
     train_set = dataset.train
     identity = _identity(lesson, recipe, train_set.fingerprint)
     journal = Journal(order.out)
+    journal.refuse_finished(order.force)  # again: another process may have finished it meanwhile
     if order.force:
         journal.discard()
     state = journal.read(identity)
@@ -107,7 +115,7 @@ def run(
     record = _record(lesson, recipe, dataset, runtime, weights, final, history)
     record["architecture"]["parameters"] = parameter_count(model)
     journal.write_history(history)
-    files.write_json(order.out.with_suffix(".json"), record)
+    files.write_json(journal.record_path, record)
     checkpoint.save(order.out, {**record, "model": weights})
     journal.discard()
     progress.note(f"{order.out}: trained in {duration(record['seconds'])}")
@@ -119,8 +127,8 @@ def _identity(lesson: Lesson, recipe: Recipe, fingerprint: str) -> dict[str, Any
 
     Where the data lie does not matter, what they are does; the precision is the state's.
     """
-    document = recipe.as_dict()
-    del document["data"]["path"], document["precision"]
+    document = recipe.as_dict() | {"data": recipe.data.identity()}
+    del document["precision"]
     return {"kind": lesson.kind, "recipe": document, "data fingerprint": fingerprint, **lesson.facts}
 
 
@@ -130,7 +138,8 @@ def _runtime(
     """The precision and threads of the stopped run, or a choice made on the first real batch."""
     wanted = task.recipe.precision
     if state is None:
-        rows = torch.arange(min(task.recipe.schedule.batch_size, len(task.hashes)), device=device)
+        first = epoch_order(task.recipe.seed, 1, task.hashes)[: task.recipe.schedule.batch_size]
+        rows = torch.from_numpy(first).to(device)
         ids = torch.full_like(rows, task.images.space.clean_id)
         columns = torch.zeros_like(rows)
         batch = task.images.batch(rows, ids)
@@ -190,10 +199,5 @@ def _record(
 
 def versions() -> dict[str, str]:
     """Versions of dive and of what its numbers depend on."""
-    return {
-        "dive": __version__,
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-        "numpy": np.__version__,
-        "h5py": h5py.__version__,
-    }
+    others = {name: importlib.metadata.version(name) for name in ("torchvision", "numpy", "h5py")}
+    return {"dive": __version__, "torch": str(torch.__version__), **others}

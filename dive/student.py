@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dive import files, losses
+from dive import losses
 from dive.dataset import load_dataset
 from dive.device import choose_device
 from dive.errors import CacheError, DiveError
@@ -16,7 +16,7 @@ from dive.longtail import Samples
 from dive.progress import Progress
 from dive.recipe import Recipe, differences
 from dive.run import Lesson, Order, Result, run
-from dive.training import Loss
+from dive.training import Journal, Loss
 from dive.views import CropFlip, FreeViews, StoredViews, view_space
 from dive.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine, recommend
 
@@ -41,32 +41,33 @@ def train_student(recipe: Recipe, distill: Distill, order: Order, progress: Prog
     Raises CacheError where the cache is not whole or of other samples, classes or views, DataError,
     OutputError or TrainingError; an earlier result stays as it was.
     """
-    files.refuse_existing(order.out, order.force)
+    Journal(order.out).refuse_finished(order.force)
     device = choose_device(order.device)
     cache = LogitCache(distill.cache)
     _check_view_choice(cache, distill)
     if distill.auto:
         recipe = tuned(recipe, cache, progress)
-    files.prepare_folder(order.out)
-    with files.only_writer(order.out):
-        train = (dataset := load_dataset(recipe, progress)).train
-        space = view_space(recipe.views, train.images.shape[1:])
-        rows = match_rows(cache, train, recipe, space)
-        cache.check()
-        if distill.free_views:
-            progress.warn(
-                "free views: the teacher saw the clean view only, the student sees others, which makes it a "
-                "weaker teacher; a cache of --views all costs nothing but its size"
-            )
-        lesson = _lesson(recipe, cache, rows, distill, device)
-        return run(lesson, recipe, dataset, order, device, progress)
+    train = (dataset := load_dataset(recipe, progress)).train
+    space = view_space(recipe.views, train.images.shape[1:])
+    rows = match_rows(cache, train, recipe, space)
+    cache.check()
+    if distill.free_views:
+        progress.warn(
+            "free views: the teacher saw the clean view only, the student sees others, which makes it a "
+            "weaker teacher; a cache of --views all costs nothing but its size"
+        )
+    lesson = _lesson(recipe, cache, rows, distill, device)
+    return run(lesson, recipe, dataset, order, device, progress)
 
 
 def tuned(recipe: Recipe, cache: LogitCache, progress: Progress) -> Recipe:
     """The recipe with the recommended τ and p; raises DiveError where there is no recommendation."""
     advice = recommend(examine(cache, DEFAULT_TAUS, DEFAULT_POWERS))
     if advice.tau is None or advice.power is None:
-        raise DiveError(f"--tau auto: {advice.sentence} Or give --tau and --power yourself.")
+        raise DiveError(
+            f"--tau auto: {advice.sentence} With dive tune-tau --cache {cache.path}; then give --tau and "
+            "--power here."
+        )
     progress.note(advice.sentence)
     return replace(recipe, distillation=replace(recipe.distillation, tau=advice.tau, power=advice.power))
 
@@ -82,18 +83,19 @@ def match_rows(cache: LogitCache, train: Samples, recipe: Recipe, space: CropFli
             f"{cache.path} is of another data set: {_shown(cache.classes)}; the recipe {recipe.name} has "
             f"{_shown(train.classes)}; give the cache's own recipe with --config"
         )
-    here = recipe.as_dict()["data"]
-    del here["path"]
-    if different := differences(cache.identity["data"], here, "data."):
-        raise CacheError(
-            f"{cache.path} is of another draw ({'; '.join(different)}); "
-            "give the cache's own recipe, or export again"
-        )
+    of_cache, here = cache.identity["data"], recipe.data.identity()
     if cache.identity["data fingerprint"] != train.fingerprint:
+        different = differences(of_cache, here, "data.") or ["the images themselves differ"]
         raise CacheError(
-            f"{cache.path} was made of other images: data fingerprint "
+            f"{cache.path} is of another draw ({'; '.join(different)}): data fingerprint "
             f"{cache.identity['data fingerprint'][:12]}, here {train.fingerprint[:12]}; "
-            "check --data, or export again"
+            "give the cache's own recipe and --data, or export again"
+        )
+    normalisation = [{key: data[key] for key in ("mean", "std")} for data in (of_cache, here)]
+    if different := differences(*normalisation, "data."):
+        raise CacheError(
+            f"{cache.path} is of images normalised otherwise ({'; '.join(different)}); "
+            "give the cache's own recipe, or export again"
         )
     if different := differences(cache.identity["view space"], space.describe(), "views."):
         raise CacheError(
@@ -121,6 +123,11 @@ def _check_view_choice(cache: LogitCache, distill: Distill) -> None:
         raise DiveError(
             f"{cache.path} holds {views} views of each image and the student draws from those; "
             "--free-views and --fixed-view are for a cache of one view"
+        )
+    if distill.free_views and not (cache.views == cache.facts["clean id"]).all():
+        raise DiveError(
+            f"{cache.path} holds one view of each image, but not the clean one; --free-views needs a cache "
+            "of --views clean"
         )
 
 

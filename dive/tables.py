@@ -1,5 +1,6 @@
 """Results as rich tables on stdout, fit for a terminal of 80 columns and for a log."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,12 @@ SHOT_COLUMNS = ("many", "medium", "few", "all", "class mean")
 
 
 def print_table(table: Table) -> None:
-    """Print a table on stdout; without colour where stdout is no terminal."""
-    Console().print(table)
+    """Print a table on stdout: as wide as a terminal, in a file as wide as it needs; no colour there."""
+    console = Console()
+    if not console.is_terminal:
+        natural = console.measure(table, options=console.options.update(width=1000)).maximum
+        console = Console(width=max(console.width, natural))
+    console.print(table)
 
 
 def new_table(title: str, text_columns: Iterable[str], number_columns: Iterable[str]) -> Table:
@@ -37,10 +42,15 @@ def new_table(title: str, text_columns: Iterable[str], number_columns: Iterable[
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
-    """A share as a percentage with two digits, with ± its standard deviation if given."""
+    """A share as a percentage with two digits; below it ± its standard deviation, if given."""
     if value is None:
         return ABSENT
-    return f"{value:.2%}"[:-1] + (f" ± {spread:.2%}"[:-1] if spread is not None else "")
+    return f"{100 * value:.2f}" + (f"\n±{100 * spread:.2f}" if spread is not None else "")
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number with so many digits; a dash where there is none or it is not finite."""
+    return ABSENT if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def shot_table(title: str, rows: Iterable[tuple[str, "Accuracy"]]) -> Table:
@@ -54,6 +64,12 @@ def shot_table(title: str, rows: Iterable[tuple[str, "Accuracy"]]) -> Table:
 def figures(accuracy: "Accuracy") -> list[float | None]:
     """An accuracy's figures in the order of SHOT_COLUMNS."""
     return list(accuracy.as_dict().values())
+
+
+def named(record: Mapping[str, Any], below: str, number: int | None = None) -> str:
+    """A cell naming a checkpoint, with a fainter second line, and before it a number if given."""
+    before = f"[{number}] " if number is not None else ""
+    return f"{escape(before + model_name(record['kind'], record))}\n[dim]{escape(below)}[/dim]"
 
 
 def model_name(kind: str, record: Mapping[str, Any]) -> str:

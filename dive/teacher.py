@@ -2,13 +2,13 @@
 
 import torch
 
-from dive import files, losses
+from dive import losses
 from dive.dataset import load_dataset
 from dive.device import choose_device
 from dive.progress import Progress
 from dive.recipe import Recipe
 from dive.run import Lesson, Order, Result, run
-from dive.training import Loss
+from dive.training import Journal, Loss
 from dive.views import FreeViews
 
 
@@ -17,12 +17,10 @@ def train_teacher(recipe: Recipe, order: Order, progress: Progress) -> Result:
 
     Raises DataError, OutputError or TrainingError; an earlier result stays as it was.
     """
-    files.refuse_existing(order.out, order.force)
+    Journal(order.out).refuse_finished(order.force)
     device = choose_device(order.device)
-    files.prepare_folder(order.out)
-    with files.only_writer(order.out):
-        dataset = load_dataset(recipe, progress)
-        return run(_lesson(recipe), recipe, dataset, order, device, progress)
+    dataset = load_dataset(recipe, progress)
+    return run(_lesson(recipe), recipe, dataset, order, device, progress)
 
 
 def _lesson(recipe: Recipe) -> Lesson:

@@ -17,7 +17,7 @@ import torch
 
 from dive import checkpoint, files
 from dive.device import Runtime
-from dive.errors import OutputError, TrainingError
+from dive.errors import CheckpointError, OutputError, TrainingError
 from dive.progress import Bar, Progress
 from dive.randomness import epoch_order
 from dive.recipe import Recipe, differences
@@ -30,7 +30,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Record = dict[str, float | int | None]
 
 
-class Views(Protocol):
+class ViewDraw(Protocol):
     """Draws a view of every sample for an epoch (see `dive.views`)."""
 
     def draw(self, seed: int, epoch: int, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +52,7 @@ class Task:
     images: ViewedImages
     labels: torch.Tensor
     hashes: np.ndarray
-    views: Views
+    views: ViewDraw
     loss: Loss
 
     @property
@@ -74,11 +74,25 @@ class Evaluation:
 
 
 class Journal:
-    """The resumable state of a run, beside its output: `NAME.state` and `NAME.history.jsonl`."""
+    """The resumable state of a run, beside its output: `NAME.state` and `NAME.history.jsonl`.
+
+    The state remembers which finished result the run is to replace (`--force`), so that it can be gone
+    on with while that result is still there; until then the result keeps its history.
+    """
 
     def __init__(self, output: Path) -> None:
-        self.state_path = output.with_suffix(".state")
-        self.history_path = output.with_suffix(".history.jsonl")
+        if output.suffix != ".pt":
+            raise OutputError(f"--out {output} must end in .pt")
+        self._output = output
+        self.state_path, self.history_path, self.record_path = (
+            output.with_name(output.stem + suffix) for suffix in (".state", ".history.jsonl", ".json")
+        )
+
+    def refuse_finished(self, force: bool) -> None:
+        """Raise OutputError where a finished result would be replaced that nobody asked to replace."""
+        if self._output.exists() and not force and self.state_path.exists():
+            force = self._load().get("replaces") == files.file_sha256(self._output)
+        files.refuse_existing(self._output, force)
 
     def read(self, identity: dict[str, Any]) -> dict[str, Any] | None:
         """The unfinished run's state, None where there is none.
@@ -87,7 +101,7 @@ class Journal:
         """
         if not self.state_path.exists():
             return None
-        state = checkpoint.load(self.state_path)
+        state = self._load()
         if different := differences(state.get("identity", {}), identity):
             raise OutputError(
                 f"{self.state_path} is an unfinished run of another recipe ({'; '.join(different)}); "
@@ -95,10 +109,20 @@ class Journal:
             )
         return state
 
+    def _load(self) -> dict[str, Any]:
+        try:
+            return checkpoint.load(self.state_path)
+        except CheckpointError as error:
+            raise OutputError(
+                f"the state of an unfinished run is damaged ({error}); --force starts anew"
+            ) from error
+
     def write(self, state: dict[str, Any]) -> None:
         """Replace the state and the history, each whole or not at all."""
-        checkpoint.save(self.state_path, {"kind": "state", **state})
-        self.write_history(state["history"])
+        replaces = files.file_sha256(self._output)
+        checkpoint.save(self.state_path, {"kind": "state", "replaces": replaces, **state})
+        if replaces is None:
+            self.write_history(state["history"])
 
     def write_history(self, history: list[Record]) -> None:
         """Replace the history file: one JSON record a line, one line an epoch."""
@@ -141,7 +165,8 @@ def train(
     total, before = epochs * task.steps_per_epoch, done * task.steps_per_epoch
     with progress.bar(task.identity["kind"], total, before) as bar:
         for epoch in range(done + 1, epochs + 1):
-            record = _run_epoch(task, runtime, optimizer, epoch, bar)
+            last_loss = history[-1]["loss"] if history else math.nan
+            record = _run_epoch(task, runtime, optimizer, epoch, last_loss, bar)
             if evaluation.due(epoch):
                 record["test_accuracy"] = evaluation.accuracy(model)
             history.append(record)
@@ -160,15 +185,22 @@ def _state(
         "optimizer": optimizer.state_dict(),
         "history": history,
         "precision": runtime.precision,
-        "device": runtime.device.type,
         "threads": torch.get_num_threads(),
     }
 
 
 def _run_epoch(
-    task: Task, runtime: Runtime, optimizer: torch.optim.Optimizer, epoch: int, bar: Bar
+    task: Task,
+    runtime: Runtime,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    last_loss: float,
+    bar: Bar,
 ) -> Record:
-    """One pass over the samples. Nothing waits for the device before the epoch's end, but on a CPU."""
+    """One pass over the samples. Nothing waits for the device before the epoch's end, but on a CPU.
+
+    last_loss: what the bar shows while the loss of the epoch is not known, on a GPU.
+    """
     recipe, device, size = task.recipe, runtime.device, task.recipe.schedule.batch_size
     start = time.perf_counter()
     order = epoch_order(recipe.seed, epoch, task.hashes)
@@ -191,11 +223,10 @@ def _run_epoch(
         optimizer.step()
         losses[step] = loss.detach()
         correct += (logits.detach().argmax(dim=1) == task.labels[rows]).sum()
-        status = ""
         if device.type == "cpu":
             _require_finite(losses[: step + 1], epoch)
-            status = f"epoch {epoch} · loss {losses[step].item():.3f} · lr {rate:.3g}"
-        bar.advance(1, status)
+            last_loss = losses[step].item()
+        bar.advance(1, f"epoch {epoch} · loss {last_loss:.3f} · lr {rate:.3g}")
     _require_finite(losses, epoch)
     sizes = torch.full_like(losses, size)
     sizes[-1] = len(task.hashes) - size * (task.steps_per_epoch - 1)
@@ -214,7 +245,7 @@ def _require_finite(losses: torch.Tensor, epoch: int) -> None:
         step = int((~torch.isfinite(losses)).int().argmax()) + 1
         raise TrainingError(
             f"the loss is {losses[step - 1].item()} at epoch {epoch}, step {step}; "
-            "try a smaller optimizer.lr or --precision fp32"
+            "try a smaller optimizer.lr or --precision fp32, with --force to start anew"
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from dive.errors import CacheError
 from dive.logit_cache import LogitCache
-from dive.longtail import SHOTS, shot_groups
+from dive.longtail import SHOTS, shot_means
 
 CHUNK_BYTES = 512 * 1024  # of float32 logits in one step: fits a core's second-level cache
 DEFAULT_TAUS = (1.0, 3.0, 6.0, 20.0)
@@ -39,9 +39,9 @@ class Distribution:
 
     @property
     def ratio(self) -> float:
-        """Largest over smallest of the shots' means: 1 is flat."""
+        """Largest over smallest of the shots' means: 1 is flat, infinite where one got nothing."""
         means = [mean for mean in self.shots.values() if mean is not None]
-        return max(means) / min(means)
+        return max(means) / min(means) if min(means) > 0 else math.inf
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,6 @@ class Advice:
 def effective_temperature(tau: float, power: float) -> float:
     """τ/p, rounded so that pairs equal on paper are equal here (0.9/0.3 and 3/1)."""
     return float(f"{tau / power:.12g}")
-
-
-def shot_means(per_class: np.ndarray, counts: np.ndarray) -> dict[str, float | None]:
-    """The mean of per-class values (C,) within many, medium and few; None for an empty group."""
-    groups = shot_groups(counts)
-    return {
-        name: float(per_class[members].mean()) if len(members) else None for name, members in groups.items()
-    }
 
 
 def examine(
@@ -170,16 +162,16 @@ def recommend(pairs: Sequence[Pair]) -> Advice:
             None,
             None,
             f"No recommendation: {rare}-shot classes stay below {frequent}-shot ones up to "
-            f"τ/p = {largest:g}, the largest on the grid; try larger temperatures, for example "
-            f"--tau {2 * largest:g} {4 * largest:g}.",
+            f"τ/p = {largest:g}, the largest on the grid; try larger ones, for example "
+            f"--tau {largest:g} {2 * largest:g} {4 * largest:g}.",
         )
     if crossed[0] == smallest:
         return Advice(
             None,
             None,
             f"No recommendation: {rare}-shot classes exceed {frequent}-shot ones already at "
-            f"τ/p = {smallest:g}, the smallest on the grid; try smaller temperatures, for example "
-            f"--tau {smallest / 4:g} {smallest / 2:g}.",
+            f"τ/p = {smallest:g}, the smallest on the grid; try smaller ones, for example "
+            f"--tau {smallest / 4:g} {smallest / 2:g} {smallest:g}.",
         )
     tau = crossed[0] / 2
     return Advice(

@@ -136,8 +136,10 @@ def test_a_precision_asked_for_is_taken_without_a_trial(wanted):
     assert (runtime.device, runtime.precision) == (CPU, wanted)
 
 
-def test_auto_on_a_gpu_is_bf16():
-    assert choose_precision("auto", torch.device("cuda"), torch.nn.Identity(), BATCH).precision == "bf16"
+@pytest.mark.parametrize(("capability", "precision"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp32")])
+def test_auto_on_a_gpu_is_bf16_where_the_card_has_it(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_precision("auto", torch.device("cuda"), torch.nn.Identity(), BATCH).precision == precision
 
 
 @pytest.mark.parametrize("loss", [None, squares], ids=["forward", "training"])

@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dive.errors import DataError
-from dive.longtail import Samples, class_counts, draw, long_tailed, shot_groups
+from dive.longtail import Samples, class_counts, draw, long_tailed, shot_groups, shot_means, untouched_test
 from dive.recipe import Data
 from dive.sources import Source, Split, open_source
 
@@ -139,7 +139,7 @@ def test_the_positions_of_the_draw_ascend():
     assert chosen.dtype == np.int64 and (np.diff(chosen) > 0).all()
 
 
-counts_lists = st.lists(st.integers(1, 25), min_size=1, max_size=6)
+counts_lists = st.lists(st.integers(1, 25), min_size=2, max_size=6)
 
 
 def tail(counts: list[int], imbalance: float) -> list[int]:
@@ -211,23 +211,22 @@ def small_source(decoded: list[int]) -> Source:
 def test_a_long_tailed_data_set_holds_the_drawn_images_under_their_keys_and_the_whole_test_set():
     decoded: list[int] = []
     source = small_source(decoded)
-    dataset = long_tailed(source, Data(imbalance=4))
-    assert dataset.note == "a note"
-    assert dataset.train.counts.tolist() == [12, 3]
-    assert len(dataset.train) == 15 and dataset.train.keys == sorted(dataset.train.keys)
-    for key, label, image in zip(dataset.train.keys, dataset.train.labels, dataset.train.images, strict=True):
+    train, test = long_tailed(source, Data(imbalance=4)), untouched_test(source)
+    assert train.counts.tolist() == [12, 3]
+    assert len(train) == 15 and train.keys == sorted(train.keys)
+    for key, label, image in zip(train.keys, train.labels, train.images, strict=True):
         assert key.startswith(f"c{label}/")
         assert source.train.keys[image.item()] == key
-    assert dataset.test.keys == source.test.keys
-    assert dataset.test.images.ravel().tolist() == [0, 1, 2, 3]
-    assert dataset.test.labels.tolist() == [0, 0, 1, 1]
+    assert test.keys == source.test.keys
+    assert test.images.ravel().tolist() == [0, 1, 2, 3]
+    assert test.labels.tolist() == [0, 0, 1, 1]
 
 
 def test_only_the_drawn_images_are_decoded():
     decoded: list[int] = []
     source = small_source(decoded)
-    dataset = long_tailed(source, Data(imbalance=4))
-    assert [source.train.keys[i] for i in decoded] == dataset.train.keys
+    train = long_tailed(source, Data(imbalance=4))
+    assert [source.train.keys[i] for i in decoded] == train.keys
 
 
 SAMPLES = Samples(
@@ -336,3 +335,13 @@ def test_the_draw_from_the_real_cifar100_counts_as_the_table(cifar100, imbalance
     counts = np.bincount(cifar100.train.labels[chosen], minlength=100)
     assert shape_of(counts.tolist()) == TABLE[imbalance]
     assert np.bincount(cifar100.test.labels).tolist() == [100] * 100
+
+
+def test_the_shots_means_are_those_of_their_classes_and_none_where_there_is_no_class():
+    means = shot_means(np.array([1.0, 2.0, 4.0, 8.0]), np.array([500, 101, 100, 20]))
+    assert means == {"many": 1.5, "medium": 6.0, "few": None}
+
+
+def test_a_data_set_of_one_class_is_refused():
+    with pytest.raises(DataError, match="one class only, cat"):
+        draw(Split(["cat/1"], np.array([0]), lambda positions: positions), ("cat",), Data(imbalance=None))

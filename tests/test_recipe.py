@@ -254,8 +254,9 @@ def test_a_value_out_of_range_is_refused(assignment):
         "distillation.weight=0",
         "distillation.weight=1",
         "data.imbalance=1",
-        "schedule.epochs=1",
+        "schedule.epochs=160",
         "schedule.warmup_epochs=0",
+        "schedule.warmup_epochs=200",
         "schedule.milestones=[]",
         "optimizer.momentum=0",
         "optimizer.weight_decay=0",
@@ -280,6 +281,8 @@ def test_keys_that_contradict_each_other_are_refused():
     assert "data.size applies to source folder alone" in faults("data.size=64")
     assert "schedule.milestones must increase" in faults("schedule.milestones=[160, 120]")
     assert "schedule.milestones must increase" in faults("schedule.milestones=[120, 120]")
+    assert "schedule.milestones [120, 160] lie beyond" in faults("schedule.epochs=159")
+    assert "schedule.warmup_epochs must not exceed" in faults("schedule.warmup_epochs=201")
 
 
 @pytest.mark.parametrize("assignment", ["seed", "=3", " =3", "seed=[1", "seed={"])
@@ -405,10 +408,10 @@ def documents(draw) -> dict:
         "schedule": st.fixed_dictionaries(
             {},
             optional={
-                "epochs": st.integers(1, 1000),
+                "epochs": st.integers(200, 1000),
                 "batch_size": st.integers(1, 4096),
                 "warmup_epochs": st.integers(0, 100),
-                "milestones": st.sets(st.integers(1, 1000), max_size=4).map(sorted),
+                "milestones": st.sets(st.integers(1, 200), max_size=4).map(sorted),
                 "gamma": share,
             },
         ),

@@ -8,7 +8,7 @@ import pytest
 import torchvision.datasets
 
 from dive.errors import DataError
-from dive.longtail import draw, long_tailed
+from dive.longtail import Dataset, draw, long_tailed, untouched_test
 from dive.recipe import Data
 from dive.sources import cifar, open_source
 from dive.sources.cifar import open_cifar
@@ -37,7 +37,7 @@ def test_all_forms_give_the_same_keys_draw_and_fingerprint(cifar_forms):
     data = Data(imbalance=4)
     sources = [opened(path) for path in (cifar_forms.official, cifar_forms.folder, cifar_forms.archive)]
     first = sources[0]
-    datasets = [long_tailed(source, data) for source in sources]
+    datasets = [Dataset(long_tailed(source, data), untouched_test(source)) for source in sources]
     assert datasets[0].train.counts.tolist() == [12, 6, 3]
     for source, dataset in zip(sources[1:], datasets[1:], strict=True):
         assert source.classes == first.classes

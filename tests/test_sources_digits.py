@@ -61,9 +61,9 @@ def test_the_split_does_not_move_with_the_seed_of_the_draw():
 
 def test_the_long_tail_of_the_demo_has_399_images():
     # int(146 · 50^(-c/9)), or all 142 of the first class, which has fewer than the largest
-    dataset = long_tailed(open_source(DIGITS), DIGITS)
-    assert dataset.train.counts.tolist() == [142, 94, 61, 39, 25, 16, 10, 6, 4, 2]
-    assert len(dataset.test) == 359
+    source = open_source(DIGITS)
+    assert long_tailed(source, DIGITS).counts.tolist() == [142, 94, 61, 39, 25, 16, 10, 6, 4, 2]
+    assert len(source.test.keys) == 359
 
 
 def test_without_scikit_learn_the_user_is_told_what_to_install(monkeypatch):

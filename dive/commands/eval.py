@@ -10,6 +10,7 @@ from dive.errors import CheckpointError
 
 if TYPE_CHECKING:
     from dive.comparison import Evaluated, Seeds
+    from dive.progress import Progress
     from dive.recipe import Recipe
 
 
@@ -42,60 +43,60 @@ def command(
     """
     from dive.comparison import across_seeds, compare, recorded_recipe
 
-    if checkpoints and config is None and not assignments:
-        recipe = recorded_recipe(checkpoints[0], data)
+    progress = options.reporter(quiet)
+    if checkpoints and config is None:
+        recipe = recorded_recipe(checkpoints[0], assignments, data)
     else:
         recipe = options.read_recipe(config, assignments, data__path=data)
-    evaluated = compare(checkpoints or _of_recipe(recipe), recipe, device, options.reporter(quiet))
+    evaluated = compare(checkpoints or _of_recipe(recipe, progress), recipe, device, progress)
     seeds = across_seeds(evaluated)
     if as_json:
         options.print_json(_document(evaluated, seeds))
         return
-    _print_shots(evaluated, seeds)
+    _print_shots(evaluated, seeds, numbered=per_class)
     if per_class:
         _print_classes(evaluated)
 
 
-def _of_recipe(recipe: "Recipe") -> list[Path]:
-    paths = [options.default_checkpoint(recipe, kind) for kind in ("teacher", "student")]
-    found = [path for path in paths if path.exists()]
+def _of_recipe(recipe: "Recipe", progress: "Progress") -> list[Path]:
+    paths = {kind: options.default_checkpoint(recipe, kind) for kind in ("teacher", "student")}
+    found = [path for path in paths.values() if path.exists()]
     if not found:
-        raise CheckpointError(f"there is neither {paths[0]} nor {paths[1]}; dive teacher makes the first")
+        raise CheckpointError(f"there is no {paths['teacher']} yet; dive teacher makes it")
+    for kind, path in paths.items():
+        if path not in found:
+            progress.note(f"there is no {path} yet; dive {kind} makes it")
     return found
 
 
-def _print_shots(evaluated: "list[Evaluated]", seeds: "list[Seeds]") -> None:
-    from rich.markup import escape
-
-    from dive.tables import SHOT_COLUMNS, figures, model_name, new_table, percent, print_table
+def _print_shots(evaluated: "list[Evaluated]", seeds: "list[Seeds]", numbered: bool) -> None:
+    from dive.tables import SHOT_COLUMNS, figures, named, new_table, percent, print_table
 
     table = new_table("Test accuracy (%)", ["model"], SHOT_COLUMNS)
-    for one in evaluated:
-        name = model_name(one.record["kind"], one.record)
-        where = f"{one.path}, seed {one.record['seed']}"
-        table.add_row(f"{escape(name)}\n[dim]{escape(where)}[/dim]", *map(percent, figures(one.accuracy)))
+    for i, one in enumerate(evaluated, start=1):
+        name = named(one.record, f"{one.path}, seed {one.record['seed']}", i if numbered else None)
+        table.add_row(name, *map(percent, figures(one.accuracy)))
     print_table(table)
-    if not seeds:
-        return
-    table = new_table("Mean ± standard deviation over seeds (%)", ["model"], ["seeds", *SHOT_COLUMNS])
-    for run in seeds:
-        name = model_name(run.record["kind"], run.record)
-        table.add_row(escape(name), str(run.count), *map(percent, run.means, run.deviations))
-    print_table(table)
+    if seeds:
+        table = new_table("Mean ± standard deviation over seeds (%)", ["model"], SHOT_COLUMNS)
+        for run in seeds:
+            table.add_row(named(run.record, f"{run.count} seeds"), *map(percent, run.means, run.deviations))
+        print_table(table)
 
 
 def _print_classes(evaluated: "list[Evaluated]") -> None:
+    """Every class's accuracy; a column a checkpoint, by its number in the table above."""
     import numpy as np
     from rich.markup import escape
 
     from dive.longtail import shot_groups
-    from dive.tables import model_name, new_table, percent, print_table
+    from dive.tables import new_table, percent, print_table
 
     first = evaluated[0].record
     counts = np.array(first["class_counts"])
     shot_of = {int(c): shot for shot, members in shot_groups(counts).items() for c in members}
-    names = [model_name(one.record["kind"], one.record) for one in evaluated]
-    table = new_table("Test accuracy by class (%)", ["class", "shot"], ["images", *map(escape, names)])
+    numbers = [f"[{i}]" for i in range(1, len(evaluated) + 1)]
+    table = new_table("Test accuracy by class (%)", ["class", "shot"], ["images", *map(escape, numbers)])
     for c in np.argsort(-counts, kind="stable"):
         accuracies = (percent(one.accuracy.per_class[c]) for one in evaluated)
         table.add_row(escape(first["classes"][c]), shot_of[int(c)], str(counts[c]), *accuracies)

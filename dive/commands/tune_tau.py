@@ -1,11 +1,16 @@
 """`dive tune-tau`."""
 
+import math
 from pathlib import Path
 
 import click
 
+from dive import files
 from dive.commands import options
-from dive.errors import OutputError
+from dive.longtail import SHOTS
+
+LEAST, MOST_TAU = 1e-6, 1e6
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 @click.command("tune-tau", cls=options.VariadicCommand, variadic=("--tau", "--power"))
@@ -45,17 +50,16 @@ def command(
     Shows the mean virtual examples per class in many, medium and few, and how much information the
     targets keep, and recommends by the paper's rule of thumb. Needs no GPU and no torch.
     """
-    from dive.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine, recommend, shot_means
+    from dive.logit_cache import LogitCache
+    from dive.longtail import shot_means
+    from dive.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine, recommend
 
-    _check_range("--tau", taus)
+    _check_range("--tau", taus, most=MOST_TAU)
     _check_range("--power", powers, most=1)
+    recipe = options.read_recipe(config, assignments)
     if plot is not None:
         _check_plot(plot, force)
-    if cache is None:
-        cache = options.default_cache(options.read_recipe(config, assignments))
-    from dive.logit_cache import LogitCache
-
-    opened = LogitCache(cache)
+    opened = LogitCache(cache or options.default_cache(recipe))
     pairs = examine(opened, taus or DEFAULT_TAUS, powers or DEFAULT_POWERS, clean)
     advice = recommend(pairs)
     counts = shot_means(opened.class_counts, opened.class_counts)
@@ -66,53 +70,47 @@ def command(
     if as_json:
         options.print_json(_document(opened, clean, counts, pairs, advice))
     else:
-        _print_tables(f"Virtual examples per class, {cache}, {views}", counts, pairs)
+        _print_table(f"Virtual examples per class, {opened.path}, {views}", counts, pairs)
         click.echo(advice.sentence)
 
 
-def _check_range(option: str, values: tuple[float, ...], most: float = float("inf")) -> None:
-    wrong = [value for value in values if not 0 < value <= most or value == float("inf")]
+def _check_range(option: str, values: tuple[float, ...], most: float) -> None:
+    """Refuse what is not above 0, NaN, and what float32 cannot divide by."""
+    wrong = [value for value in values if not LEAST <= value <= most]
     if wrong:
-        wanted = "> 0" if most == float("inf") else f"> 0 and at most {most:g}"
-        raise click.BadParameter(f"{wrong[0]:g} must be {wanted}", param_hint=option)
+        raise click.BadParameter(f"{wrong[0]:g} must be > 0 and at most {most:g}", param_hint=option)
 
 
 def _check_plot(plot: Path, force: bool) -> None:
-    from dive import files
-
-    if plot.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise click.BadParameter(f"{plot} must end in .png, .svg or .pdf", param_hint="--plot")
-    if plot.exists() and not force:
-        raise OutputError(f"{plot} exists already; give another --plot, or --force to replace it")
-    files.prepare_folder(plot)
+    if plot.suffix.lower() not in PLOT_SUFFIXES:
+        raise click.BadParameter(f"{plot} must end in {', '.join(PLOT_SUFFIXES)}", param_hint="--plot")
+    files.refuse_existing(plot, force, "--plot")
 
 
 def _plot(plot: Path, title: str, counts: dict, pairs: list) -> None:
     from dive.figures import plot_distributions
 
+    files.prepare_folder(plot)
     found = {pair.distribution.temperature: pair.distribution for pair in pairs}
     plot_distributions(plot, title, counts, [found[t] for t in sorted(found)])
 
 
-def _print_tables(title: str, counts: dict, pairs: list) -> None:
-    from dive.tables import ABSENT, new_table, print_table
+def _print_table(title: str, counts: dict, pairs: list) -> None:
+    from dive.tables import new_table, number, print_table
 
-    def mean(value: float | None) -> str:
-        return ABSENT if value is None else f"{value:.1f}"
-
-    table = new_table(title, [], ["τ", "p", "τ/p", "many", "medium", "few", "max/min", "nats kept"])
+    table = new_table(title, [], ["τ", "p", "τ/p", *SHOTS, "max/min", "nats kept"])
     present = [count for count in counts.values() if count is not None]
-    images = [mean(counts[shot]) for shot in ("many", "medium", "few")]
-    table.add_row("images", "", "", *images, f"{max(present) / min(present):.2f}", "", end_section=True)
+    images = [number(counts[shot], 1) for shot in SHOTS]
+    table.add_row("images", "", "", *images, number(max(present) / min(present), 2), "", end_section=True)
     for pair in pairs:
         d = pair.distribution
         table.add_row(
             f"{pair.tau:g}",
             f"{pair.power:g}",
             f"{d.temperature:g}",
-            *(mean(d.shots[shot]) for shot in ("many", "medium", "few")),
-            f"{d.ratio:.2f}",
-            f"{d.information:.3f}",
+            *(number(d.shots[shot], 1) for shot in SHOTS),
+            number(d.ratio, 2),
+            number(d.information, 3),
         )
     print_table(table)
 
@@ -129,7 +127,7 @@ def _document(cache: object, clean: bool, counts: dict, pairs: list, advice: obj
                 "power": pair.power,
                 "temperature": pair.distribution.temperature,
                 **pair.distribution.shots,
-                "ratio": pair.distribution.ratio,
+                "ratio": pair.distribution.ratio if math.isfinite(pair.distribution.ratio) else None,
                 "information": pair.distribution.information,
                 "per_class": pair.distribution.per_class.tolist(),
             }

@@ -8,7 +8,9 @@ against the official MD5 sums before they are unpickled.
 import hashlib
 import io
 import pickle
+import sys
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -117,10 +119,11 @@ def _official_folder(path: Path, layout: _Layout) -> Path:
 def _download(root: Path, layout: _Layout) -> None:
     import torchvision.datasets
 
+    print(f"downloading {layout.torchvision_class} to {root}", file=sys.stderr)
     try:
         root.mkdir(parents=True, exist_ok=True)
         getattr(torchvision.datasets, layout.torchvision_class)(str(root), train=True, download=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         reason = " ".join(str(error).split())
         raise DataError(
             f"{root} has no {layout.folder} and it could not be downloaded ({reason}); "

@@ -75,10 +75,15 @@ def _open_tree(path: Path) -> _Tree:
 def _open_directory(path: Path) -> _Tree:
     names = []
     for split in ("train", "test"):
-        for folder, _, files in os.walk(path / split, followlinks=True):
+        for folder, _, files in os.walk(path / split, followlinks=True, onerror=_unreadable):
             below = Path(folder).relative_to(path)
             names += [str(below / file) for file in files]
     return _Tree(path, names, lambda name: (path / name).read_bytes())
+
+
+def _unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # a missing split is reported with its layout
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 def _common_top(names: list[str]) -> str:
@@ -104,7 +109,18 @@ def _members(tree: _Tree, split: str) -> dict[str, list[str]]:
         raise DataError(
             f"{tree.root} has no images in {split}/<class>/; lay them out so, for training and for test"
         )
+    for label, files in found.items():
+        for file in files:
+            _check_name(tree.root, f"{split}/{label}/{file}")
     return {label: sorted(files) for label, files in found.items()}
+
+
+def _check_name(root: Path, name: str) -> None:
+    """Keys are texts, which a name of undecodable bytes is not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{root}: the file name {ascii(name)} is not UTF-8; rename the file") from None
 
 
 def _check_classes(root: Path, members: dict[str, dict[str, list[str]]]) -> None:
@@ -132,10 +148,14 @@ def _split(
         # Threads decode photographs in parallel; with thumbnails they only fight for the interpreter
         # (CIFAR-100: 4.6 s on two threads, 2.1 s on one).
         photographs = len(_read(tree, f"{split}/{keys[0]}")) > 16_384
-        workers = os.cpu_count() or 1 if photographs else 1
-        with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        pieces = [np.arange(i, min(i + 64, len(positions))) for i in range(0, len(positions), 64)]
+        with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            list(pool.map(fill, np.array_split(np.arange(len(positions)), workers)))
+            pool = ThreadPoolExecutor(os.cpu_count() or 1 if photographs else 1)
+            try:
+                list(pool.map(fill, pieces))
+            finally:  # one bad file, or Ctrl-C, does not wait for the rest
+                pool.shutdown(cancel_futures=True)
         return images
 
     return Split(keys, labels, decode)
@@ -163,10 +183,10 @@ def _decode(tree: _Tree, name: str, size: int, resize: bool) -> np.ndarray:
     content = _read(tree, name)
     try:
         image = _as_rgb(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
-    except (*_READ_ERRORS, ValueError, SyntaxError) as error:
-        raise DataError(f"{tree.root}: {name} is not a readable image: {error}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{tree.root}: {name} is far too large an image: {error}") from error
+    except Exception as error:  # Pillow's plugins raise nearly anything at a damaged file
+        raise DataError(f"{tree.root}: {name} is not a readable image: {error}") from error
     if image.size != (size, size):
         if not resize:
             raise DataError(f"{tree.root}: {name} has {image.width}×{image.height} pixels, not {size}×{size}")

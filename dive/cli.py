@@ -24,8 +24,18 @@ COMMANDS = {
 INTERRUPTED = 130
 
 
+class Interrupted(Exception):
+    """Ctrl-C. click would print an empty line for KeyboardInterrupt itself."""
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands' names and imports a command's module when it is used."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -67,7 +77,7 @@ def main() -> None:
         hint = f" (see {context.command_path} --help)" if context else ""
         _complain(error.format_message() + hint)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (Interrupted, KeyboardInterrupt, click.Abort):
         _complain("interrupted; the same command goes on from its last saved state, or starts again")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:

@@ -20,7 +20,13 @@ from dive.commands import options
     metavar="all|clean|K",
     help="Views of each image: the whole space, the unaugmented one, or K drawn by seed.",
 )
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="How the logits are stored.",
+)
 @click.option("--out", type=options.FILE, help="Cache to write [cache/<recipe>.h5].")
 @options.apply(
     options.config,

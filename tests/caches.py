@@ -1,0 +1,66 @@
+"""Small logit caches of any content, for tests that need no teacher."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dive.logit_cache import CacheWriter, Content, LogitCache
+
+IDENTITY = {"recipe": "small", "data": {"seed": 0, "imbalance": 10.0}, "teacher": {"weights hash": "abc"}}
+
+
+def random_logits(n: int, v: int, c: int, seed: int = 0, scale: float = 3.0) -> np.ndarray:
+    """Logits (N, V, C), float32, of a generator of their own."""
+    return (np.random.default_rng(seed).standard_normal((n, v, c)) * scale).astype(np.float32)
+
+
+def content_for(
+    logits: np.ndarray,
+    *,
+    labels: Iterable[int] | None = None,
+    views: np.ndarray | None = None,
+    dtype: str = "float16",
+    clean_id: int = 0,
+    **changes: Any,
+) -> Content:
+    """Everything of a cache besides its logits (N, V, C); labels go round the classes if not given."""
+    n, v, c = logits.shape
+    labels = np.arange(n) % c if labels is None else np.asarray(labels, dtype=np.int64)
+    return Content(
+        views=np.tile(np.arange(v, dtype=np.int32), (n, 1)) if views is None else views,
+        labels=labels,
+        keys=changes.get("keys", [f"class {label}/image {i}.png" for i, label in enumerate(labels)]),
+        classes=changes.get("classes", tuple(f"class {label}" for label in range(c))),
+        class_counts=np.bincount(labels, minlength=c),
+        dtype=dtype,
+        identity=changes.get("identity", IDENTITY),
+        facts=changes.get("facts", {"precision": "fp32", "clean id": clean_id, "teacher": {}}),
+    )
+
+
+def write_blocks(
+    path: Path, content: Content, logits: np.ndarray, blocks: Iterable[int] | None = None
+) -> None:
+    """Write some blocks (all that are missing if not given) of a cache and leave it unfinished."""
+    with CacheWriter(path, content) as writer:
+        for block in writer.missing() if blocks is None else blocks:
+            writer.write(block, logits[writer.rows(block)])
+
+
+def finish(path: Path, content: Content) -> None:
+    """Finish a cache whose blocks are all there."""
+    with CacheWriter(path, content) as writer:
+        assert writer.missing() == []
+        writer.finish()
+
+
+def write_cache(path: Path, logits: np.ndarray, **options: Any) -> LogitCache:
+    """A finished cache of these logits (N, V, C), opened for reading."""
+    content = content_for(logits, **options)
+    with CacheWriter(path, content) as writer:
+        for block in writer.missing():
+            writer.write(block, logits[writer.rows(block)])
+        writer.finish()
+    return LogitCache(path)

@@ -52,15 +52,20 @@ class LazyGroup(click.Group):
 
 
 @click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="dive")
-def group() -> None:
+@click.pass_context
+def group(ctx: click.Context) -> None:
     """Distil virtual examples for long-tailed recognition from a logit cache.
 
     With no option at all each command does its part of the paper's experiment: CIFAR-100-LT at
     imbalance 100. Other experiments: --config configs/…/….yaml
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> None:
@@ -69,9 +74,6 @@ def main() -> None:
         sys.stdout.reconfigure(errors="replace")  # τ and class names in a terminal without such letters
     try:
         sys.exit(group.main(prog_name="dive", standalone_mode=False) or 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(error.exit_code)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context else ""

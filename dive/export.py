@@ -96,6 +96,8 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
 
 def _refuse_finished(export: Export) -> None:
     """Refuse to replace a cache, unless asked to, or asked to when its unfinished successor was begun."""
+    if export.out.exists() and export.teacher.exists() and export.out.samefile(export.teacher):
+        raise OutputError(f"--out {export.out} is the checkpoint itself; give another file")
     files.refuse_existing(export.out, export.force or part_path(export.out).exists())
 
 
@@ -170,7 +172,7 @@ def _runtime(
         if wanted not in ("auto", facts["precision"]):
             raise OutputError(
                 f"{part_path(export.out)} is an unfinished export in {facts['precision']}, not {wanted}; "
-                "leave --precision out to go on with it, or --force to start anew"
+                f"give --precision {facts['precision']} to go on with it, or --force to start anew"
             )
         return Runtime(device, facts["precision"], "as the stopped export"), facts
     rows = torch.arange(min(_batch_size(images, device), len(images)), device=device)

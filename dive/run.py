@@ -150,7 +150,7 @@ def _runtime(
     if wanted not in ("auto", state["precision"]):
         raise OutputError(
             f"{journal.state_path} is an unfinished run in {state['precision']}, not {wanted}; "
-            "leave --precision out to go on with it, or --force to start anew"
+            f"give --precision {state['precision']} to go on with it, or --force to start anew"
         )
     if device.type == "cpu" and state["threads"] != torch.get_num_threads():
         progress.note(f"going on with the {state['threads']} threads of the stopped run")

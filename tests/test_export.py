@@ -323,3 +323,12 @@ def test_logits_too_large_for_float16_leave_no_cache_and_name_the_remedy(digits)
     assert not OUT.exists()
     chain.succeed(*arguments, "--dtype", "float32", "--force")
     assert LogitCache(OUT).logits[..., 3].min() > 9e4
+
+
+def test_a_checkpoint_is_not_replaced_by_its_own_cache(digits):
+    before = digits.teacher.read_bytes()
+    outcome = chain.dive(
+        "export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out", digits.teacher, "--force"
+    )
+    assert outcome.code == 1 and "is the checkpoint itself" in outcome.err
+    assert digits.teacher.read_bytes() == before

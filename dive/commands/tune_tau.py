@@ -78,7 +78,9 @@ def _check_range(option: str, values: tuple[float, ...], most: float) -> None:
     """Refuse what is not above 0, NaN, and what float32 cannot divide by."""
     wrong = [value for value in values if not LEAST <= value <= most]
     if wrong:
-        raise click.BadParameter(f"{wrong[0]:g} must be > 0 and at most {most:g}", param_hint=option)
+        raise click.BadParameter(
+            f"{wrong[0]:g} must be > 0 (at least {LEAST:g}) and at most {most:g}", param_hint=option
+        )
 
 
 def _check_plot(plot: Path, force: bool) -> None:

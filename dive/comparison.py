@@ -13,18 +13,10 @@ from dive import checkpoint
 from dive.dataset import load_test
 from dive.device import choose_device
 from dive.errors import CheckpointError
-from dive.evaluation import Accuracy, evaluate
+from dive.evaluation import evaluate
 from dive.progress import Progress
 from dive.recipe import Recipe, build, load
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """A checkpoint with what it recorded and its accuracy here, in fp32."""
-
-    path: Path
-    record: dict[str, Any]
-    accuracy: Accuracy
+from dive.run import Result
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,7 @@ def recorded_recipe(path: Path, assignments: tuple[str, ...], data: str | None) 
     return load(document, assignments, {"data.path": data})
 
 
-def compare(paths: Sequence[Path], recipe: Recipe, device_name: str, progress: Progress) -> list[Evaluated]:
+def compare(paths: Sequence[Path], recipe: Recipe, device_name: str, progress: Progress) -> list[Result]:
     """Evaluate each checkpoint on the recipe's test set; shots by the checkpoint's own class counts.
 
     Raises CheckpointError where a checkpoint is corrupt, of other classes or of images of another
@@ -65,7 +57,7 @@ def compare(paths: Sequence[Path], recipe: Recipe, device_name: str, progress: P
             model = model.to(device, memory_format=torch.channels_last)
             accuracy = evaluate(model, test, np.array(document["class_counts"]), own.data, device)
             record = {key: value for key, value in document.items() if key != "model"}
-            evaluated.append(Evaluated(path, record, accuracy))
+            evaluated.append(Result(path, record, accuracy))
             bar.advance()
     return evaluated
 
@@ -92,9 +84,9 @@ def _check_classes(path: Path, classes: list[str], test_classes: tuple[str, ...]
         )
 
 
-def across_seeds(evaluated: Sequence[Evaluated]) -> list[Seeds]:
+def across_seeds(evaluated: Sequence[Result]) -> list[Seeds]:
     """Runs that differ in nothing but their seed (and their teacher's), two or more of each."""
-    runs: dict[str, dict[str, Evaluated]] = {}
+    runs: dict[str, dict[str, Result]] = {}
     for one in evaluated:
         runs.setdefault(_run_of(one.record), {}).setdefault(one.record["weights hash"], one)
     return [_summary(list(members.values())) for members in runs.values() if len(members) > 1]
@@ -110,7 +102,7 @@ def _run_of(record: dict[str, Any]) -> str:
     return repr((record["kind"], record["loss"], recipe, data, teacher, record.get("free views")))
 
 
-def _summary(members: Sequence[Evaluated]) -> Seeds:
+def _summary(members: Sequence[Result]) -> Seeds:
     columns = list(zip(*(m.accuracy.as_dict().values() for m in members), strict=True))
     return Seeds(
         count=len(members),

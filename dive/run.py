@@ -1,11 +1,12 @@
-"""A run from the first epoch, or from where it was stopped, to a finished checkpoint.
+"""Runs from the first epoch, or from where they were stopped, to finished checkpoints.
 
 Teacher and student are the same run with another loss; this module owns what they share: the
-output and its lock, resuming, precision, the last evaluation, and what a finished result records.
+outputs and their locks, resuming, precision, the last evaluation, and what a finished result records.
 """
 
+import contextlib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,22 @@ from dive import __version__, checkpoint, files
 from dive.device import Runtime, choose_precision, device_name
 from dive.errors import OutputError
 from dive.evaluation import Accuracy, evaluate
+from dive.journal import Journal
 from dive.longtail import Dataset
 from dive.models import build_model, parameter_count
 from dive.progress import Progress, duration
 from dive.randomness import epoch_order
-from dive.recipe import Recipe
-from dive.training import Evaluation, Journal, Loss, Task, ViewDraw, train
+from dive.recipe import Recipe, build, differences
+from dive.step import Loss, Task, ViewDraw
+from dive.teacher_logits import TeacherLogits
+from dive.training import Evaluation, Learner, train
 from dive.views import CropFlip, ViewedImages, view_space
 
 
 @dataclass(frozen=True)
 class Order:
-    """What the user asked of a run besides the recipe."""
+    """What the user asked of runs besides their recipes."""
 
-    out: Path
     device: str = "auto"
     force: bool = False
     eval_every: int = 0
@@ -47,122 +50,204 @@ class Result:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What makes a run a teacher's or a student's.
+    """One run to make, and what makes it a teacher's or a student's.
 
-    kind: teacher or student. views: where the views are drawn from. make_loss: from the class
-    counts' logarithms (C,) on the device and the labels (N,) to the loss. facts: plain values that
-    belong to the run's identity and its record (loss, cache hash, …).
+    kind: teacher or student. views: where the views are drawn from. teacher: makes the source of the
+    teacher's logits. make_loss: from the class counts' logarithms (C,) on the device to the loss.
+    facts: plain values that belong to the run's identity and its record (loss, cache hash, …).
     """
 
     kind: str
+    recipe: Recipe
+    out: Path
     views: Callable[[CropFlip], ViewDraw]
-    make_loss: Callable[[torch.Tensor, torch.Tensor], Loss]
+    teacher: Callable[[], TeacherLogits] | None
+    make_loss: Callable[[torch.Tensor], Loss]
     facts: dict[str, Any]
 
 
 def run(
-    lesson: Lesson, recipe: Recipe, dataset: Dataset, order: Order, device: torch.device, progress: Progress
-) -> Result:
-    """Train as the lesson says and write checkpoint, record and history; resume what was stopped.
+    lessons: Sequence[Lesson], dataset: Dataset, order: Order, device: torch.device, progress: Progress
+) -> list[Result]:
+    """Train as the lessons say and write checkpoint, record and history of each; resume what was stopped.
 
-    Raises OutputError where a finished result, another process or an unfinished run of another
-    recipe is in the way.
+    The recipes of several lessons may differ in seed and distillation alone. On CUDA they train side
+    by side; on a CPU, which one fills, one after the other. Among several, one that is finished
+    already is kept as it is. Raises OutputError where another finished result, another process or an
+    unfinished run of another recipe is in the way.
     """
-    with files.only_writer(order.out):
-        return _run(lesson, recipe, dataset, order, device, progress)
+    with contextlib.ExitStack() as locks:
+        for lesson in lessons:
+            locks.enter_context(files.only_writer(lesson.out))
+        return _Runs(dataset, order, device, progress).results(lessons)
 
 
-def _run(
-    lesson: Lesson, recipe: Recipe, dataset: Dataset, order: Order, device: torch.device, progress: Progress
-) -> Result:
-    train_set = dataset.train
-    identity = _identity(lesson, recipe, train_set.fingerprint)
-    journal = Journal(order.out)
-    journal.refuse_finished(order.force)  # again: another process may have finished it meanwhile
-    if order.force:
+class _Runs:
+    """What the runs of one command share: the data on the device, and the user's order."""
+
+    def __init__(self, dataset: Dataset, order: Order, device: torch.device, progress: Progress) -> None:
+        self._dataset, self._order, self._device, self._progress = dataset, order, device, progress
+        self._train_set = dataset.train
+        self._labels = torch.from_numpy(dataset.train.labels).to(device)
+        self._log_counts = torch.from_numpy(np.log(dataset.train.counts)).float().to(device)
+        self._runtime: Runtime | None = None
+
+    def results(self, lessons: Sequence[Lesson]) -> list[Result]:
+        """The results of all lessons, in their order."""
+        found: dict[Path, Result] = {}
+        waiting = []
+        for lesson in lessons:
+            if len(lessons) > 1 and not self._order.force and (kept := self._finished(lesson)):
+                self._progress.note(f"{lesson.out} is finished already")
+                found[lesson.out] = kept
+            else:
+                waiting.append((lesson, self._stopped(lesson)))
+        groups = [waiting] if self._device.type == "cuda" else [[one] for one in waiting]
+        for group in filter(None, groups):
+            for result in self._train(group):
+                found[result.path] = result
+        return [found[lesson.out] for lesson in lessons]
+
+    def _finished(self, lesson: Lesson) -> Result | None:
+        """The result at the lesson's place, if there is one; raises OutputError where it is another's."""
+        if not lesson.out.exists():
+            return None
+        record = checkpoint.load_finished(lesson.out)
+        del record["model"]
+        own = build(record["recipe"], where=str(lesson.out))
+        before = _identity(own, record["kind"], record["data fingerprint"], record, lesson.facts)
+        if different := differences(before, self._identity(lesson)):
+            raise OutputError(
+                f"{lesson.out} exists already and is of another recipe ({'; '.join(different)}); "
+                "give another --out, or --force to replace it"
+            )
+        accuracy = Accuracy(**record["accuracy"], per_class=tuple(record["per_class"]))
+        return Result(lesson.out, record, accuracy)
+
+    def _stopped(self, lesson: Lesson) -> dict[str, Any] | None:
+        """The state of the lesson's unfinished run; raises OutputError where something is in the way."""
+        journal = Journal(lesson.out)
+        journal.refuse_finished(self._order.force)  # again: another process may have finished it meanwhile
+        if self._order.force:
+            journal.discard()
+        return journal.read(self._identity(lesson))
+
+    def _identity(self, lesson: Lesson) -> dict[str, Any]:
+        return _identity(lesson.recipe, lesson.kind, self._train_set.fingerprint, lesson.facts, lesson.facts)
+
+    def _train(self, group: Sequence[tuple[Lesson, dict[str, Any] | None]]) -> list[Result]:
+        """Train some lessons side by side, and write their results."""
+        first = group[0][0].recipe
+        space = view_space(first.views, self._train_set.images.shape[1:])
+        images = ViewedImages(self._train_set.images, space, first.data.mean, first.data.std, self._device)
+        learners = [self._learner(lesson, state, images) for lesson, state in group]
+        train(learners, self._progress)
+        return [
+            self._finish(lesson, learner, len(group))
+            for (lesson, _), learner in zip(group, learners, strict=True)
+        ]
+
+    def _learner(self, lesson: Lesson, state: dict[str, Any] | None, images: ViewedImages) -> Learner:
+        recipe, train_set = lesson.recipe, self._train_set
+        model = build_model(recipe.model.name, len(train_set.classes), images.channels, recipe.seed)
+        task = Task(
+            recipe=recipe,
+            identity=self._identity(lesson),
+            model=model.to(self._device, memory_format=torch.channels_last),
+            images=images,
+            labels=self._labels,
+            hashes=train_set.hashes,
+            views=lesson.views(images.space),
+            teacher=None if lesson.teacher is None else lesson.teacher(),
+            loss=lesson.make_loss(self._log_counts),
+        )
+        runtime = self._choose_runtime(task, state, lesson.out)
+        self._progress.note(
+            f"{lesson.out}: {recipe.model.name}, {parameter_count(model):,} parameters, "
+            f"{recipe.schedule.epochs} epochs of {task.steps_per_epoch} steps, on {device_name(self._device)}"
+        )
+        evaluation = Evaluation(lambda trained: self._accuracy(trained, recipe).all, self._order.eval_every)
+        return Learner(task, runtime, Journal(lesson.out), evaluation, state)
+
+    def _choose_runtime(self, task: Task, state: dict[str, Any] | None, out: Path) -> Runtime:
+        """The precision and threads of the stopped run, or one choice for all on the first real batch."""
+        if state is not None:
+            return _runtime_of(state, task, self._device, out, self._progress)
+        if self._runtime is None:
+            self._runtime = _try_precisions(task, self._device)
+            self._progress.note(f"precision {self._runtime.precision}: {self._runtime.reason}")
+        return self._runtime
+
+    def _accuracy(self, model: torch.nn.Module, recipe: Recipe) -> Accuracy:
+        return evaluate(model, self._dataset.test, self._train_set.counts, recipe.data, self._device)
+
+    def _finish(self, lesson: Lesson, learner: Learner, together: int) -> Result:
+        """Evaluate a trained model and write its history, record and checkpoint."""
+        model, history, journal = learner.task.model, learner.history, learner.journal
+        final = self._accuracy(model, lesson.recipe)
+        history[-1]["test_accuracy"] = final.all
+        weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+        record = _record(lesson, self._dataset, learner.runtime, weights, final, history)
+        record["architecture"]["parameters"] = parameter_count(model)
+        record["trained together"] = together
+        journal.write_history(history)
+        files.write_json(journal.record_path, record)
+        checkpoint.save(lesson.out, {**record, "model": weights})
         journal.discard()
-    state = journal.read(identity)
-    model = build_model(recipe.model.name, len(train_set.classes), train_set.images.shape[-1], recipe.seed)
-    model = model.to(device, memory_format=torch.channels_last)
-    space = view_space(recipe.views, train_set.images.shape[1:])
-    images = ViewedImages(train_set.images, space, recipe.data.mean, recipe.data.std, device)
-    labels = torch.from_numpy(train_set.labels).to(device)
-    log_counts = torch.from_numpy(np.log(train_set.counts)).float().to(device)
-    task = Task(
-        recipe=recipe,
-        identity=identity,
-        model=model,
-        images=images,
-        labels=labels,
-        hashes=train_set.hashes,
-        views=lesson.views(space),
-        loss=lesson.make_loss(log_counts, labels),
-    )
-    runtime = _runtime(task, device, state, journal, progress)
-    progress.note(
-        f"{lesson.kind}: {recipe.model.name}, {parameter_count(model):,} parameters, "
-        f"{recipe.schedule.epochs} epochs of {task.steps_per_epoch} steps, on {device_name(device)}"
-    )
-
-    def accuracy(trained: torch.nn.Module) -> Accuracy:
-        return evaluate(trained, dataset.test, train_set.counts, recipe.data, device)
-
-    evaluation = Evaluation(lambda trained: accuracy(trained).all, order.eval_every)
-    history = train(task, runtime, journal, state, progress, evaluation)
-    final = accuracy(model)
-    history[-1]["test_accuracy"] = final.all
-    weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    record = _record(lesson, recipe, dataset, runtime, weights, final, history)
-    record["architecture"]["parameters"] = parameter_count(model)
-    journal.write_history(history)
-    files.write_json(journal.record_path, record)
-    checkpoint.save(order.out, {**record, "model": weights})
-    journal.discard()
-    progress.note(f"{order.out}: trained in {duration(record['seconds'])}")
-    return Result(order.out, record, final)
+        self._progress.note(f"{lesson.out}: trained in {duration(record['seconds'])}")
+        return Result(lesson.out, record, final)
 
 
-def _identity(lesson: Lesson, recipe: Recipe, fingerprint: str) -> dict[str, Any]:
-    """What must be equal for an unfinished run to be gone on with.
+def _identity(
+    recipe: Recipe, kind: str, fingerprint: str, record: dict[str, Any], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """What must be equal for a run to be gone on with: the recipe, the images, and the record's facts.
 
     Where the data lie does not matter, what they are does; the precision is the state's.
     """
     document = recipe.as_dict() | {"data": recipe.data.identity()}
     del document["precision"]
-    return {"kind": lesson.kind, "recipe": document, "data fingerprint": fingerprint, **lesson.facts}
+    own = {key: record.get(key) for key in facts}
+    return {"kind": kind, "recipe": document, "data fingerprint": fingerprint, **own}
 
 
-def _runtime(
-    task: Task, device: torch.device, state: dict[str, Any] | None, journal: Journal, progress: Progress
+def _try_precisions(task: Task, device: torch.device) -> Runtime:
+    """The runtime for the recipe's precision; where that is `auto`, chosen on the first real batch."""
+    recipe = task.recipe
+    order = epoch_order(recipe.seed, 1, task.hashes)[: recipe.schedule.batch_size]
+    columns = np.zeros_like(order)
+    if task.teacher is not None:
+        task.teacher.begin(order, columns)
+        task.teacher.load()
+    rows = torch.from_numpy(order).to(device)
+    batch = task.images.batch(rows, torch.full_like(rows, task.images.space.clean_id))
+    zeros = torch.from_numpy(columns).to(device)
+    return choose_precision(
+        recipe.precision, device, task.model, batch, lambda logits: task.losses(logits, rows, zeros)
+    )
+
+
+def _runtime_of(
+    state: dict[str, Any], task: Task, device: torch.device, out: Path, progress: Progress
 ) -> Runtime:
-    """The precision and threads of the stopped run, or a choice made on the first real batch."""
+    """The precision and threads of a stopped run; raises OutputError where another precision is asked for."""
     wanted = task.recipe.precision
-    if state is None:
-        first = epoch_order(task.recipe.seed, 1, task.hashes)[: task.recipe.schedule.batch_size]
-        rows = torch.from_numpy(first).to(device)
-        ids = torch.full_like(rows, task.images.space.clean_id)
-        columns = torch.zeros_like(rows)
-        batch = task.images.batch(rows, ids)
-        loss = lambda logits: task.loss(logits, rows, columns)  # noqa: E731
-        runtime = choose_precision(wanted, device, task.model, batch, loss)
-        progress.note(f"precision {runtime.precision}: {runtime.reason}")
-        return runtime
+    path = Journal(out).state_path
     if wanted not in ("auto", state["precision"]):
         raise OutputError(
-            f"{journal.state_path} is an unfinished run in {state['precision']}, not {wanted}; "
+            f"{path} is an unfinished run in {state['precision']}, not {wanted}; "
             f"give --precision {state['precision']} to go on with it, or --force to start anew"
         )
     if device.type == "cpu" and state["threads"] != torch.get_num_threads():
         progress.note(f"going on with the {state['threads']} threads of the stopped run")
         torch.set_num_threads(state["threads"])
     done, epochs = len(state["history"]), task.recipe.schedule.epochs
-    progress.note(f"going on after epoch {done} of {epochs} in {state['precision']} ({journal.state_path})")
+    progress.note(f"going on after epoch {done} of {epochs} in {state['precision']} ({path})")
     return Runtime(device, state["precision"], "as the stopped run")
 
 
 def _record(
     lesson: Lesson,
-    recipe: Recipe,
     dataset: Dataset,
     runtime: Runtime,
     weights: dict[str, torch.Tensor],
@@ -170,7 +255,7 @@ def _record(
     history: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """What a finished result says of itself, in plain values."""
-    train_set = dataset.train
+    train_set, recipe = dataset.train, lesson.recipe
     return {
         "kind": lesson.kind,
         **lesson.facts,

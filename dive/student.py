@@ -1,6 +1,6 @@
 """Training a student from the cache alone: the teacher's weights are not read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,19 +11,21 @@ from dive import losses
 from dive.dataset import load_dataset
 from dive.device import choose_device
 from dive.errors import CacheError, DiveError
+from dive.journal import Journal
 from dive.logit_cache import LogitCache
 from dive.longtail import Samples
 from dive.progress import Progress
 from dive.recipe import Recipe, differences
 from dive.run import Lesson, Order, Result, run
-from dive.training import Journal, Loss
+from dive.step import Loss
+from dive.teacher_logits import ResidentLogits, StreamedLogits, TeacherLogits, fits
 from dive.views import CropFlip, FreeViews, StoredViews, view_space
 from dive.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine, recommend
 
 
 @dataclass(frozen=True)
 class Distill:
-    """What the user asked of a student besides the recipe.
+    """What the user asked of students besides their recipes.
 
     auto: take τ and p from the cache by the rule of thumb. free_views, fixed_view: how a cache of
     one view is used.
@@ -35,33 +37,50 @@ class Distill:
     fixed_view: bool = False
 
 
-def train_student(recipe: Recipe, distill: Distill, order: Order, progress: Progress) -> Result:
-    """Train the recipe's student from a cache and write it to `order.out`.
+def train_students(
+    recipes: Sequence[Recipe], out: Path, distill: Distill, order: Order, progress: Progress
+) -> list[Result]:
+    """Train each recipe's student from one cache; recipes may differ in seed and distillation alone.
 
-    Raises CacheError where the cache is not whole or of other samples, classes or views, DataError,
-    OutputError or TrainingError; an earlier result stays as it was.
+    One student is written to `out`; of several, each to the file `grid_path` names. Raises CacheError
+    where the cache is not whole or of other samples, classes or views, DataError, OutputError or
+    TrainingError; an earlier result stays as it was.
     """
-    Journal(order.out).refuse_finished(order.force)
+    if len(recipes) == 1:
+        Journal(out).refuse_finished(order.force)
     device = choose_device(order.device)
     cache = LogitCache(distill.cache)
     _check_view_choice(cache, distill)
     if distill.auto:
-        recipe = tuned(recipe, cache, progress)
-    train = (dataset := load_dataset(recipe, progress)).train
-    space = view_space(recipe.views, train.images.shape[1:])
-    rows = match_rows(cache, train, recipe, space)
+        recipes = tuned(recipes, cache, progress)
+    first = recipes[0]
+    train = (dataset := load_dataset(first, progress)).train
+    space = view_space(first.views, train.images.shape[1:])
+    rows = match_rows(cache, train, first, space)
     cache.check()
     if distill.free_views:
         progress.warn(
             "free views: the teacher saw the clean view only, the student sees others, which makes it a "
             "weaker teacher; a cache of --views all costs nothing but its size"
         )
-    lesson = _lesson(recipe, cache, rows, distill, device)
-    return run(lesson, recipe, dataset, order, device, progress)
+    outs = [out] if len(recipes) == 1 else [grid_path(out, recipe) for recipe in recipes]
+    teacher = _teacher_logits(cache, rows, first.schedule.batch_size, device, progress)
+    lessons = [
+        _lesson(recipe, path, cache, rows, teacher, distill)
+        for recipe, path in zip(recipes, outs, strict=True)
+    ]
+    return run(lessons, dataset, order, device, progress)
 
 
-def tuned(recipe: Recipe, cache: LogitCache, progress: Progress) -> Recipe:
-    """The recipe with the recommended τ and p; raises DiveError where there is no recommendation."""
+def grid_path(out: Path, recipe: Recipe) -> Path:
+    """Where one student of several is written: `student.pt` becomes `student-t3-p0.5-w0.5-s0.pt`."""
+    d = recipe.distillation
+    own = "" if d.student_tau is None else f"-st{d.student_tau:g}"
+    return out.with_stem(f"{out.stem}-t{d.tau:g}-p{d.power:g}-w{d.weight:g}{own}-s{recipe.seed}")
+
+
+def tuned(recipes: Sequence[Recipe], cache: LogitCache, progress: Progress) -> list[Recipe]:
+    """The recipes with the recommended τ and p; raises DiveError where there is no recommendation."""
     advice = recommend(examine(cache, DEFAULT_TAUS, DEFAULT_POWERS))
     if advice.tau is None or advice.power is None:
         raise DiveError(
@@ -69,7 +88,10 @@ def tuned(recipe: Recipe, cache: LogitCache, progress: Progress) -> Recipe:
             "--power here."
         )
     progress.note(advice.sentence)
-    return replace(recipe, distillation=replace(recipe.distillation, tau=advice.tau, power=advice.power))
+    return [
+        replace(recipe, distillation=replace(recipe.distillation, tau=advice.tau, power=advice.power))
+        for recipe in recipes
+    ]
 
 
 def match_rows(cache: LogitCache, train: Samples, recipe: Recipe, space: CropFlip) -> np.ndarray:
@@ -131,22 +153,40 @@ def _check_view_choice(cache: LogitCache, distill: Distill) -> None:
         )
 
 
+def _teacher_logits(
+    cache: LogitCache, rows: np.ndarray, batch_size: int, device: torch.device, progress: Progress
+) -> Callable[[], TeacherLogits]:
+    """Makes the source of a student's teacher logits: on the device, shared by all, where they fit."""
+    if fits(cache.logits.nbytes, device):
+        resident = ResidentLogits(
+            torch.from_numpy(cache.logits).to(device),  # on a CPU the mapped file itself
+            torch.from_numpy(rows).to(device),
+        )
+        return lambda: resident
+    progress.note(f"{cache.path} is larger than the memory there is and is streamed from its file")
+    return lambda: StreamedLogits(cache.logits, rows, batch_size, device)
+
+
 def _lesson(
-    recipe: Recipe, cache: LogitCache, rows: np.ndarray, distill: Distill, device: torch.device
+    recipe: Recipe,
+    out: Path,
+    cache: LogitCache,
+    rows: np.ndarray,
+    teacher: Callable[[], TeacherLogits],
+    distill: Distill,
 ) -> Lesson:
-    logits = torch.from_numpy(cache.logits).to(device)  # (N, V, C); on a CPU the mapped file itself
-    place = torch.from_numpy(rows).to(device)
     views: Callable[[CropFlip], FreeViews | StoredViews]
     views = FreeViews if distill.free_views else lambda space: StoredViews(cache.views[rows])
 
-    def make_loss(log_counts: torch.Tensor, labels: torch.Tensor) -> Loss:
+    def make_loss(log_counts: torch.Tensor) -> Loss:
         d = recipe.distillation
 
-        def loss(student: torch.Tensor, batch: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        def loss(student: torch.Tensor, labels: torch.Tensor, teacher: torch.Tensor | None) -> torch.Tensor:
+            assert teacher is not None
             return losses.dive(
                 student,
-                labels[batch],
-                logits[place[batch], columns],
+                labels,
+                teacher,
                 log_counts,
                 tau=d.tau,
                 power=d.power,
@@ -162,4 +202,4 @@ def _lesson(
         "teacher": cache.facts["teacher"],
         "free views": distill.free_views,
     }
-    return Lesson(kind="student", views=views, make_loss=make_loss, facts=facts)
+    return Lesson("student", recipe, out, views, teacher, make_loss, facts)

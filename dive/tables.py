@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from dive.comparison import Seeds
     from dive.evaluation import Accuracy
 
 ABSENT = "–"
@@ -59,6 +60,15 @@ def shot_table(title: str, rows: Iterable[tuple[str, "Accuracy"]]) -> Table:
     for name, accuracy in rows:
         table.add_row(escape(name), *map(percent, figures(accuracy)))
     return table
+
+
+def print_seeds(runs: "Iterable[Seeds]") -> None:
+    """Mean ± standard deviation of each run of several seeds; nothing where there is none."""
+    table = new_table("Mean ± standard deviation over seeds (%)", ["model"], SHOT_COLUMNS)
+    for run in runs:
+        table.add_row(named(run.record, f"{run.count} seeds"), *map(percent, run.means, run.deviations))
+    if table.row_count:
+        print_table(table)
 
 
 def figures(accuracy: "Accuracy") -> list[float | None]:

@@ -1,32 +1,43 @@
 """Training a teacher: balanced softmax (the paper's) or plain cross-entropy, freely augmented."""
 
+from pathlib import Path
+
 import torch
 
 from dive import losses
 from dive.dataset import load_dataset
 from dive.device import choose_device
+from dive.journal import Journal
 from dive.progress import Progress
 from dive.recipe import Recipe
 from dive.run import Lesson, Order, Result, run
-from dive.training import Journal, Loss
+from dive.step import Loss
 from dive.views import FreeViews
 
 
-def train_teacher(recipe: Recipe, order: Order, progress: Progress) -> Result:
-    """Train the recipe's teacher and write it to `order.out`.
+def train_teacher(recipe: Recipe, out: Path, order: Order, progress: Progress) -> Result:
+    """Train the recipe's teacher and write it to `out`.
 
     Raises DataError, OutputError or TrainingError; an earlier result stays as it was.
     """
-    Journal(order.out).refuse_finished(order.force)
+    Journal(out).refuse_finished(order.force)
     device = choose_device(order.device)
     dataset = load_dataset(recipe, progress)
-    return run(_lesson(recipe), recipe, dataset, order, device, progress)
+    return run([_lesson(recipe, out)], dataset, order, device, progress)[0]
 
 
-def _lesson(recipe: Recipe) -> Lesson:
-    def make_loss(log_counts: torch.Tensor, labels: torch.Tensor) -> Loss:
+def _lesson(recipe: Recipe, out: Path) -> Lesson:
+    def make_loss(log_counts: torch.Tensor) -> Loss:
         if recipe.teacher.loss == "ce":
-            return lambda logits, rows, _: losses.cross_entropy(logits, labels[rows])
-        return lambda logits, rows, _: losses.balanced_softmax(logits, labels[rows], log_counts)
+            return lambda logits, labels, _: losses.cross_entropy(logits, labels)
+        return lambda logits, labels, _: losses.balanced_softmax(logits, labels, log_counts)
 
-    return Lesson(kind="teacher", views=FreeViews, make_loss=make_loss, facts={"loss": recipe.teacher.loss})
+    return Lesson(
+        kind="teacher",
+        recipe=recipe,
+        out=out,
+        views=FreeViews,
+        teacher=None,
+        make_loss=make_loss,
+        facts={"loss": recipe.teacher.loss},
+    )

@@ -1,64 +1,29 @@
-"""The training loop: one for teacher and student; what differs is the loss it is handed.
+"""The training loop: one for teacher and student, one run or several at once.
 
-Data and randomness lie on the device; a step is one gather, one forward and backward, one fused
-update. The order and the views of an epoch are functions of (seed, epoch), so a run that is
-stopped and started again ends in the weights of one that never was.
+The order and the views of an epoch are functions of (seed, epoch), so a run that is stopped and
+started again ends in the weights of one that never was.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
-from dive import checkpoint, files
 from dive.device import Runtime
-from dive.errors import CheckpointError, OutputError, TrainingError
+from dive.errors import TrainingError
+from dive.journal import Journal, Record
 from dive.progress import Bar, Progress
 from dive.randomness import epoch_order
-from dive.recipe import Recipe, differences
-from dive.schedule import learning_rate, steps_per_epoch
-from dive.views import ViewedImages
+from dive.schedule import learning_rate
+from dive.step import Step, Task
 
 SAVING_SHARE = 0.02  # at most this share of the time goes into resumable state
-
-Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-Record = dict[str, float | int | None]
-
-
-class ViewDraw(Protocol):
-    """Draws a view of every sample for an epoch (see `dive.views`)."""
-
-    def draw(self, seed: int, epoch: int, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """View ids and cache columns, each (N,) int64."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained, on what, with which loss.
-
-    labels: (N,) on the device. hashes: (N,) uint64, the samples' random identities. loss: logits
-    (B, C), rows (B,), cache columns (B,) to the loss of each example (B,). identity: plain values
-    that must be equal for an unfinished run to be gone on with.
-    """
-
-    recipe: Recipe
-    identity: dict[str, Any]
-    model: torch.nn.Module
-    images: ViewedImages
-    labels: torch.Tensor
-    hashes: np.ndarray
-    views: ViewDraw
-    loss: Loss
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of an epoch."""
-        return steps_per_epoch(len(self.hashes), self.recipe.schedule.batch_size)
 
 
 @dataclass(frozen=True)
@@ -73,180 +38,179 @@ class Evaluation:
         return self.every > 0 and epoch % self.every == 0
 
 
-class Journal:
-    """The resumable state of a run, beside its output: `NAME.state` and `NAME.history.jsonl`.
+class Learner:
+    """One run: its task, how far it is, and its state on the disk. On CUDA it has a stream of its own.
 
-    The state remembers which finished result the run is to replace (`--force`), so that it can be gone
-    on with while that result is still there; until then the result keeps its history.
+    state: where a stopped run stood, None to begin. history: a record for each epoch done.
     """
 
-    def __init__(self, output: Path) -> None:
-        if output.suffix != ".pt":
-            raise OutputError(f"--out {output} must end in .pt")
-        self._output = output
-        self.state_path, self.history_path, self.record_path = (
-            output.with_name(output.stem + suffix) for suffix in (".state", ".history.jsonl", ".json")
-        )
+    def __init__(
+        self,
+        task: Task,
+        runtime: Runtime,
+        journal: Journal,
+        evaluation: Evaluation,
+        state: dict[str, Any] | None,
+    ) -> None:
+        self.task, self.runtime, self.journal = task, runtime, journal
+        self.history: list[Record] = [] if state is None else list(state["history"])
+        self._evaluation, self._pace = evaluation, _SavingPace()
+        self._stream = torch.cuda.Stream(runtime.device) if runtime.device.type == "cuda" else None
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(runtime.device))
+        with self.on_stream():
+            self._step = Step(task, runtime)
+            if state is not None:
+                self._step.load_state(state["model"], state["optimizer"])
+        self._plans: dict[int, np.ndarray] = {}
+        self._start = 0.0
 
-    def refuse_finished(self, force: bool) -> None:
-        """Raise OutputError where a finished result would be replaced that nobody asked to replace."""
-        if self._output.exists() and not force and self.state_path.exists():
-            force = self._load().get("replaces") == files.file_sha256(self._output)
-        files.refuse_existing(self._output, force)
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run."""
+        return self.task.recipe.schedule.epochs
 
-    def read(self, identity: dict[str, Any]) -> dict[str, Any] | None:
-        """The unfinished run's state, None where there is none.
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is done."""
+        return len(self.history) == self.epochs
 
-        Raises OutputError where it is of another recipe, naming the keys that differ.
+    def on_stream(self) -> AbstractContextManager:
+        """The context in which this run's work is enqueued on the device."""
+        return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def prepare(self, progress: Progress) -> None:
+        """On CUDA: capture the step as graphs; where that fails, say so and go on eagerly."""
+        if self._stream is None or self.finished:
+            return
+        with self.on_stream():
+            try:
+                self._begin()
+                self._step.capture()
+            except RuntimeError as error:
+                reason = str(error).partition("\n")[0]
+                progress.warn(f"the step could not be captured as a CUDA graph and runs eagerly: {reason}")
+
+    def begin_epoch(self) -> None:
+        """Bring the next epoch's order, views and learning rates to the device."""
+        self._start = time.perf_counter()
+        with self.on_stream():
+            self._begin()
+
+    def _begin(self) -> None:
+        self._rates = _rates(self.task, len(self.history) + 1)
+        self._step.begin(self._plan(len(self.history) + 1), self._rates)
+
+    def _plan(self, epoch: int) -> np.ndarray:
+        """Samples in the epoch's order, their view ids and their cache columns: (3, N) int64."""
+        if epoch not in self._plans:
+            task = self.task
+            order = epoch_order(task.recipe.seed, epoch, task.hashes)
+            ids, columns = task.views.draw(task.recipe.seed, epoch, task.hashes)
+            self._plans = {epoch: np.stack([order, ids[order], columns[order]])}
+        return self._plans[epoch]
+
+    def advance(self) -> None:
+        """Enqueue the next step of the epoch."""
+        with self.on_stream():
+            self._step.advance()
+
+    def status(self, step: int) -> str:
+        """How things stand after step `step` (from 0) of the running epoch, for a progress bar.
+
+        On a CPU the loss is known at once, and raises TrainingError where it is not finite; on CUDA
+        the last epoch's is shown, so as not to wait for the device.
         """
-        if not self.state_path.exists():
-            return None
-        state = self._load()
-        if different := differences(state.get("identity", {}), identity):
-            raise OutputError(
-                f"{self.state_path} is an unfinished run of another recipe ({'; '.join(different)}); "
-                "go on with that recipe, give another --out, or --force to start anew"
-            )
-        return state
+        epoch = len(self.history) + 1
+        if self._stream is None:
+            loss = self._step.losses[step].item()
+            if not math.isfinite(loss):
+                raise _not_finite(loss, epoch, step)
+        else:
+            loss = self.history[-1]["loss"] if self.history else math.nan
+        return f"epoch {epoch} · loss {loss:.3f} · lr {self._rates[step]:.3g}"
 
-    def _load(self) -> dict[str, Any]:
-        try:
-            return checkpoint.load(self.state_path)
-        except CheckpointError as error:
-            raise OutputError(
-                f"the state of an unfinished run is damaged ({error}); --force starts anew"
-            ) from error
+    def end_epoch(self) -> None:
+        """Wait for the epoch's steps, add its record to the history, and save the state if it is time.
 
-    def write(self, state: dict[str, Any]) -> None:
-        """Replace the state and the history, each whole or not at all."""
-        replaces = files.file_sha256(self._output)
-        checkpoint.save(self.state_path, {"kind": "state", "replaces": replaces, **state})
-        if replaces is None:
-            self.write_history(state["history"])
+        Raises TrainingError at a loss that is not finite.
+        """
+        epoch = len(self.history) + 1
+        if epoch < self.epochs:
+            self._plan(epoch + 1)  # while the device is still busy
+        with self.on_stream():
+            losses, correct = self._step.losses.cpu(), int(self._step.correct)
+            seconds = time.perf_counter() - self._start
+            if not torch.isfinite(losses).all():
+                step = int((~torch.isfinite(losses)).int().argmax())
+                raise _not_finite(losses[step].item(), epoch, step)
+            n, size = len(self.task.hashes), self.task.recipe.schedule.batch_size
+            sizes = torch.full_like(losses, size)
+            sizes[-1] = n - size * (len(losses) - 1)
+            record: Record = {
+                "epoch": epoch,
+                "loss": float((losses * sizes).sum() / n),
+                "lr": self._rates[-1],
+                "seconds": round(seconds, 3),
+                "train_accuracy": correct / n,
+            }
+            if self._evaluation.due(epoch):
+                record["test_accuracy"] = self._evaluation.accuracy(self.task.model)
+            self.history.append(record)
+            if not self.finished and self._pace.due():
+                with self._pace:
+                    self.journal.write(self._state())
 
-    def write_history(self, history: list[Record]) -> None:
-        """Replace the history file: one JSON record a line, one line an epoch."""
-        files.write_json_lines(self.history_path, history)
-
-    def discard(self) -> None:
-        """Remove the resumable state; the history stays."""
-        self.state_path.unlink(missing_ok=True)
-
-
-def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with momentum, weight decay on every parameter, one fused update for all of them."""
-    o = recipe.optimizer
-    return torch.optim.SGD(
-        model.parameters(), lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay, fused=True
-    )
+    def _state(self) -> dict[str, Any]:
+        return {
+            "identity": self.task.identity,
+            "model": self.task.model.state_dict(),
+            "optimizer": self._step.optimizer.state_dict(),
+            "history": self.history,
+            "precision": self.runtime.precision,
+            "threads": torch.get_num_threads(),
+        }
 
 
-def train(
-    task: Task,
-    runtime: Runtime,
-    journal: Journal,
-    state: dict[str, Any] | None,
-    progress: Progress,
-    evaluation: Evaluation,
-) -> list[Record]:
-    """Train `task.model` to the recipe's last epoch, from `state` if given; return the history.
+def train(learners: Sequence[Learner], progress: Progress) -> None:
+    """Train runs of equally many steps an epoch to their last epochs, side by side on the device.
 
     Raises TrainingError at a loss that is not finite.
     """
-    recipe, model = task.recipe, task.model
-    optimizer = make_optimizer(model, recipe)
-    history: list[Record] = []
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        history = list(state["history"])
-    epochs, done = recipe.schedule.epochs, len(history)
-    pace = _SavingPace()
-    total, before = epochs * task.steps_per_epoch, done * task.steps_per_epoch
-    with progress.bar(task.identity["kind"], total, before) as bar:
-        for epoch in range(done + 1, epochs + 1):
-            last_loss = history[-1]["loss"] if history else math.nan
-            record = _run_epoch(task, runtime, optimizer, epoch, last_loss, bar)
-            if evaluation.due(epoch):
-                record["test_accuracy"] = evaluation.accuracy(model)
-            history.append(record)
-            if epoch < epochs and pace.due():
-                with pace:
-                    journal.write(_state(task, runtime, optimizer, history))
-    return history
+    steps = learners[0].task.steps_per_epoch
+    total = sum(learner.epochs for learner in learners) * steps
+    done = sum(len(learner.history) for learner in learners) * steps
+    for learner in learners:
+        learner.prepare(progress)
+    with progress.bar(learners[0].task.identity["kind"], total, done) as bar:
+        while going := [learner for learner in learners if not learner.finished]:
+            _epoch(going, steps, bar)
 
 
-def _state(
-    task: Task, runtime: Runtime, optimizer: torch.optim.Optimizer, history: list[Record]
-) -> dict[str, Any]:
-    return {
-        "identity": task.identity,
-        "model": task.model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "history": history,
-        "precision": runtime.precision,
-        "threads": torch.get_num_threads(),
-    }
+def _epoch(learners: Sequence[Learner], steps: int, bar: Bar) -> None:
+    """One pass over the samples for each; the host only enqueues steps, and waits at the end."""
+    for learner in learners:
+        learner.begin_epoch()
+    for step in range(steps):
+        for learner in learners:
+            learner.advance()
+        bar.advance(len(learners), learners[0].status(step))
+    for learner in learners:
+        learner.end_epoch()
 
 
-def _run_epoch(
-    task: Task,
-    runtime: Runtime,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-    last_loss: float,
-    bar: Bar,
-) -> Record:
-    """One pass over the samples. Nothing waits for the device before the epoch's end, but on a CPU.
-
-    last_loss: what the bar shows while the loss of the epoch is not known, on a GPU.
-    """
-    recipe, device, size = task.recipe, runtime.device, task.recipe.schedule.batch_size
-    start = time.perf_counter()
-    order = epoch_order(recipe.seed, epoch, task.hashes)
-    ids, columns = task.views.draw(recipe.seed, epoch, task.hashes)
-    plan = torch.from_numpy(np.stack([order, ids[order], columns[order]])).to(device)  # (3, N)
-    losses = torch.zeros(task.steps_per_epoch, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    first_step = (epoch - 1) * task.steps_per_epoch
-    rate = 0.0
-    task.model.train()
-    for step, (rows, view_ids, cache_columns) in enumerate(zip(*(p.split(size) for p in plan), strict=True)):
-        rate = learning_rate(first_step + step, task.steps_per_epoch, recipe.optimizer, recipe.schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        with runtime.autocast():
-            logits = task.model(task.images.batch(rows, view_ids))
-        loss = task.loss(logits, rows, cache_columns).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses[step] = loss.detach()
-        correct += (logits.detach().argmax(dim=1) == task.labels[rows]).sum()
-        if device.type == "cpu":
-            _require_finite(losses[: step + 1], epoch)
-            last_loss = losses[step].item()
-        bar.advance(1, f"epoch {epoch} · loss {last_loss:.3f} · lr {rate:.3g}")
-    _require_finite(losses, epoch)
-    sizes = torch.full_like(losses, size)
-    sizes[-1] = len(task.hashes) - size * (task.steps_per_epoch - 1)
-    return {
-        "epoch": epoch,
-        "loss": float((losses * sizes).sum() / len(task.hashes)),
-        "lr": rate,
-        "seconds": round(time.perf_counter() - start, 3),
-        "train_accuracy": int(correct) / len(task.hashes),
-    }
+def _rates(task: Task, epoch: int) -> list[float]:
+    """The learning rate of each step of epoch `epoch` (from 1)."""
+    recipe, steps = task.recipe, task.steps_per_epoch
+    first = (epoch - 1) * steps
+    return [learning_rate(first + step, steps, recipe.optimizer, recipe.schedule) for step in range(steps)]
 
 
-def _require_finite(losses: torch.Tensor, epoch: int) -> None:
-    """Raise TrainingError naming the first step of the epoch whose loss is not finite."""
-    if not math.isfinite(losses.sum().item()):
-        step = int((~torch.isfinite(losses)).int().argmax()) + 1
-        raise TrainingError(
-            f"the loss is {losses[step - 1].item()} at epoch {epoch}, step {step}; "
-            "try a smaller optimizer.lr or --precision fp32, with --force to start anew"
-        )
+def _not_finite(loss: float, epoch: int, step: int) -> TrainingError:
+    return TrainingError(
+        f"the loss is {loss} at epoch {epoch}, step {step + 1}; "
+        "try a smaller optimizer.lr or --precision fp32, with --force to start anew"
+    )
 
 
 class _SavingPace:

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from dive import checkpoint
-from dive.comparison import Evaluated, across_seeds
+from dive.comparison import across_seeds
 from dive.dataset import load_test
 from dive.evaluation import Accuracy
 from dive.models.resnet import CifarResNet
 from dive.progress import Progress
 from dive.recipe import load
+from dive.run import Result
 
 RECIPE = load(chain.CONFIG)
 
@@ -150,7 +151,7 @@ def test_what_is_no_finished_checkpoint_of_these_images_is_refused(digits, tmp_p
     assert "ants.pt" in complaint and "folder images" in complaint and "digits images" in complaint
 
 
-def evaluated(seed: int, all_: float, few: float | None = 0.25, **record: object) -> Evaluated:
+def evaluated(seed: int, all_: float, few: float | None = 0.25, **record: object) -> Result:
     accuracy = Accuracy(0.9, 0.5, few, all_, 0.5, ())
     recipe = {
         "name": "r",
@@ -167,7 +168,7 @@ def evaluated(seed: int, all_: float, few: float | None = 0.25, **record: object
         "weights hash": f"{seed} {all_}",
         **record,
     }
-    return Evaluated(Path(f"{seed}.pt"), document, accuracy)
+    return Result(Path(f"{seed}.pt"), document, accuracy)
 
 
 def test_seeds_of_one_run_count_together_wherever_their_images_lay():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dive import checkpoint, files, training
+from dive.step import Step
 
 OUT = Path("run.pt")
 EPOCHS = 5
@@ -55,16 +56,16 @@ def assert_same(found: tuple[dict, list[dict]], expected: tuple[dict, list[dict]
 
 def stop(step: int, *arguments: object, error: type[BaseException] = KeyboardInterrupt) -> chain.Outcome:
     """Run a command that stops by an exception before its `step`-th step (from 1)."""
-    real, calls = training.learning_rate, []
+    real, calls = Step.advance, []
 
-    def stopping(*args):
+    def stopping(self):
         calls.append(1)
         if len(calls) == step:
             raise error
-        return real(*args)
+        return real(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "learning_rate", stopping)
+        patch.setattr(Step, "advance", stopping)
         return chain.dive(*arguments)
 
 
@@ -105,8 +106,8 @@ STRIKES = [
     ("teacher", "os:replace", REPLACES),  # everything but the checkpoint has its place
     *(("teacher", "os:fsync", call) for call in MOMENTS.sample(range(1, FSYNCS), 3)),
     *(("student", "os:replace", call) for call in MOMENTS.sample(range(1, REPLACES), 2)),
-    *(("teacher", "dive.training:learning_rate", call) for call in MOMENTS.sample(range(14, 66), 2)),
-    *(("student", "dive.training:learning_rate", call) for call in MOMENTS.sample(range(14, 66), 1)),
+    *(("teacher", "dive.step:Step.advance", call) for call in MOMENTS.sample(range(14, 66), 2)),
+    *(("student", "dive.step:Step.advance", call) for call in MOMENTS.sample(range(14, 66), 1)),
 ]
 
 
@@ -131,7 +132,7 @@ def test_a_killed_run_ends_as_one_that_was_not(digits, whole, kind, spot, call):
 @pytest.mark.parametrize("kind", ["teacher", "student"])
 def test_ctrl_c_ends_with_one_line_and_exit_code_130_and_the_run_goes_on(digits, whole, kind):
     arguments = (*(TEACHER if kind == "teacher" else student(digits)), "--out", OUT)
-    spot = ("dive.training:learning_rate", 3 * STEPS + 4)
+    spot = ("dive.step:Step.advance", 3 * STEPS + 4)
     outcome = chain.struck(*spot, *arguments, by=chain.signal.SIGINT)
     assert outcome.code == 130
     assert outcome.err.count("\n") == 1 and outcome.err.startswith("dive: interrupted")

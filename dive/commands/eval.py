@@ -9,9 +9,10 @@ from dive.commands import options
 from dive.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from dive.comparison import Evaluated, Seeds
+    from dive.comparison import Seeds
     from dive.progress import Progress
     from dive.recipe import Recipe
+    from dive.run import Result
 
 
 @click.command("eval")
@@ -69,22 +70,18 @@ def _of_recipe(recipe: "Recipe", progress: "Progress") -> list[Path]:
     return found
 
 
-def _print_shots(evaluated: "list[Evaluated]", seeds: "list[Seeds]", numbered: bool) -> None:
-    from dive.tables import SHOT_COLUMNS, figures, named, new_table, percent, print_table
+def _print_shots(evaluated: "list[Result]", seeds: "list[Seeds]", numbered: bool) -> None:
+    from dive.tables import SHOT_COLUMNS, figures, named, new_table, percent, print_seeds, print_table
 
     table = new_table("Test accuracy (%)", ["model"], SHOT_COLUMNS)
     for i, one in enumerate(evaluated, start=1):
         name = named(one.record, f"{one.path}, seed {one.record['seed']}", i if numbered else None)
         table.add_row(name, *map(percent, figures(one.accuracy)))
     print_table(table)
-    if seeds:
-        table = new_table("Mean ± standard deviation over seeds (%)", ["model"], SHOT_COLUMNS)
-        for run in seeds:
-            table.add_row(named(run.record, f"{run.count} seeds"), *map(percent, run.means, run.deviations))
-        print_table(table)
+    print_seeds(seeds)
 
 
-def _print_classes(evaluated: "list[Evaluated]") -> None:
+def _print_classes(evaluated: "list[Result]") -> None:
     """Every class's accuracy; a column a checkpoint, by its number in the table above."""
     import numpy as np
     from rich.markup import escape
@@ -103,7 +100,7 @@ def _print_classes(evaluated: "list[Evaluated]") -> None:
     print_table(table)
 
 
-def _document(evaluated: "list[Evaluated]", seeds: "list[Seeds]") -> dict[str, Any]:
+def _document(evaluated: "list[Result]", seeds: "list[Seeds]") -> dict[str, Any]:
     from dive.tables import SHOT_COLUMNS, model_name
 
     columns = [name.replace(" ", "_") for name in SHOT_COLUMNS]

@@ -80,6 +80,14 @@ precision = click.option(
     help="Precision; auto is bf16 where it is faster and right.",
 )
 seed = click.option("--seed", type=int, metavar="N", help="Seed of initialisation, sample order and views.")
+seeds = click.option(
+    "--seed",
+    "seeds",
+    type=int,
+    multiple=True,
+    metavar="N [N ...]",
+    help="Seeds of initialisation, sample order and views.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 quiet = click.option("--quiet", is_flag=True, help="No progress, warnings only.")
 force = click.option("--force", is_flag=True, help="Start anew and replace a finished result.")

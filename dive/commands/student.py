@@ -1,10 +1,16 @@
 """`dive student`."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dive.commands import options
+
+if TYPE_CHECKING:
+    from dive.run import Result
 
 
 class TauType(click.ParamType):
@@ -21,12 +27,43 @@ class TauType(click.ParamType):
             self.fail(f"{value!r} is neither a number nor auto", param, ctx)
 
 
-@click.command("student")
+GRID = ("--tau", "--power", "--student-tau", "--weight", "--seed")
+
+
+@click.command("student", cls=options.VariadicCommand, variadic=GRID)
 @click.option("--cache", type=options.FILE, help="Logit cache to train from [cache/<recipe>.h5].")
-@click.option("--tau", type=TauType(), metavar="T|auto", help="Teacher temperature; auto tunes τ and p [3].")
-@click.option("--power", type=float, metavar="P", help="Power normalisation of the target [0.5].")
-@click.option("--student-tau", type=float, metavar="T", help="The student's own temperature [the teacher's].")
-@click.option("--weight", type=float, metavar="W", help="Weight of distillation against the labels [0.5].")
+@click.option(
+    "--tau",
+    "taus",
+    type=TauType(),
+    multiple=True,
+    metavar="T [T ...]|auto",
+    help="Teacher temperatures; auto tunes τ and p [3].",
+)
+@click.option(
+    "--power",
+    "powers",
+    type=float,
+    multiple=True,
+    metavar="P [P ...]",
+    help="Power normalisations of the target [0.5].",
+)
+@click.option(
+    "--student-tau",
+    "student_taus",
+    type=float,
+    multiple=True,
+    metavar="T [T ...]",
+    help="The student's own temperatures [the teacher's].",
+)
+@click.option(
+    "--weight",
+    "weights",
+    type=float,
+    multiple=True,
+    metavar="W [W ...]",
+    help="Weights of distillation against the labels [0.5].",
+)
 @click.option("--free-views", is_flag=True, help="With a one-view cache: augment freely over its logits.")
 @click.option("--fixed-view", is_flag=True, help="With a one-view cache: train on that view alone.")
 @click.option(
@@ -35,7 +72,11 @@ class TauType(click.ParamType):
     metavar="N",
     help="Train for N epochs; warm-up and milestones keep their share of them.",
 )
-@click.option("--out", type=options.FILE, help="Checkpoint to write [checkpoints/<recipe>/student.pt].")
+@click.option(
+    "--out",
+    type=options.FILE,
+    help="Checkpoint to write [checkpoints/<recipe>/student.pt]; of several, how their names begin.",
+)
 @options.apply(
     options.eval_every,
     options.config,
@@ -43,17 +84,17 @@ class TauType(click.ParamType):
     options.data,
     options.device,
     options.precision,
-    options.seed,
+    options.seeds,
     options.as_json,
     options.quiet,
     options.force,
 )
 def command(
     cache: Path | None,
-    tau: float | str | None,
-    power: float | None,
-    student_tau: float | None,
-    weight: float | None,
+    taus: tuple[float | str, ...],
+    powers: tuple[float, ...],
+    student_taus: tuple[float, ...],
+    weights: tuple[float, ...],
     free_views: bool,
     fixed_view: bool,
     epochs: int | None,
@@ -64,48 +105,86 @@ def command(
     data: str | None,
     device: str,
     precision: str | None,
-    seed: int | None,
+    seeds: tuple[int, ...],
     as_json: bool,
     quiet: bool,
     force: bool,
 ) -> None:
-    """Train a student from the cache alone.
+    """Train a student from the cache alone, or a grid of students.
 
     The loss is (1-w)·BSCE + w·τ²·KL against the teacher's cached logits, flattened by τ and p; the
-    views are drawn from those the cache holds. Started again after a stop, it goes on by itself.
+    views are drawn from those the cache holds. Several values of τ, p, w or seed train every
+    combination, each to a file of its own (student-t6-p0.5-w0.5-s1.pt). Started again after a stop,
+    it goes on by itself.
     """
-    auto = tau == "auto"
-    if auto and power is not None:
+    auto = "auto" in taus
+    if auto and len(taus) > 1:
+        raise click.UsageError("--tau auto chooses one temperature: give no other beside it")
+    if auto and powers:
         raise click.UsageError("--tau auto chooses the power too: leave --power out")
-    recipe = options.read_recipe(
-        config,
-        assignments,
-        epochs=epochs,
-        data__path=data,
-        precision=precision,
-        seed=seed,
-        distillation__tau=None if auto else tau,
-        distillation__power=power,
-        distillation__student_tau=student_tau,
-        distillation__weight=weight,
-    )
-    from dive.evaluation import Accuracy
-    from dive.run import Order
-    from dive.student import Distill, train_student
-    from dive.tables import model_name, percent, print_table, shot_table
-
-    distill = Distill(cache or options.default_cache(recipe), auto, free_views, fixed_view)
-    order = Order(out or options.default_checkpoint(recipe, "student"), device, force, eval_every)
-    result = train_student(recipe, distill, order, options.reporter(quiet))
-    if as_json:
-        options.print_json({"checkpoint": str(result.path), **result.record})
-        return
-    teacher = result.record["teacher"]
-    rows = [
-        (model_name(teacher["kind"], teacher), Accuracy(**teacher["accuracy"], per_class=())),
-        (model_name("student", result.record), result.accuracy),
+    recipes = [
+        options.read_recipe(
+            config,
+            assignments,
+            epochs=epochs,
+            data__path=data,
+            precision=precision,
+            seed=seed,
+            distillation__tau=tau,
+            distillation__power=power,
+            distillation__student_tau=student_tau,
+            distillation__weight=weight,
+        )
+        for tau, power, student_tau, weight, seed in _combinations(
+            () if auto else taus, powers, student_taus, weights, seeds
+        )
     ]
-    title = f"Test accuracy (%) after the last epoch, {recipe.name}, seed {recipe.seed}"
-    print_table(shot_table(title, rows))
-    gain = result.accuracy.all - rows[0][1].all
-    click.echo(f"The student is {percent(abs(gain))} points {'above' if gain >= 0 else 'below'} its teacher.")
+    from dive.run import Order
+    from dive.student import Distill, train_students
+
+    first = recipes[0]
+    distill = Distill(cache or options.default_cache(first), auto, free_views, fixed_view)
+    where = out or options.default_checkpoint(first, "student")
+    order = Order(device, force, eval_every)
+    results = train_students(recipes, where, distill, order, options.reporter(quiet))
+    if as_json:
+        documents = [{"checkpoint": str(result.path), **result.record} for result in results]
+        options.print_json(documents[0] if len(recipes) == 1 else {"students": documents})
+    else:
+        _print_tables(results, first.name)
+
+
+def _combinations(*given: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Every combination of the values given, each value once; None for an option that was not given."""
+    return itertools.product(*(dict.fromkeys(values) or (None,) for values in given))
+
+
+def _print_tables(results: "list[Result]", name: str) -> None:
+    from dive.comparison import across_seeds
+    from dive.evaluation import Accuracy
+    from dive.tables import model_name, print_seeds, print_table, shot_table
+
+    teacher = results[0].record["teacher"]
+    rows = [(model_name(teacher["kind"], teacher), Accuracy(**teacher["accuracy"], per_class=()))]
+    several = len(results) > 1
+    for result in results:
+        label = model_name("student", result.record)
+        rows.append((f"{label}, seed {result.record['seed']}" if several else label, result.accuracy))
+    seed = "" if several else f", seed {results[0].record['seed']}"
+    print_table(shot_table(f"Test accuracy (%) after the last epoch, {name}{seed}", rows))
+    print_seeds(across_seeds(results))
+    click.echo(_verdict([result.accuracy.all - rows[0][1].all for result in results]))
+
+
+def _verdict(gains: list[float]) -> str:
+    """How the students stand to their teacher, in a sentence."""
+    from dive.tables import percent
+
+    if len(gains) == 1:
+        side = "above" if gains[0] >= 0 else "below"
+        return f"The student is {percent(abs(gains[0]))} points {side} its teacher."
+    above = sum(gain >= 0 for gain in gains)
+    return (
+        f"{above} of {len(gains)} students are not below their teacher: "
+        f"{100 * min(gains):+.2f} to {100 * max(gains):+.2f} points."
+    )

@@ -63,8 +63,10 @@ def command(
     from dive.tables import model_name, print_table, shot_table
     from dive.teacher import train_teacher
 
-    order = Order(out or options.default_checkpoint(recipe, "teacher"), device, force, eval_every)
-    result = train_teacher(recipe, order, options.reporter(quiet))
+    order = Order(device, force, eval_every)
+    result = train_teacher(
+        recipe, out or options.default_checkpoint(recipe, "teacher"), order, options.reporter(quiet)
+    )
     if as_json:
         options.print_json({"checkpoint": str(result.path), **result.record})
     else:

@@ -75,8 +75,8 @@ def train_students(
 def grid_path(out: Path, recipe: Recipe) -> Path:
     """Where one student of several is written: `student.pt` becomes `student-t3-p0.5-w0.5-s0.pt`."""
     d = recipe.distillation
-    own = "" if d.student_tau is None else f"-st{d.student_tau:g}"
-    return out.with_stem(f"{out.stem}-t{d.tau:g}-p{d.power:g}-w{d.weight:g}{own}-s{recipe.seed}")
+    own = "" if d.student_tau is None else f"-st{d.student_tau:.12g}"
+    return out.with_stem(f"{out.stem}-t{d.tau:.12g}-p{d.power:.12g}-w{d.weight:.12g}{own}-s{recipe.seed}")
 
 
 def tuned(recipes: Sequence[Recipe], cache: LogitCache, progress: Progress) -> list[Recipe]:

@@ -2,8 +2,8 @@
 
 The virtual examples of class c are Σ_i t_ic over the training set (He, Wu, Wei 2021, section 3.2),
 t = softmax(p·z/τ). Only the effective temperature T = τ/p matters to them. One pass over the cache
-serves every temperature: the row maximum is subtracted once, and each chunk of rows fits the
-processor's cache. NumPy alone.
+serves every temperature. NumPy alone, on threads: of the operations used here NumPy gives up the
+interpreter's lock in all that take long, which matters (`@` and `vecdot` keep it where `dot` does not).
 """
 
 import math
@@ -18,7 +18,7 @@ from dive.errors import CacheError
 from dive.logit_cache import LogitCache
 from dive.longtail import SHOTS, shot_means
 
-CHUNK_BYTES = 512 * 1024  # of float32 logits in one step: fits a core's second-level cache
+CHUNK_BYTES = 1024 * 1024  # of float32 logits in one step: near the core, and long against a call
 DEFAULT_TAUS = (1.0, 3.0, 6.0, 20.0)
 DEFAULT_POWERS = (0.5, 1.0)
 
@@ -96,7 +96,7 @@ def distributions(
         return _tally(cache, logits.reshape(-1, c), temperatures)
 
     sums, information = np.zeros((len(temperatures), c)), np.zeros(len(temperatures))
-    with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0)))) as pool:
         for block_sums, block_information in pool.map(tally, enumerate(cache.blocks())):
             sums += block_sums
             information += block_information
@@ -107,28 +107,109 @@ def distributions(
     ]
 
 
+@dataclass(frozen=True)
+class _Exponential:
+    """How e^{z/T} of one temperature comes about, and where it is put.
+
+    index: the temperature's place among those asked for. source: the buffer that holds e^{z/(m·T)},
+    whose m-th power it is; None computes it anew. power: that m, 2 or 3.
+    """
+
+    temperature: float
+    index: int
+    buffer: int
+    source: int | None
+    power: int
+
+    def compute(self, z: np.ndarray, buffers: np.ndarray, work: np.ndarray, out: np.ndarray) -> None:
+        """Write e^{z/T} to `out`. z, work, out: (rows, C) float32, z <= 0. buffers: (B, rows, C)."""
+        if self.source is None:
+            np.multiply(z, np.float32(1 / self.temperature), out=out)
+            np.exp(out, out=out)
+            return
+        source = buffers[self.source]
+        if self.power == 3:
+            np.multiply(source, source, out=work)
+            np.multiply(work, source, out=out)
+        else:
+            np.multiply(source, source, out=out)
+
+
+def _exponentials(temperatures: Sequence[float]) -> list[_Exponential]:
+    """The order in which to compute the exponentials, and their buffers.
+
+    A product costs a fraction of an exponential, so a temperature that is half or a third of another
+    is got from it: depth first, the last one derived taking its source's buffer over. Rounding grows
+    with the power taken in all, to some 10⁻⁶ over a grid like 1 3 6 12.
+    """
+    index = {t: i for i, t in enumerate(temperatures)}
+    derived: dict[float, list[tuple[float, int]]] = {t: [] for t in index}
+    roots = []
+    for t in sorted(index, reverse=True):
+        above = [(u, m) for u in sorted(index) for m in (2, 3) if math.isclose(u, m * t, rel_tol=1e-9)]
+        if above:
+            source, power = above[0]
+            derived[source].append((t, power))
+        else:
+            roots.append(t)
+    steps: list[_Exponential] = []
+
+    def visit(t: float, buffer: int, source: int | None, power: int) -> None:
+        steps.append(_Exponential(t, index[t], buffer, source, power))
+        for place, (smaller, m) in enumerate(derived[t], start=1):
+            last = place == len(derived[t])
+            visit(smaller, buffer if last else buffer + 1, buffer, m)
+
+    for t in roots:
+        visit(t, 0, None, 1)
+    return steps
+
+
+def _to_float32(logits: np.ndarray, out: np.ndarray) -> None:
+    """Write logits of a cache to `out`, float32; exact, but what is not finite becomes 2¹⁶ or more.
+
+    NumPy turns float16 into float32 one by one. A float16's bits, moved to where float32 has its
+    exponent and mantissa, are the number divided by 2¹¹².
+    """
+    if logits.dtype.itemsize == 4:
+        np.copyto(out, logits)
+        return
+    bits = out.view(np.int32)
+    np.copyto(bits, logits.view("<i2"))  # with the sign in every bit above
+    bits <<= 13
+    bits &= np.int32(-0x70002000)  # 0x8fffe000: sign, five bits of exponent, ten of mantissa
+    out *= np.float32(2.0**112)
+
+
 def _tally(
     cache: LogitCache, logits: np.ndarray, temperatures: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Σ t over rows, (T, C), and Σ (log C − H(t)), (T,), of logits (rows, C), in chunks."""
     rows, c = logits.shape
     size = max(1, CHUNK_BYTES // (4 * c))
+    steps = _exponentials(temperatures)
+    shifted, scratch = np.empty((size, c), np.float32), np.empty((size, c), np.float32)
+    buffers = np.empty((1 + max(step.buffer for step in steps), size, c), np.float32)
     sums, information = np.zeros((len(temperatures), c)), np.zeros(len(temperatures))
-    shifted, powers = np.empty((size, c), np.float32), np.empty((size, c), np.float32)
+    ones = np.ones(c, np.float32)
     for start in range(0, rows, size):
         chunk = logits[start : start + size]
-        z, e = shifted[: len(chunk)], powers[: len(chunk)]
-        np.subtract(chunk, chunk.max(axis=1, keepdims=True), out=z, dtype=np.float32)
-        if not np.isfinite(z).all():
+        z, work = shifted[: len(chunk)], scratch[: len(chunk)]
+        _to_float32(chunk, z)
+        top = z.max(axis=1, keepdims=True)
+        limit = 2.0**16 if chunk.dtype.itemsize == 2 else math.inf
+        if not (top.max() < limit and z.min() > -limit):
             raise CacheError(f"{cache.path} holds logits that are not finite; export it again")
-        for k, temperature in enumerate(temperatures):
-            np.multiply(z, np.float32(1 / temperature), out=e)
-            np.exp(e, out=e)
-            total = e.sum(axis=1)
-            sums[k] += (1 / total) @ e
+        z -= top
+        for step in steps:
+            e = buffers[step.buffer, : len(chunk)]
+            step.compute(z, buffers[:, : len(chunk)], work, out=e)
+            total = np.dot(e, ones)
+            sums[step.index] += np.dot(1 / total, e)
             # H(t) = log Σe − Σ e·z/T / Σe
-            expected = np.einsum("ij,ij->i", e, z) / (total * np.float32(temperature))
-            information[k] += float(np.sum(math.log(c) - np.log(total) + expected, dtype=np.float64))
+            np.multiply(e, z, out=work)
+            expected = np.dot(work, ones) / (total * np.float32(step.temperature))
+            information[step.index] += np.sum(math.log(c) - np.log(total) + expected, dtype=np.float64)
     return sums, information
 
 

@@ -80,13 +80,42 @@ def test_chunks_and_blocks_change_nothing_at_their_boundaries(monkeypatch, rows,
 
 @pytest.mark.parametrize("rows", [64, 65, 66, 131])
 def test_chunks_of_the_real_size_change_nothing_at_their_boundaries(rows):
-    classes = 2000
+    classes = 4000
     assert virtual_examples.CHUNK_BYTES // (4 * classes) == 65
     logits = caches.random_logits(rows, 1, classes).astype(np.float16)
     (found,) = distributions(caches.write_cache(PATH, logits), [3.0])
     z = logits[:, 0].astype(np.float64) / 3
     e = np.exp(z - z.max(axis=1, keepdims=True))
     np.testing.assert_allclose(found.per_class, (e / e.sum(axis=1, keepdims=True)).sum(axis=0), rtol=1e-5)
+
+
+def test_every_float16_becomes_its_float32_and_what_is_not_finite_becomes_too_large():
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    found = np.empty(2**16, np.float32)
+    virtual_examples._to_float32(halves, found)
+    finite = np.isfinite(halves)
+    np.testing.assert_array_equal(found[finite], halves[finite].astype(np.float32))
+    assert (np.abs(found[~finite]) >= 2**16).all()
+
+
+@pytest.mark.parametrize(
+    "temperatures",
+    [
+        [1.0, 2.0, 3.0, 6.0, 12.0, 20.0, 40.0],  # the default grid
+        [0.25 * 2**k for k in range(9)],
+        [3.0**k for k in range(5)],
+        [40.0, 1.0, 6.0, 2.0, 18.0, 9.0],  # in no order
+        [1.0, 1.1, 2.2, 3.3],
+    ],
+)
+def test_temperatures_got_from_each_other_are_as_right_as_those_alone(temperatures):
+    logits = caches.random_logits(40, 1, 9, scale=6)
+    found = distributions(caches.write_cache(PATH, logits, dtype="float32"), temperatures)
+    assert [d.temperature for d in found] == temperatures
+    for distribution in found:
+        sums, information = naive(logits[:, 0], distribution.temperature, 1)
+        np.testing.assert_allclose(distribution.per_class, sums, rtol=1e-5)
+        assert distribution.information == pytest.approx(information, rel=1e-5, abs=1e-5)
 
 
 def test_a_class_wider_than_a_chunk_is_taken_row_by_row(monkeypatch):

@@ -1,13 +1,13 @@
 """`dive tune-tau`."""
 
 import math
+import os
 from pathlib import Path
 
 import click
 
 from dive import files
 from dive.commands import options
-from dive.longtail import SHOTS
 
 LEAST, MOST_TAU = 1e-6, 1e6
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
@@ -50,6 +50,8 @@ def command(
     Shows the mean virtual examples per class in many, medium and few, and how much information the
     targets keep, and recommends by the paper's rule of thumb. Needs no GPU and no torch.
     """
+    # Before NumPy is loaded: threads of BLAS within the pass's own threads make it slower, up to five times.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from dive.logit_cache import LogitCache
     from dive.longtail import shot_means
     from dive.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine, recommend
@@ -98,6 +100,7 @@ def _plot(plot: Path, title: str, counts: dict, pairs: list) -> None:
 
 
 def _print_table(title: str, counts: dict, pairs: list) -> None:
+    from dive.longtail import SHOTS
     from dive.tables import new_table, number, print_table
 
     table = new_table(title, [], ["τ", "p", "τ/p", *SHOTS, "max/min", "nats kept"])

@@ -1,13 +1,14 @@
 # make demo: the five commands on a data set that needs no download, start to end.
 # make test: lint and the whole test suite.
-# Both make the environment in .venv first.
+# make bench: what every stage costs on this CPU (bench-full: all rows; bench-gpu: on a CUDA device).
+# All make the environment in .venv first.
 
 PYTHON ?= python3
 VENV := .venv
 DIVE := $(VENV)/bin/dive
 DEMO := --config configs/digits_lt/bbn.yaml
 
-.PHONY: env demo test lint
+.PHONY: env demo test lint bench bench-full bench-gpu
 
 env: $(VENV)/.installed
 
@@ -29,3 +30,12 @@ lint: env
 
 test: lint
 	$(VENV)/bin/python -m pytest
+
+bench: env
+	$(VENV)/bin/python -m benchmarks.cpu
+
+bench-full: env
+	$(VENV)/bin/python -m benchmarks.cpu --full --out benchmarks/out/cpu_full.json
+
+bench-gpu: env
+	$(VENV)/bin/python -m benchmarks.gpu

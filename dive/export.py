@@ -77,7 +77,7 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
         progress.note(f"{export.out}: {n} samples × {v} views × {c} classes in {export.dtype}: {size}")
         start = time.monotonic()
         with CacheWriter(export.out, content) as writer:
-            _write_missing(writer, model, images, views, runtime, progress)
+            write_missing(writer, model, images, views, runtime, progress)
             writer.finish()
     seconds = time.monotonic() - start
     progress.note(f"{export.out}: complete in {duration(seconds)}")
@@ -193,7 +193,7 @@ def teacher_facts(document: dict[str, Any]) -> dict[str, Any]:
     return facts | {"recipe": {key: document["recipe"][key] for key in ("name", "schedule", "distillation")}}
 
 
-def _write_missing(
+def write_missing(
     writer: CacheWriter,
     model: CifarResNet,
     images: ViewedImages,

@@ -1,0 +1,240 @@
+"""`make bench`: every stage on this machine's CPU, each against what it should cost.
+
+    python -m benchmarks.cpu [--full] [--only NAME ...] [--out FILE.json]
+
+By default an eighth of the rows where a case is large; `--full` takes all.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.common_way import CommonWay
+from benchmarks.measure import Figure, interleaved, report
+from benchmarks.scene import Scene, machine, write_cache
+from benchmarks.stepping import Epochs, Stepping
+from dive.export import BATCH, write_missing
+from dive.logit_cache import CacheWriter, Content, LogitCache
+from dive.progress import Progress
+
+CPU = torch.device("cpu")
+INATURALIST = (437_513, 8_142)
+TEMPERATURES = (1.0, 2.0, 3.0, 6.0, 20.0, 40.0)  # of the pairs τ 1 3 20 × p 0.5 1
+NAIVE_ROWS = 1024  # in a batch of the softmax pass that tune is compared with
+GATHER = 256  # rows in a gather
+
+
+def steps(folder: Path, full: bool) -> Iterator[Figure]:
+    """A student's step from the cache against steps without a teacher, online, and streamed."""
+    scene = Scene(folder, CPU)
+    sources = {
+        "none": None,
+        "cache": scene.resident(),
+        "streamed": scene.streamed(),
+        "online": scene.online(),
+    }
+    stepping = {name: Stepping(scene.task(source), scene.runtime) for name, source in sources.items()}
+    times = interleaved(stepping, rounds=30, warm_ups=3)
+    seconds = times.medians()
+    yield Figure(
+        "step from cache / without distillation", times.ratio("cache", "none"), at_most=1.03, seconds=seconds
+    )
+    yield Figure("step from cache / teacher online", times.ratio("cache", "online"), seconds=seconds)
+    yield Figure(
+        "step, cache streamed / resident", times.ratio("streamed", "cache"), at_most=1.05, seconds=seconds
+    )
+    yield Figure("step from cache", 1000 * seconds["cache"], "ms")
+
+
+def epochs(folder: Path, full: bool) -> Iterator[Figure]:
+    """An epoch of ours against one of the common way, on the same images."""
+    scene = Scene(folder, CPU, share=1 if full else 8)
+    common = CommonWay(scene.samples.images, scene.samples.labels, scene.samples.counts, scene.recipe)
+    ours = Epochs(scene.task(scene.resident()), scene.runtime, folder / "student.pt")
+    times = interleaved({"ours": ours, "common": common}, rounds=5)
+    bar = 0.40 if scene.runtime.precision == "bf16" else 0.75
+    name = f"epoch of ours ({scene.runtime.precision}) / of the common way (fp32)"
+    yield times.figure(name, "ours", "common", at_most=bar)
+
+
+def export(folder: Path, full: bool) -> Iterator[Figure]:
+    """Images per second of an export against a bare forward loop over ready batches."""
+    scene = Scene(folder, CPU, share=8)
+    samples = 256 if full else 64
+    content = scene.content(samples)
+    model = scene.model().eval()
+    path = folder / "export.h5"
+
+    def exported() -> None:
+        path.unlink(missing_ok=True)
+        with CacheWriter(path, content) as writer:
+            write_missing(writer, model, scene.images, content.views, scene.runtime, Progress(quiet=True))
+            writer.finish()
+
+    rows = torch.arange(samples).repeat_interleave(scene.space.size)
+    ids = torch.arange(scene.space.size).repeat(samples)
+    ready = [
+        scene.images.batch(some_rows, some_ids)
+        for some_rows, some_ids in zip(rows.split(BATCH["cpu"]), ids.split(BATCH["cpu"]), strict=True)
+    ]
+
+    @torch.inference_mode()
+    def bare() -> None:
+        for batch in ready:
+            with scene.runtime.autocast():
+                model(batch)
+
+    times = interleaved({"export": exported, "bare": bare}, rounds=5)
+    yield Figure(
+        "export / bare forward, images per second",
+        times.ratio("bare", "export"),
+        at_least=0.95,
+        seconds=times.medians(),
+    )
+
+
+def tune(folder: Path, full: bool) -> Iterator[Figure]:
+    """The tune pass at iNaturalist's shape against a softmax pass for each pair in torch."""
+    cache = _inaturalist(folder, share=1 if full else 8)
+    peaks = []
+    reading = []
+
+    def ours() -> float:
+        document, peak = _in_process_of_its_own(cache.path)
+        peaks.append(peak)
+        reading.append(document["reading"])
+        return document["tune"]
+
+    def naive() -> None:
+        _softmax_passes(torch.from_numpy(cache.logits), NAIVE_ROWS)
+
+    times = interleaved({"tune": ours, "softmax passes": naive}, rounds=5)
+    size = "" if full else ", 1/8 of the rows"
+    seconds = times.medians() | {"reading": float(np.median(reading))}
+    speed = times.ratio("softmax passes", "tune")
+    yield Figure(f"softmax passes in torch / tune, 6 temperatures{size}", speed, at_least=3, seconds=seconds)
+    yield Figure(f"tune, 6 temperatures{size}", seconds["tune"], "s")
+    yield Figure("tune / a pass that only reads", seconds["tune"] / seconds["reading"])
+    yield Figure("memory of tune beyond the file", max(peaks) / 1e9, "GB", at_most=1)
+
+
+def _inaturalist(folder: Path, share: int) -> LogitCache:
+    """A one-view cache of iNaturalist 2018's shape."""
+    n, classes = INATURALIST[0] // share, INATURALIST[1]
+    labels = np.sort(np.arange(n) % classes)
+    content = Content(
+        views=np.zeros((n, 1), np.int32),
+        labels=labels,
+        keys=[f"{label}/{i}" for i, label in enumerate(labels)],
+        classes=tuple(map(str, range(classes))),
+        class_counts=np.bincount(labels, minlength=classes),
+        dtype="float16",
+        identity={"scene": "random"},
+        facts={"clean id": 0},
+    )
+    return write_cache(folder / "inaturalist.h5", content)
+
+
+def _in_process_of_its_own(cache: Path) -> tuple[dict[str, float], int]:
+    """What `tune_process` measured, and the most anonymous memory (bytes) it was seen to have."""
+    temperatures = map(str, TEMPERATURES)
+    command = [sys.executable, "-m", "benchmarks.tune_process", str(cache), *temperatures]
+    peak = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            peak = max(peak, _anonymous_memory(process.pid))
+            time.sleep(0.02)
+        assert process.stdout is not None
+        document = json.loads(process.stdout.read())
+    return document, peak
+
+
+def _anonymous_memory(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    line = next((line for line in status.splitlines() if line.startswith("RssAnon:")), "RssAnon: 0 kB")
+    return int(line.split()[1]) * 1024
+
+
+def _softmax_passes(logits: torch.Tensor, rows: int) -> None:
+    """Σ softmax(z/T) over rows, a pass for each temperature: no more than the class sums of tune."""
+    flat = logits.reshape(-1, logits.shape[2])
+    for temperature in TEMPERATURES:
+        sums = torch.zeros(flat.shape[1], dtype=torch.float64)
+        for batch in flat.split(rows):
+            sums += torch.softmax(batch.float() / temperature, dim=1).sum(dim=0)
+
+
+def reading(folder: Path, full: bool) -> Iterator[Figure]:
+    """Random rows of the cache against NumPy's gather of the same bytes from a memory map."""
+    scene = Scene(folder, CPU, share=1 if full else 8)
+    resident, mapped = scene.resident(), scene.cache.logits
+    n, views, _ = mapped.shape
+    draws = np.random.default_rng(0).integers(0, (n, views), (200, GATHER, 2))
+    as_torch = [(torch.from_numpy(draw[:, 0].copy()), torch.from_numpy(draw[:, 1].copy())) for draw in draws]
+
+    def ours() -> None:
+        for rows, columns in as_torch:
+            resident.batch(rows, columns)
+
+    def numpy() -> None:
+        for draw in draws:
+            mapped[draw[:, 0], draw[:, 1]]
+
+    times = interleaved({"cache": ours, "memmap": numpy}, rounds=21, warm_ups=2)
+    yield Figure(
+        "cache gather / NumPy memmap gather",
+        times.ratio("cache", "memmap"),
+        at_most=1.5,
+        seconds=times.medians(),
+    )
+
+
+def startup(folder: Path, full: bool) -> Iterator[Figure]:
+    """`dive --help` against a bare Python."""
+
+    def run(*words: str) -> Callable[[], None]:
+        return lambda: (
+            subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL) and None
+        )
+
+    cases = {"help": run("-m", "dive.cli", "--help"), "python": run("-c", "pass")}
+    times = interleaved(cases, rounds=11)
+    yield times.figure("dive --help / python -c pass", "help", "python")
+    yield Figure("dive --help", times.median("help"), "s", at_most=0.5)
+
+
+BENCHMARKS = {f.__name__: f for f in (steps, epochs, export, tune, reading, startup)}
+
+
+def main() -> None:
+    """Run the benchmarks, print their table, write JSON; exit code 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--full", action="store_true", help="all rows of every case")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/cpu.json"))
+    options = parser.parse_args()
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="dive-bench-") as folder:
+        runtime = Scene(Path(folder), CPU).runtime
+        print(f"precision {runtime.precision}: {runtime.reason}", file=sys.stderr)
+        for name in options.only:
+            start = time.monotonic()
+            figures += BENCHMARKS[name](Path(folder), options.full)
+            print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr)
+    title = "dive on a CPU" + (", all rows" if options.full else "")
+    sys.exit(0 if report(title, machine(runtime), figures, options.out) else 1)
+
+
+if __name__ == "__main__":
+    main()

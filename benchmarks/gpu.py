@@ -1,0 +1,152 @@
+"""`make bench-gpu`: a student on a CUDA device, as a captured graph, alone and with others.
+
+    python -m benchmarks.gpu [--out FILE.json]
+
+Skips with a line where there is no CUDA device. Needs no network and no data.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import Figure, interleaved, report
+from benchmarks.scene import Scene, machine
+from benchmarks.stepping import Stepping
+from dive.device import Runtime
+from dive.journal import Journal
+from dive.progress import Progress
+from dive.step import Task
+from dive.training import Evaluation, Learner, train
+
+STUDENTS = 4
+SHORT = 10  # epochs of the runs that are compared with each other
+
+
+class TimedSteps(Stepping):
+    """Call it for the seconds of one step, the mean over an epoch's full ones, on a stream of its own."""
+
+    def __init__(self, task: Task, runtime: Runtime, graph: bool, autotune: bool = False) -> None:
+        self._stream = torch.cuda.Stream(runtime.device)
+        self._stream.wait_stream(torch.cuda.current_stream(runtime.device))
+        with (
+            torch.cuda.stream(self._stream),
+            torch.backends.cudnn.flags(enabled=True, benchmark=autotune, allow_tf32=False),
+        ):
+            super().__init__(task, runtime)
+            if graph:
+                self.step.capture()
+
+    def __call__(self) -> float:
+        """Seconds a step."""
+        with torch.cuda.stream(self._stream):
+            self.begin()
+            steps = self._task.steps_per_epoch - 1
+            self._stream.synchronize()
+            start = time.perf_counter()
+            for _ in range(steps):
+                self.step.advance()
+            self._stream.synchronize()
+            return (time.perf_counter() - start) / steps
+
+    def losses(self) -> torch.Tensor:
+        """The losses of the epoch's steps so far."""
+        self._stream.synchronize()
+        return self.step.losses.cpu()
+
+
+def agreement(scene: Scene) -> Iterator[Figure]:
+    """The losses of the graph's first steps against those of eager ones: the same but for rounding."""
+    runs = [TimedSteps(scene.task(scene.resident()), scene.runtime, graph) for graph in (True, False)]
+    for run in runs:
+        run()
+    graph, eager = (run.losses()[:20] for run in runs)
+    worst = ((graph - eager).abs() / eager.abs()).max().item()
+    yield Figure("losses of 20 steps, graph against eager, largest difference", worst, at_most=0.02)
+
+
+def steps(scene: Scene) -> Iterator[Figure]:
+    """One step in every way there is to run it."""
+    resident = scene.resident()
+    cases = {
+        "graph": TimedSteps(scene.task(resident), scene.runtime, graph=True),
+        "eager": TimedSteps(scene.task(resident), scene.runtime, graph=False),
+        "autotuned": TimedSteps(scene.task(resident), scene.runtime, graph=True, autotune=True),
+        "streamed": TimedSteps(scene.task(scene.streamed()), scene.runtime, graph=True),
+        "none": TimedSteps(scene.task(None), scene.runtime, graph=True),
+        "online": TimedSteps(scene.task(scene.online()), scene.runtime, graph=True),
+    }
+    times = interleaved(cases, rounds=7, warm_ups=2)
+    yield times.figure("step as a graph / eager", "graph", "eager", at_most=0.4)
+    yield Figure("step as a graph", 1000 * times.median("graph"), "ms")
+    yield times.figure("step, cuDNN autotuned / not", "autotuned", "graph")
+    yield times.figure("step, cache streamed / resident", "streamed", "graph", at_most=1.05)
+    yield times.figure("step from cache / without distillation", "graph", "none", at_most=1.03)
+    yield times.figure("step from cache / teacher online", "graph", "online")
+
+
+def whole_run(scene: Scene, folder: Path) -> Iterator[Figure]:
+    """The paper's student, all its epochs."""
+    start = time.perf_counter()
+    (learner,) = _learners(scene, folder, students=1, epochs=scene.recipe.schedule.epochs)
+    train([learner], Progress(quiet=True))
+    total = time.perf_counter() - start
+    loop = sum(record["seconds"] for record in learner.history)
+    epochs = len(learner.history)
+    yield Figure(f"student from cache, {epochs} epochs, training loop alone", loop, "s", at_most=20)
+    yield Figure("its start-up (capture) and saving", total - loop, "s")
+
+
+def side_by_side(scene: Scene, folder: Path) -> Iterator[Figure]:
+    """Several students at once against one."""
+
+    def trained(students: int) -> float:
+        learners = _learners(scene, folder, students, SHORT)
+        train(learners, Progress(quiet=True))
+        return max(sum(record["seconds"] for record in learner.history) for learner in learners)
+
+    times = interleaved({"one": lambda: trained(1), "four": lambda: trained(STUDENTS)}, rounds=5)
+    yield times.figure(f"{STUDENTS} students at once / one", "four", "one", at_most=2.0)
+
+
+def _learners(scene: Scene, folder: Path, students: int, epochs: int) -> list[Learner]:
+    resident = scene.resident()
+    recipe = scene.recipe.with_epochs(epochs)
+    return [
+        Learner(
+            scene.task(resident, replace(recipe, seed=seed)),
+            scene.runtime,
+            Journal(folder / f"student-s{seed}.pt"),
+            Evaluation(lambda _: 0.0),
+            None,
+        )
+        for seed in range(students)
+    ]
+
+
+def main() -> None:
+    """Run the benchmarks, print their table, write JSON; exit code 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/gpu.json"))
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("bench-gpu skipped: this machine has no CUDA device torch can use")
+        return
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="dive-bench-") as name:
+        folder = Path(name)
+        scene = Scene(folder, torch.device("cuda"))
+        for part in (agreement(scene), steps(scene), whole_run(scene, folder), side_by_side(scene, folder)):
+            figures += part
+            print(f"{figures[-1].name}: {figures[-1].shown}", file=sys.stderr)
+    met = report("dive on a GPU", machine(scene.runtime), figures, options.out)
+    sys.exit(0 if met else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The tune pass in a process without torch, as `dive tune-tau` runs it: seconds, as JSON on stdout.
+
+python -m benchmarks.tune_process CACHE T [T ...]
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as dive tune-tau does
+
+import numpy as np
+
+from dive.logit_cache import LogitCache
+from dive.virtual_examples import distributions
+
+
+def main() -> None:
+    """Time the pass over a cache, and then one that only reads it."""
+    path, *temperatures = sys.argv[1:]
+    cache = LogitCache(Path(path))
+    start = time.perf_counter()
+    distributions(cache, [float(t) for t in temperatures])
+    tuned = time.perf_counter()
+    flat = cache.logits.reshape(-1)
+    flat[: flat.size // 4 * 4].view(np.uint64).sum()
+    read = time.perf_counter()
+    assert "torch" not in sys.modules
+    print(json.dumps({"tune": tuned - start, "reading": read - tuned}))
+
+
+if __name__ == "__main__":
+    main()

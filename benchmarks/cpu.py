@@ -134,6 +134,7 @@ def _inaturalist(folder: Path, share: int) -> LogitCache:
         views=np.zeros((n, 1), np.int32),
         labels=labels,
         keys=[f"{label}/{i}" for i, label in enumerate(labels)],
+        pixel_digests=np.zeros((n, 16), np.uint8),
         classes=tuple(map(str, range(classes))),
         class_counts=np.bincount(labels, minlength=classes),
         dtype="float16",

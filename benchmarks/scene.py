@@ -18,9 +18,9 @@ from dive.longtail import Samples, class_counts
 from dive.models import build_model
 from dive.randomness import epoch_order
 from dive.recipe import Recipe
-from dive.run import versions
 from dive.step import Loss, Task
 from dive.teacher_logits import ResidentLogits, StreamedLogits, TeacherLogits
+from dive.versions import versions
 from dive.views import CropFlip, StoredViews, ViewedImages, view_space
 
 CLASSES = 100
@@ -100,6 +100,7 @@ class Scene:
             views=self.views[:n],
             labels=self.samples.labels[:n],
             keys=self.samples.keys[:n],
+            pixel_digests=self.samples.pixel_digests[:n],
             classes=self.samples.classes,
             class_counts=np.bincount(self.samples.labels[:n], minlength=CLASSES),
             dtype="float16",

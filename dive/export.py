@@ -19,6 +19,7 @@ from dive.models.resnet import CifarResNet
 from dive.progress import Progress, duration
 from dive.randomness import stored_choice
 from dive.recipe import Recipe
+from dive.versions import versions, warn_if_others
 from dive.views import CropFlip, ViewedImages, view_space
 
 BATCH = {"cpu": 256, "cuda": 2048}  # images of 32×32 in one forward pass
@@ -59,6 +60,7 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
     _check_architecture(export.teacher, document, recipe)
     train = load_training(recipe, progress)
     _check_draw(export.teacher, document, train)
+    warn_if_others(document["versions"], str(export.teacher), progress)
     space = view_space(recipe.views, train.images.shape[1:])
     images = ViewedImages(train.images, space, recipe.data.mean, recipe.data.std, device)
     views = stored_views(export.views, space, recipe.views.seed, train.hashes)
@@ -66,11 +68,20 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
     model = model.to(device, memory_format=torch.channels_last).eval()
     with files.only_writer(export.out):
         _refuse_finished(export)  # again: another process may have finished it meanwhile
+        files.remove_stale(part_path(export.out))
         if export.force:
             part_path(export.out).unlink(missing_ok=True)
         runtime, facts = _runtime(recipe, export, images, model, document, identity, device, progress)
         content = Content(
-            views, train.labels, train.keys, train.classes, train.counts, export.dtype, identity, facts
+            views=views,
+            labels=train.labels,
+            keys=train.keys,
+            pixel_digests=train.pixel_digests,
+            classes=train.classes,
+            class_counts=train.counts,
+            dtype=export.dtype,
+            identity=identity,
+            facts=facts,
         )
         n, v, c = content.shape
         size = files.readable_size(content.bytes)
@@ -78,6 +89,7 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
         start = time.monotonic()
         with CacheWriter(export.out, content) as writer:
             write_missing(writer, model, images, views, runtime, progress)
+            accuracy = writer.accuracy()
             writer.finish()
     seconds = time.monotonic() - start
     progress.note(f"{export.out}: complete in {duration(seconds)}")
@@ -87,6 +99,7 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
         "dtype": export.dtype,
         "bytes": export.out.stat().st_size,
         "seconds": round(seconds, 1),
+        "accuracy over the stored views": accuracy,
         "device": device_name(device),
         "identity": identity,
         **facts,
@@ -174,6 +187,7 @@ def _runtime(
                 f"{part_path(export.out)} is an unfinished export in {facts['precision']}, not {wanted}; "
                 f"give --precision {facts['precision']} to go on with it, or --force to start anew"
             )
+        warn_if_others(facts["versions"], str(part_path(export.out)), progress)
         return Runtime(device, facts["precision"], "as the stopped export"), facts
     rows = torch.arange(min(_batch_size(images, device), len(images)), device=device)
     batch = images.batch(rows, torch.full_like(rows, images.space.clean_id))
@@ -183,6 +197,7 @@ def _runtime(
         "precision": runtime.precision,
         "clean id": images.space.clean_id,
         "teacher": teacher_facts(document),
+        "versions": versions(),
     }
     return runtime, facts
 

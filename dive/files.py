@@ -39,10 +39,21 @@ def publish(temporary: Path, final: Path) -> None:
     sync_folder(final.parent)
 
 
+def temporary_name(path: Path) -> Path:
+    """Where a file lies while it is written."""
+    return path.with_name(path.name + ".tmp")
+
+
+def remove_stale(*paths: Path) -> None:
+    """Remove what a killed writer left of files that nobody else may be writing now."""
+    for path in paths:
+        temporary_name(path).unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes `path`'s place when the block ends, and vanishes if it fails."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_name(path)
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -105,6 +116,12 @@ def prepare_folder(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OutputError(f"cannot write to the folder {folder}: {error.strerror}") from error
+
+
+def reserve(path: Path) -> None:
+    """Have the disk set aside room for every byte of a file, holes too; raises OSError where it is full."""
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
 def require_space(path: Path, needed: int) -> None:

@@ -65,6 +65,10 @@ class Journal:
         """Replace the history file: one JSON record a line, one line an epoch."""
         files.write_json_lines(self.history_path, history)
 
+    def remove_stale(self) -> None:
+        """Remove half files that a killed process left; to be called by the output's only writer."""
+        files.remove_stale(self._output, self.state_path, self.history_path, self.record_path)
+
     def discard(self) -> None:
         """Remove the resumable state; the history stays."""
         self.state_path.unlink(missing_ok=True)

@@ -1,9 +1,11 @@
 """The logit cache: one HDF5 file that anyone can open, and that proves itself.
 
 `/logits` (N, V, C) holds what the teacher said of every sample in every stored view, contiguous, so
-that it can be memory-mapped. In front of the HDF5 file lies a user block with the **seal**: SHA-256
-of every byte outside `/logits`, the place of `/logits`, the file's length, and a CRC32 for each
-block of rows. The seal is checked before HDF5 code reads the file; a block's CRC when it is used.
+that it can be memory-mapped. Each row is bound to its sample by key, label and a digest of the image,
+and each block to its labels by how many views the teacher classified rightly. In front of the HDF5
+file lies a user block with the **seal**: SHA-256 of every byte outside `/logits`, the place of
+`/logits`, the file's length, and a CRC32 for each block of rows. The seal is checked before HDF5 code
+reads the file; a block's CRC when it is used.
 
 A cache is written as `NAME.part`, block by block, and can be gone on with after a kill: nothing but
 raw data changes after the first flush, so every flushed block stays readable. NumPy and h5py alone.
@@ -26,22 +28,26 @@ from dive.errors import CacheError, OutputError
 from dive.recipe import differences
 
 FORMAT = "dive-logits"
-VERSION = 1
+VERSION = 2
 BLOCK_IMAGES = 2048  # views in a block; what a kill can cost, and what one CRC covers
+DIGEST_BYTES = 16  # of an image's SHA-256
+_TABLES = ("keys", "classes", "labels", "views", "class_counts", "pixel_digests", "block_crc32")
+_TABLES += ("block_done", "block_correct")
 
 
 @dataclass(frozen=True)
 class Content:
     """What a cache is made of besides the logits.
 
-    views: (N, V) view ids. labels: (N,). keys: N texts. classes: C names. class_counts: (C,).
-    identity: nested plain values that must be equal for an unfinished export to be gone on with.
-    facts: further plain values to record (precision, accuracy of the teacher, …).
+    views: (N, V) view ids. labels: (N,). keys: N texts. pixel_digests: (N, 16) uint8, of the images.
+    classes: C names. class_counts: (C,). identity: nested plain values that must be equal for an
+    unfinished export to be gone on with. facts: further plain values to record (precision, versions, …).
     """
 
     views: np.ndarray
     labels: np.ndarray
     keys: list[str]
+    pixel_digests: np.ndarray
     classes: tuple[str, ...]
     class_counts: np.ndarray
     dtype: str
@@ -58,7 +64,8 @@ class Content:
         """Size of the file, but for some kilobytes of HDF5's own."""
         n, v, c = self.shape
         keys = n * max(len(key.encode()) for key in self.keys)
-        return n * v * c * np.dtype(self.dtype).itemsize + self.views.nbytes + self.labels.nbytes + keys
+        tables = (self.views, self.labels, self.pixel_digests)
+        return n * v * c * np.dtype(self.dtype).itemsize + sum(table.nbytes for table in tables) + keys
 
 
 def block_rows(views: int) -> int:
@@ -86,7 +93,9 @@ class CacheWriter:
         if unfinished(path, content.identity) is None:
             _create(self._part, content, self.blocks)
         self._file = h5py.File(self._part, "r+", locking="best-effort")
-        self._logits, self._done, self._crc = (self._file[k] for k in ("logits", "block_done", "block_crc32"))
+        self._labels = content.labels
+        self._logits, self._done = self._file["logits"], self._file["block_done"]
+        self._crc, self._correct = self._file["block_crc32"], self._file["block_correct"]
         self._block_bytes = self._rows_a_block * v * len(content.classes) * np.dtype(content.dtype).itemsize
 
     def __enter__(self) -> "CacheWriter":
@@ -120,8 +129,14 @@ class CacheWriter:
         self._logits[self.rows(block)] = stored
         self._file.flush()
         self._crc[block] = _crc(stored)
+        self._correct[block] = correct_views(stored, self._labels[self.rows(block)])
         self._done[block] = 1
         self._file.flush()
+
+    def accuracy(self) -> float:
+        """The share of all stored views in which the largest logit is the label's."""
+        n, v, _ = self._logits.shape
+        return float(self._correct[:].sum()) / (n * v)
 
     def finish(self) -> None:
         """Mark the cache complete, seal it, force it to the disk and move it to its place."""
@@ -149,7 +164,7 @@ def unfinished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
                 raise ValueError(f"it is not of {FORMAT} version {VERSION}")
             before, facts = (json.loads(file.attrs[key]) for key in ("identity", "facts"))
             blocks = -(-file["logits"].shape[0] // block_rows(file["logits"].shape[1]))
-            if any(file[name].shape != (blocks,) for name in ("block_crc32", "block_done")):
+            if any(file[name].shape != (blocks,) for name in ("block_crc32", "block_done", "block_correct")):
                 raise ValueError("its tables do not fit its logits")
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise OutputError(f"{part} is a damaged unfinished export ({error}); --force starts anew") from error
@@ -161,10 +176,21 @@ def unfinished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     return facts
 
 
+def progress_of_part(part: Path) -> tuple[int, int, tuple[int, int, int], dict[str, Any]]:
+    """Blocks done, blocks, shape (N, V, C) and identity of an unfinished export; raises CacheError."""
+    try:
+        with h5py.File(part, "r", locking="best-effort") as file:
+            _require_plain(file, part.stat().st_size)
+            done = file["block_done"][:]
+            return int(done.sum()), len(done), file["logits"].shape, json.loads(file.attrs["identity"])
+    except _FOREIGN as error:
+        raise CacheError(f"{part} is not an unfinished export of this dive's: {error}") from error
+
+
 def _create(part: Path, content: Content, blocks: int) -> None:
     """Lay a new file out whole, with every byte allocated, and flush it before the first row."""
     files.require_space(part, content.bytes)
-    fresh = part.with_name(part.name + ".tmp")
+    fresh = files.temporary_name(part)
     with h5py.File(fresh, "w", userblock_size=seal.room_for(blocks), locking="best-effort") as file:
         for key, value in {
             "format": FORMAT,
@@ -179,13 +205,41 @@ def _create(part: Path, content: Content, blocks: int) -> None:
             encoded = [text.encode() for text in texts]
             file[name] = np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded))))
         file["labels"], file["views"] = content.labels, content.views
-        file["class_counts"] = content.class_counts
+        file["class_counts"], file["pixel_digests"] = content.class_counts, content.pixel_digests
         file["block_crc32"] = np.zeros(blocks, dtype=np.uint32)
         file["block_done"] = np.zeros(blocks, dtype=np.uint8)
+        file["block_correct"] = np.zeros(blocks, dtype=np.uint32)
         _allocate_logits(file, content)
+    try:
+        files.reserve(fresh)
+    except OSError as error:
+        fresh.unlink()
+        raise OutputError(f"{part} cannot be laid out: {error.strerror}; choose another --out") from error
     with open(fresh, "rb") as written:
         os.fsync(written.fileno())
     files.publish(fresh, part)
+
+
+# What h5py and json raise at files that are not what they say.
+_FOREIGN = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, RecursionError)
+
+
+def _require_plain(file: h5py.File, length: int) -> None:
+    """Raise ValueError unless every table lies in this very file, whole, unfiltered and no larger than it.
+
+    A foreign file could otherwise make HDF5 read other files, or allocate what it pleases.
+    """
+    for name in (*_TABLES, "logits"):
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"/{name} is not in the file itself")
+        table = file[name]
+        if not isinstance(table, h5py.Dataset):
+            raise ValueError(f"/{name} is not a dataset")
+        plan = table.id.get_create_plist()
+        if table.is_virtual or plan.get_external_count() or plan.get_nfilters() or table.chunks:
+            raise ValueError(f"/{name} is virtual, external, chunked or filtered")
+        if table.dtype.hasobject or table.size * table.dtype.itemsize > length:
+            raise ValueError(f"/{name} is larger than the file")
 
 
 def _allocate_logits(file: h5py.File, content: Content) -> None:
@@ -202,11 +256,17 @@ def _crc(rows: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(rows).view(np.uint8).reshape(-1).data)
 
 
+def correct_views(logits: np.ndarray, labels: np.ndarray) -> int:
+    """In how many of the views of logits (rows, V, C) the first of the largest is the label's (rows,)."""
+    return int((logits.astype(np.float32, copy=False).argmax(axis=2) == labels[:, None]).sum())
+
+
 class LogitCache:
     """A finished cache, opened for reading; the logits stay in the file and are memory-mapped.
 
-    views: (N, V). labels: (N,). keys: N texts. classes: C names. class_counts: (C,). hash: the
-    seal's digest in hexadecimal, which covers every byte (the logits by their CRCs).
+    views: (N, V). labels: (N,). keys: N texts. pixel_digests: (N, 16) uint8. classes: C names.
+    class_counts: (C,). block_correct: (blocks,) views classified rightly, as the export counted them.
+    hash: the seal's digest in hexadecimal, which covers every byte (the logits by their CRCs).
     """
 
     def __init__(self, path: Path) -> None:
@@ -217,32 +277,54 @@ class LogitCache:
         try:
             with h5py.File(path, "r", locking="best-effort") as file:
                 self._read(file)
-        except (OSError, KeyError, ValueError, TypeError, UnicodeDecodeError) as error:
+        except _FOREIGN as error:
             raise CacheError(f"{path} is not a logit cache this dive can read: {error}") from error
 
     def _read(self, file: h5py.File) -> None:
         if file.attrs["format"] != FORMAT or file.attrs["version"] != VERSION or not file.attrs["complete"]:
-            raise CacheError(f"{self.path} is not a complete {FORMAT} file of version {VERSION}")
+            raise CacheError(
+                f"{self.path} is not a complete {FORMAT} file of version {VERSION} (it says "
+                f"{file.attrs['format']} {file.attrs['version']}); export it again"
+            )
+        _require_plain(file, self.path.stat().st_size)
         self.identity: dict[str, Any] = json.loads(file.attrs["identity"])
         self.facts: dict[str, Any] = json.loads(file.attrs["facts"])
         self.producer: str = file.attrs["producer"]
         self.keys = [key.decode() for key in file["keys"][:].tolist()]
         self.classes = tuple(name.decode() for name in file["classes"][:].tolist())
         self.labels, self.views, self.class_counts = (file[k][:] for k in ("labels", "views", "class_counts"))
+        self.pixel_digests, self.block_correct = file["pixel_digests"][:], file["block_correct"][:]
         logits = file["logits"]
         self.dtype, self.shape = logits.dtype, logits.shape
-        expected = (len(self.keys), self.views.shape[1], len(self.classes))
-        if (
-            self.shape != expected
-            or self.dtype not in (np.float16, np.float32)
-            or logits.chunks is not None
-            or (logits.id.get_offset(), logits.id.get_storage_size()) != (self._seal.offset, self._seal.size)
-            or len(self.labels) != len(self.keys)
-            or not np.array_equal(np.bincount(self.labels, minlength=len(self.classes)), self.class_counts)
-        ):
+        if not self._is_consistent(logits):
             raise CacheError(
                 f"{self.path} contradicts itself: its tables do not fit its logits; export it again"
             )
+
+    def _is_consistent(self, logits: h5py.Dataset) -> bool:
+        """Whether tables, logits and seal agree on shapes, types and places, and labels on counts."""
+        n, classes = len(self.keys), len(self.classes)
+        blocks = len(self._seal.crcs)
+        return (
+            self.shape == (n, *self.views.shape[1:], classes)
+            and len(self.shape) == 3
+            and 0 not in self.shape
+            and self.dtype in (np.float16, np.float32)
+            and (logits.id.get_offset(), logits.id.get_storage_size()) == (self._seal.offset, self._seal.size)
+            and self._seal.block_bytes % (self.dtype.itemsize * self.shape[1] * classes) == 0
+            and all(table.dtype.kind in "iu" for table in (self.labels, self.views, self.class_counts))
+            and self.views.shape[0] == n
+            and self.labels.shape == (n,)
+            and self.pixel_digests.shape == (n, DIGEST_BYTES)
+            and self.block_correct.shape == (blocks,)
+            and 0 <= self.labels.min() <= self.labels.max() < classes
+            and np.array_equal(np.bincount(self.labels, minlength=classes), self.class_counts)
+        )
+
+    @property
+    def accuracy(self) -> float:
+        """The teacher's accuracy over all stored views, as the export counted it; in [0, 1]."""
+        return float(self.block_correct.sum()) / (self.shape[0] * self.shape[1])
 
     @property
     def hash(self) -> str:

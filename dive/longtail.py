@@ -74,6 +74,18 @@ class Samples:
         return key_hashes(self.keys)
 
     @cached_property
+    def pixel_digests(self) -> np.ndarray:
+        """The first 16 bytes of SHA-256 over each image's shape and decoded pixels, (N, 16) uint8."""
+        shape = repr(self.images.shape[1:]).encode()
+        digests = (hashlib.sha256(shape + image.tobytes()).digest()[:16] for image in self.images)
+        return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 16)
+
+    def subset(self, rows: np.ndarray) -> "Samples":
+        """The samples of some rows (M,), in their order."""
+        keys = [self.keys[row] for row in rows]
+        return Samples(keys, self.labels[rows], self.images[rows], self.classes)
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over class names, keys, labels and decoded pixels."""
         digest = hashlib.sha256()

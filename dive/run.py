@@ -5,7 +5,6 @@ outputs and their locks, resuming, precision, the last evaluation, and what a fi
 """
 
 import contextlib
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dive import __version__, checkpoint, files
+from dive import checkpoint, files
 from dive.device import Runtime, choose_precision, device_name
 from dive.errors import OutputError
 from dive.evaluation import Accuracy, evaluate
@@ -27,6 +26,7 @@ from dive.recipe import Recipe, build, differences
 from dive.step import Loss, Task, ViewDraw
 from dive.teacher_logits import TeacherLogits
 from dive.training import Evaluation, Learner, train
+from dive.versions import versions, warn_if_others
 from dive.views import CropFlip, ViewedImages, view_space
 
 
@@ -127,6 +127,7 @@ class _Runs:
     def _stopped(self, lesson: Lesson) -> dict[str, Any] | None:
         """The state of the lesson's unfinished run; raises OutputError where something is in the way."""
         journal = Journal(lesson.out)
+        journal.remove_stale()
         journal.refuse_finished(self._order.force)  # again: another process may have finished it meanwhile
         if self._order.force:
             journal.discard()
@@ -241,6 +242,7 @@ def _runtime_of(
     if device.type == "cpu" and state["threads"] != torch.get_num_threads():
         progress.note(f"going on with the {state['threads']} threads of the stopped run")
         torch.set_num_threads(state["threads"])
+    warn_if_others(state.get("versions", {}), f"{path}", progress)
     done, epochs = len(state["history"]), task.recipe.schedule.epochs
     progress.note(f"going on after epoch {done} of {epochs} in {state['precision']} ({path})")
     return Runtime(device, state["precision"], "as the stopped run")
@@ -280,9 +282,3 @@ def _record(
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of dive and of what its numbers depend on."""
-    others = {name: importlib.metadata.version(name) for name in ("torchvision", "numpy", "h5py")}
-    return {"dive": __version__, "torch": str(torch.__version__), **others}

@@ -19,6 +19,7 @@ from dive.recipe import Recipe, differences
 from dive.run import Lesson, Order, Result, run
 from dive.step import Loss
 from dive.teacher_logits import ResidentLogits, StreamedLogits, TeacherLogits, fits
+from dive.versions import warn_if_others
 from dive.views import CropFlip, FreeViews, StoredViews, view_space
 from dive.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine, recommend
 
@@ -28,13 +29,14 @@ class Distill:
     """What the user asked of students besides their recipes.
 
     auto: take τ and p from the cache by the rule of thumb. free_views, fixed_view: how a cache of
-    one view is used.
+    one view is used. allow_missing: leave out training images that the cache lacks.
     """
 
     cache: Path
     auto: bool = False
     free_views: bool = False
     fixed_view: bool = False
+    allow_missing: bool = False
 
 
 def train_students(
@@ -54,10 +56,12 @@ def train_students(
     if distill.auto:
         recipes = tuned(recipes, cache, progress)
     first = recipes[0]
-    train = (dataset := load_dataset(first, progress)).train
-    space = view_space(first.views, train.images.shape[1:])
-    rows = match_rows(cache, train, first, space)
+    dataset = load_dataset(first, progress)
+    space = view_space(first.views, dataset.train.images.shape[1:])
+    train, rows = match_rows(cache, dataset.train, first, space, distill.allow_missing, progress)
+    dataset = replace(dataset, train=train)
     cache.check()
+    warn_if_others(cache.facts.get("versions", {}), str(cache.path), progress)
     if distill.free_views:
         progress.warn(
             "free views: the teacher saw the clean view only, the student sees others, which makes it a "
@@ -94,11 +98,19 @@ def tuned(recipes: Sequence[Recipe], cache: LogitCache, progress: Progress) -> l
     ]
 
 
-def match_rows(cache: LogitCache, train: Samples, recipe: Recipe, space: CropFlip) -> np.ndarray:
-    """The cache's row of each training sample, joined by key: (N,) int64.
+def match_rows(
+    cache: LogitCache,
+    train: Samples,
+    recipe: Recipe,
+    space: CropFlip,
+    allow_missing: bool,
+    progress: Progress,
+) -> tuple[Samples, np.ndarray]:
+    """The samples to train on, and the cache's row of each, joined by key: (N,) int64.
 
-    Raises CacheError, naming both sides, where the cache is of other classes, another draw, other
-    pixels or another view space.
+    The cache may hold more samples than are trained on, in any order. Raises CacheError, naming both
+    sides, where it is of other classes, of the same keys with other labels or pixels, of images
+    normalised otherwise, of another view space, or lacks samples that `allow_missing` does not waive.
     """
     if cache.classes != train.classes:
         raise CacheError(
@@ -106,13 +118,6 @@ def match_rows(cache: LogitCache, train: Samples, recipe: Recipe, space: CropFli
             f"{_shown(train.classes)}; give the cache's own recipe with --config"
         )
     of_cache, here = cache.identity["data"], recipe.data.identity()
-    if cache.identity["data fingerprint"] != train.fingerprint:
-        different = differences(of_cache, here, "data.") or ["the images themselves differ"]
-        raise CacheError(
-            f"{cache.path} is of another draw ({'; '.join(different)}): data fingerprint "
-            f"{cache.identity['data fingerprint'][:12]}, here {train.fingerprint[:12]}; "
-            "give the cache's own recipe and --data, or export again"
-        )
     normalisation = [{key: data[key] for key in ("mean", "std")} for data in (of_cache, here)]
     if different := differences(*normalisation, "data."):
         raise CacheError(
@@ -125,7 +130,38 @@ def match_rows(cache: LogitCache, train: Samples, recipe: Recipe, space: CropFli
             "give the cache's own recipe, or export again"
         )
     row_of = {key: row for row, key in enumerate(cache.keys)}
-    return np.array([row_of[key] for key in train.keys], dtype=np.int64)
+    rows = np.array([row_of.get(key, -1) for key in train.keys], dtype=np.int64)
+    found = np.flatnonzero(rows >= 0)
+    _check_same_images(cache, train, found, rows)
+    if missing := len(rows) - len(found):
+        lacking = train.keys[int(np.argmin(rows))]
+        draws = "; ".join(differences(of_cache, here, "data.")) or "of the same recipe"
+        if not allow_missing or not len(found):
+            raise CacheError(
+                f"{cache.path} is of another draw ({draws}): it lacks {missing} of {len(rows)} training "
+                f"images, for example {lacking}; give the cache's own recipe and --data, export again, or "
+                "leave them out with --allow-missing"
+            )
+        progress.warn(f"{missing} of {len(rows)} training images are not in {cache.path} and are left out")
+        train, rows = train.subset(found), rows[found]
+        if len(empty := np.flatnonzero(train.counts == 0)):
+            raise CacheError(f"{cache.path} has no image of class {train.classes[empty[0]]}; export again")
+    if len(rows) < len(cache.keys):
+        progress.note(f"training on {len(rows)} of the {len(cache.keys)} images of {cache.path}")
+    return train, rows
+
+
+def _check_same_images(cache: LogitCache, train: Samples, found: np.ndarray, rows: np.ndarray) -> None:
+    """Raise CacheError where a key stands for another label or other pixels in the cache."""
+    pixels = (cache.pixel_digests[rows[found]] != train.pixel_digests[found]).any(axis=1)
+    for what, differs in (("label", cache.labels[rows[found]] != train.labels[found]), ("pixels", pixels)):
+        if differs.any():
+            key = train.keys[found[int(differs.argmax())]]
+            raise CacheError(
+                f"{cache.path} is of other images: {differs.sum()} of {len(rows)} have another {what} "
+                f"here, for example {key} (data fingerprint {cache.identity['data fingerprint'][:12]}, here "
+                f"{train.fingerprint[:12]}); give the --data it was exported from, or export again"
+            )
 
 
 def _shown(classes: tuple[str, ...]) -> str:

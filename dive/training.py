@@ -22,6 +22,7 @@ from dive.progress import Bar, Progress
 from dive.randomness import epoch_order
 from dive.schedule import learning_rate
 from dive.step import Step, Task
+from dive.versions import versions
 
 SAVING_SHARE = 0.02  # at most this share of the time goes into resumable state
 
@@ -169,6 +170,7 @@ class Learner:
             "history": self.history,
             "precision": self.runtime.precision,
             "threads": torch.get_num_threads(),
+            "versions": versions(),
         }
 
 

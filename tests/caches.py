@@ -1,12 +1,15 @@
 """Small logit caches of any content, for tests that need no teacher."""
 
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
-from dive.logit_cache import CacheWriter, Content, LogitCache
+from dive import seal
+from dive.logit_cache import CacheWriter, Content, LogitCache, block_rows
 
 IDENTITY = {"recipe": "small", "data": {"seed": 0, "imbalance": 10.0}, "teacher": {"weights hash": "abc"}}
 
@@ -32,6 +35,7 @@ def content_for(
         views=np.tile(np.arange(v, dtype=np.int32), (n, 1)) if views is None else views,
         labels=labels,
         keys=changes.get("keys", [f"class {label}/image {i}.png" for i, label in enumerate(labels)]),
+        pixel_digests=changes.get("pixel_digests", np.zeros((n, 16), dtype=np.uint8)),
         classes=changes.get("classes", tuple(f"class {label}" for label in range(c))),
         class_counts=np.bincount(labels, minlength=c),
         dtype=dtype,
@@ -54,6 +58,22 @@ def finish(path: Path, content: Content) -> None:
     with CacheWriter(path, content) as writer:
         assert writer.missing() == []
         writer.finish()
+
+
+def resealed(path: Path, change: Callable[[h5py.File], None]) -> None:
+    """Change a finished cache's file and seal it again, CRCs and all, as a forger would."""
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with h5py.File(path, "r+") as file:
+        logits = file["logits"]
+        rows = block_rows(logits.shape[1])
+        blocks = [logits[start : start + rows] for start in range(0, logits.shape[0], rows)]
+        crcs = np.array([zlib.crc32(block.tobytes()) for block in blocks], dtype=np.uint32)
+        file["block_crc32"][:] = crcs
+        place = (logits.id.get_offset(), logits.id.get_storage_size())
+        block_bytes = rows * logits.shape[1] * logits.shape[2] * logits.dtype.itemsize
+    with open(path, "r+b") as file:
+        seal.write(file, crcs, place, block_bytes)
 
 
 def write_cache(path: Path, logits: np.ndarray, **options: Any) -> LogitCache:

@@ -42,10 +42,11 @@ def test_plain_h5py_reads_back_everything_that_was_written(dtype):
         np.testing.assert_array_equal(file["logits"][:], logits.astype(dtype))
         np.testing.assert_array_equal(file["views"][:], views)
         np.testing.assert_array_equal(file["labels"][:], [0, 1, 2, 3, 4, 0, 1])
+        np.testing.assert_array_equal(file["pixel_digests"][:], content.pixel_digests)
         np.testing.assert_array_equal(file["class_counts"][:], [2, 2, 1, 1, 1])
         assert [key.decode() for key in file["keys"][:]] == content.keys
         assert tuple(name.decode() for name in file["classes"][:]) == content.classes
-        assert file.attrs["format"] == "dive-logits" and file.attrs["version"] == 1
+        assert file.attrs["format"] == "dive-logits" and file.attrs["version"] == 2
         assert file.attrs["complete"] and file.attrs["producer"].startswith("dive ")
         assert json.loads(file.attrs["identity"]) == caches.IDENTITY
         assert json.loads(file.attrs["facts"]) == content.facts
@@ -72,6 +73,10 @@ def test_the_tables_of_done_blocks_and_their_crcs_are_those_of_the_rows(two_rows
         rows = logits.astype("<f2")
         expected = [zlib.crc32(rows[start : start + 2].tobytes()) for start in (0, 2, 4, 6)]
         np.testing.assert_array_equal(file["block_crc32"][:], expected)
+        right = [sum(logits[row, view].argmax() == row % 5 for view in range(3)) for row in range(7)]
+        np.testing.assert_array_equal(
+            file["block_correct"][:], [sum(right[start : start + 2]) for start in (0, 2, 4, 6)]
+        )
 
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=8)

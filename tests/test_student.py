@@ -152,13 +152,14 @@ def rewritten(cache: LogitCache, path: Path, order: np.ndarray | None = None, **
         views=cache.views[rows],
         labels=cache.labels[rows],
         keys=[cache.keys[row] for row in rows],
+        pixel_digests=cache.pixel_digests[rows],
         classes=cache.classes,
         class_counts=cache.class_counts,
         dtype=cache.dtype.name,
         identity=cache.identity,
         facts=cache.facts,
     )
-    content = replace(content, **changes)
+    content = replace(content, **{"class_counts": np.bincount(content.labels, minlength=10)} | changes)
     caches.write_blocks(path, content, logits)
     caches.finish(path, content)
 
@@ -170,6 +171,65 @@ def test_rows_are_joined_by_key_whatever_their_order_in_the_cache(digits):
     shuffled, straight = (checkpoint.load(path) for path in (OUT, digits.student))
     assert shuffled["weights hash"] == straight["weights hash"]
     assert shuffled["cache hash"] != straight["cache hash"]
+
+
+RARER = ("--set", "data.imbalance=100")  # a draw that is part of the cache's
+LARGER = ("--set", "data.imbalance=20")  # a draw of which the cache's is a part
+
+
+def test_a_student_of_some_of_the_cached_samples_trains_as_from_a_cache_of_just_those(digits):
+    outcome = chain.dive(
+        "student", *chain.DIGITS[:-1], *RARER, "--epochs", 2, "--cache", digits.cache, "--out", OUT
+    )
+    assert outcome.code == 0
+    keys = reference_loop.training_samples(load(chain.CONFIG, RARER[1:])).keys
+    assert f"training on {len(keys)} of the 399 images of {digits.cache}" in outcome.err
+    cache = LogitCache(digits.cache)
+    rows = np.array([row for row, key in enumerate(cache.keys) if key in set(keys)])
+    assert len(rows) == len(keys) < 399
+    rewritten(cache, Path("part.h5"), rows[::-1])
+    chain.succeed("student", *chain.DIGITS, *RARER, "--epochs", 2, "--cache", "part.h5", "--out", "part.pt")
+    assert checkpoint.load(OUT)["weights hash"] == checkpoint.load(Path("part.pt"))["weights hash"]
+
+
+def test_samples_the_cache_lacks_are_counted_and_refused_unless_they_may_be_left_out(digits):
+    complaint = refusal("--cache", digits.cache, *LARGER)
+    wanted = len(reference_loop.training_samples(load(chain.CONFIG, LARGER[1:])).keys)
+    assert f"it lacks {wanted - 399} of {wanted} training images" in complaint
+    assert "--allow-missing" in complaint
+    outcome = student("--epochs", 3, "--cache", digits.cache, *LARGER, "--allow-missing")
+    assert outcome.err == (
+        f"warning: {wanted - 399} of {wanted} training images are not in {digits.cache} and are left out\n"
+    )
+    # What is left is the cache's own draw.
+    left, own = checkpoint.load(OUT), checkpoint.load(digits.student)
+    assert left["data fingerprint"] == own["data fingerprint"]
+    assert left["weights hash"] == own["weights hash"]
+
+
+def test_a_label_other_than_the_caches_is_refused(digits):
+    cache = LogitCache(digits.cache)
+    labels = cache.labels.copy()
+    labels[[0, -1]] = labels[[-1, 0]]
+    rewritten(cache, Path("swapped.h5"), labels=labels)
+    complaint = refusal("--cache", "swapped.h5")
+    assert "2 of 399 have another label here, for example" in complaint and cache.keys[0] in complaint
+
+
+def test_nothing_left_is_refused_even_where_samples_may_be_left_out(digits):
+    cache = LogitCache(digits.cache)
+    rewritten(cache, Path("other.h5"), keys=[f"{key}x" for key in cache.keys])
+    assert "lacks 399 of 399" in refusal("--cache", "other.h5", "--allow-missing")
+
+
+def test_another_torch_is_a_warning(digits):
+    cache = LogitCache(digits.cache)
+    made_with = cache.facts["versions"] | {"torch": "2.11.0"}
+    rewritten(cache, Path("older.h5"), facts=cache.facts | {"versions": made_with})
+    outcome = student("--epochs", 1, "--cache", "older.h5")
+    assert outcome.code == 0
+    assert outcome.err.startswith("warning: older.h5 was made with torch 2.11.0, here ")
+    assert outcome.err.count("\n") == 1
 
 
 def test_the_teachers_weights_are_not_read(digits):

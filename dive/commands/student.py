@@ -66,6 +66,7 @@ GRID = ("--tau", "--power", "--student-tau", "--weight", "--seed")
 )
 @click.option("--free-views", is_flag=True, help="With a one-view cache: augment freely over its logits.")
 @click.option("--fixed-view", is_flag=True, help="With a one-view cache: train on that view alone.")
+@click.option("--allow-missing", is_flag=True, help="Leave out training images that the cache lacks.")
 @click.option(
     "--epochs",
     type=click.IntRange(1),
@@ -97,6 +98,7 @@ def command(
     weights: tuple[float, ...],
     free_views: bool,
     fixed_view: bool,
+    allow_missing: bool,
     epochs: int | None,
     out: Path | None,
     eval_every: int,
@@ -143,7 +145,7 @@ def command(
     from dive.student import Distill, train_students
 
     first = recipes[0]
-    distill = Distill(cache or options.default_cache(first), auto, free_views, fixed_view)
+    distill = Distill(cache or options.default_cache(first), auto, free_views, fixed_view, allow_missing)
     where = out or options.default_checkpoint(first, "student")
     order = Order(device, force, eval_every)
     results = train_students(recipes, where, distill, order, options.reporter(quiet))

@@ -1,0 +1,114 @@
+"""`dive inspect`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dive.commands import options
+
+
+@click.command("inspect")
+@click.argument("file", type=options.FILE)
+@options.apply(options.as_json)
+def command(file: Path, as_json: bool) -> None:
+    """Show what a cache or a checkpoint is.
+
+    Its seal is checked first. Of an unfinished export (.h5.part) or run (.state) it shows how far it is.
+    """
+    from dive.inspection import inspect
+
+    document = inspect(file)
+    if as_json:
+        options.print_json(document)
+    else:
+        _print_table(document)
+
+
+def _print_table(document: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    from dive.tables import new_table, print_table
+
+    table = new_table(f"{document['file']}: {document['kind']}", ["what"], [])
+    table.show_header = False
+    table.add_column(overflow="fold")
+    for name, value in _lines(document):
+        table.add_row(escape(name), escape(value))
+    print_table(table)
+
+
+def _lines(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a person wants to know, each with its name; the JSON has everything."""
+    from dive.files import readable_size
+
+    identity = document.get("identity", {})
+    recipe = document.get("recipe") or identity.get("recipe")
+    data = identity.get("data") or (recipe or {}).get("data", {})
+    teacher = document.get("teacher") or document.get("facts", {}).get("teacher")
+    lines: list[tuple[str, Any]] = [
+        ("complete", "yes" if document["complete"] else "no"),
+        ("format", document.get("format")),
+        ("producer", document.get("producer")),
+        ("size", readable_size(document["bytes"])),
+        ("hash", document.get("hash")),
+        ("done", _done(document)),
+        ("shape", _shape(document)),
+        ("recipe", recipe["name"] if isinstance(recipe, dict) else recipe),
+        ("seed", document.get("seed")),
+        ("data", _listed(data, ("source", "imbalance", "seed", "size"))),
+        ("data fingerprint", document.get("data fingerprint") or identity.get("data fingerprint")),
+        ("view space", _listed(identity.get("view space", {}), ("kind", "pad", "flip"))),
+        ("stored views", identity.get("views")),
+        ("model", _listed(document.get("architecture", {}), ("name", "parameters"))),
+        ("weights hash", document.get("weights hash")),
+        ("teacher", _teacher(teacher, identity.get("teacher", {}))),
+        ("cache hash", document.get("cache hash")),
+        ("test accuracy", _percent(document.get("accuracy", {}))),
+        ("accuracy over the stored views", _share(document.get("accuracy over the stored views"))),
+        ("precision", document.get("precision") or document.get("facts", {}).get("precision")),
+        ("made with", _listed(document.get("versions") or document.get("facts", {}).get("versions", {}))),
+    ]
+    return [(name, str(value)) for name, value in lines if value not in (None, "")]
+
+
+def _listed(values: dict[str, Any], keys: tuple[str, ...] | None = None) -> str:
+    chosen = values if keys is None else {key: values.get(key) for key in keys}
+    return ", ".join(f"{key} {value}" for key, value in chosen.items() if value is not None)
+
+
+def _done(document: dict[str, Any]) -> str:
+    for unit in ("blocks", "epochs"):
+        if f"{unit} done" in document:
+            return f"{document[f'{unit} done']} of {document[unit]} {unit}"
+    return ""
+
+
+def _shape(document: dict[str, Any]) -> str:
+    if "samples" not in document:
+        return ""
+    shape = f"{document['samples']} samples × {document['views']} views × {document['classes']} classes"
+    return f"{shape}, {document['dtype']}" if "dtype" in document else shape
+
+
+def _teacher(facts: dict[str, Any] | None, identity: dict[str, Any]) -> str:
+    if not facts:
+        return ""
+    from dive.tables import model_name
+
+    weights = identity.get("weights hash", "")
+    name = model_name(facts["kind"], facts)
+    accuracy = _percent(facts["accuracy"])
+    return f"{name}, seed {facts['seed']}, {accuracy}" + (f", weights hash {weights}" if weights else "")
+
+
+def _percent(accuracy: dict[str, float | None]) -> str:
+    from dive.tables import percent
+
+    return ", ".join(f"{name.replace('_', ' ')} {percent(value)}" for name, value in accuracy.items())
+
+
+def _share(value: float | None) -> str | None:
+    from dive.tables import percent
+
+    return None if value is None else f"{percent(value)} %"

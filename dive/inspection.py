@@ -1,0 +1,114 @@
+"""What a file of dive's is: a logit cache, a checkpoint, or the unfinished state of either."""
+
+from pathlib import Path
+from typing import Any
+
+from dive.errors import CacheError, DiveError
+
+_SEALED = b"DIVESEAL"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_ZIP = b"PK\x03\x04"
+_LARGEST_USER_BLOCK = 1 << 26
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """What the file at `path` says of itself, in plain values, after its seal was checked.
+
+    Raises CacheError or CheckpointError where it is damaged, DiveError where it is none of dive's.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8)
+            hdf5 = start != _SEALED and _is_hdf5(file)
+    except FileNotFoundError:
+        raise DiveError(f"there is no {path}") from None
+    except OSError as error:
+        raise DiveError(f"cannot read {path}: {error.strerror}") from error
+    if start == _SEALED:
+        return _cache(path)
+    if hdf5:
+        return _part(path)
+    if start[:4] == _ZIP:
+        return _checkpoint(path)
+    raise DiveError(f"{path} is neither a logit cache nor a checkpoint of dive's")
+
+
+def _is_hdf5(file: Any) -> bool:
+    """Whether HDF5's signature stands where a user block may end."""
+    place = 512
+    while place <= _LARGEST_USER_BLOCK:
+        file.seek(place)
+        found = file.read(8)
+        if found == _HDF5:
+            return True
+        if len(found) < 8:
+            return False
+        place *= 2
+    return False
+
+
+def _cache(path: Path) -> dict[str, Any]:
+    from dive.logit_cache import FORMAT, VERSION, LogitCache
+
+    cache = LogitCache(path)
+    n, views, classes = cache.shape
+    return {
+        "file": str(path),
+        "kind": "logit cache",
+        "complete": True,
+        "format": f"{FORMAT} {VERSION}",
+        "producer": cache.producer,
+        "bytes": path.stat().st_size,
+        "hash": cache.hash,
+        "samples": n,
+        "views": views,
+        "classes": classes,
+        "dtype": cache.dtype.name,
+        "accuracy over the stored views": cache.accuracy,
+        "identity": cache.identity,
+        "facts": cache.facts,
+    }
+
+
+def _part(path: Path) -> dict[str, Any]:
+    """An unfinished export; its seal is not there yet, so only what an export reads itself is read."""
+    from dive.logit_cache import progress_of_part
+
+    if path.suffix != ".part":
+        raise CacheError(f"{path} is not sealed: its export was interrupted, or it is none of dive's")
+    done, blocks, shape, identity = progress_of_part(path)
+    return {
+        "file": str(path),
+        "kind": "unfinished export",
+        "complete": False,
+        "bytes": path.stat().st_size,
+        "blocks done": done,
+        "blocks": blocks,
+        **dict(zip(("samples", "views", "classes"), shape, strict=True)),
+        "identity": identity,
+    }
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from dive import checkpoint
+    from dive.files import file_sha256
+
+    document = checkpoint.load(path)
+    common = {"file": str(path), "bytes": path.stat().st_size, "hash": file_sha256(path)}
+    if document["kind"] == "state":
+        identity = document["identity"]
+        return {
+            **common,
+            "kind": f"unfinished {identity['kind']}",
+            "complete": False,
+            "producer": document["producer"],
+            "epochs done": len(document["history"]),
+            "epochs": identity["recipe"]["schedule"]["epochs"],
+            "precision": document["precision"],
+            "threads": document["threads"],
+            "identity": identity,
+        }
+    left_out = ("model", "kind", "format", "version")
+    said = {key: value for key, value in document.items() if key not in left_out}
+    form = f"{document['format']} {document['version']}"
+    return {**common, "kind": document["kind"], "complete": True, "format": form, **said}

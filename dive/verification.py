@@ -1,0 +1,154 @@
+"""Verifying a cache: that it is whole, that its rows are of its samples, and that the teacher agrees."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dive.errors import CacheError, CheckpointError
+from dive.logit_cache import LogitCache, correct_views
+from dive.progress import Progress
+
+if TYPE_CHECKING:
+    from dive.longtail import Samples
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A cache that passed. accuracy: of the teacher over all stored views, in [0, 1], found equal to
+    what the export counted."""
+
+    cache: LogitCache
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The teacher run again on some (sample, view) pairs, against the cache.
+
+    largest: the largest absolute difference of a logit. agreement: the share of pairs with the same
+    top-1 class. allowed: the difference that storing and precision explain.
+    """
+
+    pairs: int
+    largest: float
+    agreement: float
+    allowed: float
+    precision: str
+
+
+def verify(path: Path, progress: Progress) -> Verified:
+    """Check seal, CRCs, shapes, finiteness, labels against counts, and rows against labels.
+
+    The rows of each block must classify as many of its views rightly as the export counted: rows that
+    slipped against their labels do not. Raises CacheError at the first fault, naming the samples.
+    """
+    cache = LogitCache(path)
+    correct = 0
+    blocks = list(cache.blocks())
+    with progress.bar("verify", len(blocks)) as bar:
+        for block, rows in enumerate(blocks):
+            logits = cache.checked(block, rows)
+            where = f"{path}: samples {rows.start} to {rows.stop - 1}"
+            if not np.isfinite(logits).all():
+                raise CacheError(f"{where} hold logits that are not finite; export it again")
+            right = correct_views(logits, cache.labels[rows])
+            if right != cache.block_correct[block]:
+                raise CacheError(
+                    f"{where} do not fit their labels: the teacher is right in {right} of their views, the "
+                    f"export counted {cache.block_correct[block]}; export it again"
+                )
+            correct += right
+            bar.advance()
+    n, views, _ = cache.shape
+    return Verified(cache, correct / (n * views))
+
+
+def sample(
+    cache: LogitCache, teacher: Path, count: int, seed: int, data: str | None, device: str, progress: Progress
+) -> Sampled:
+    """Run the teacher again on `count` random (sample, view) pairs and compare with the cache.
+
+    data: where the images are; None where the default says. Raises CheckpointError where the teacher is
+    not the one the cache is of, CacheError where the images are others.
+    """
+    import torch
+
+    from dive import checkpoint
+    from dive.dataset import load_training
+    from dive.device import Runtime, choose_device
+    from dive.recipe import build
+    from dive.views import ViewedImages, view_space
+
+    of_cache = cache.identity
+    model, document = checkpoint.load_model(teacher)
+    wanted = of_cache["teacher"]["weights hash"]
+    if document["weights hash"] != wanted:
+        raise CheckpointError(
+            f"{teacher} is not the teacher of {cache.path}: weights hash {document['weights hash'][:12]}, "
+            f"the cache's {wanted[:12]}"
+        )
+    space = of_cache["view space"]
+    images_of: dict[str, Any] = dict(of_cache["data"]) | ({} if data is None else {"path": data})
+    recipe = build(
+        {
+            "name": of_cache["recipe"],
+            "data": images_of,
+            "views": {"pad": space["pad"], "flip": space["flip"]},
+        },
+        where=str(cache.path),
+    )
+    train = load_training(recipe, progress)
+    rows_here = _rows_here(cache, train)
+    chosen = np.random.default_rng(seed).choice(cache.shape[0] * cache.shape[1], count, replace=False)
+    rows, columns = chosen // cache.shape[1], chosen % cache.shape[1]
+    target = choose_device(device)
+    viewed = ViewedImages(
+        train.images,
+        view_space(recipe.views, train.images.shape[1:]),
+        recipe.data.mean,
+        recipe.data.std,
+        target,
+    )
+    model = model.to(target, memory_format=torch.channels_last).eval()
+    runtime = Runtime(target, cache.facts["precision"])
+    said = []
+    places = torch.from_numpy(np.stack([rows_here[rows], cache.views[rows, columns]]).astype(np.int64))
+    with torch.inference_mode():
+        for some_rows, ids in zip(*(place.to(target).split(256) for place in places), strict=True):
+            with runtime.autocast():
+                said.append(model(viewed.batch(some_rows, ids)).float().cpu().numpy())
+    live = np.concatenate(said)
+    stored = cache.logits[rows, columns].astype(np.float32)
+    return Sampled(
+        pairs=count,
+        largest=float(np.abs(live - stored).max()),
+        agreement=float((live.argmax(axis=1) == stored.argmax(axis=1)).mean()),
+        allowed=_allowed(cache, np.abs(live).max()),
+        precision=runtime.precision,
+    )
+
+
+def _rows_here(cache: LogitCache, train: "Samples") -> np.ndarray:
+    """The place of each of the cache's samples among the images here: (N,) int64."""
+    place = {key: row for row, key in enumerate(train.keys)}
+    missing = [key for key in cache.keys if key not in place]
+    if missing or train.fingerprint != cache.identity["data fingerprint"]:
+        raise CacheError(
+            f"{cache.path} is of other images than these: data fingerprint "
+            f"{cache.identity['data fingerprint'][:12]}, here {train.fingerprint[:12]}; "
+            "give the --data it was exported from"
+        )
+    return np.array([place[key] for key in cache.keys], dtype=np.int64)
+
+
+def _allowed(cache: LogitCache, largest: float) -> float:
+    """How far a logit may lie from the stored one, by rounding alone.
+
+    In fp32 kernels of another batch size may differ by some 10⁻⁴ of the largest logit, in bf16 by four
+    units in its last place; storing adds half a unit of the cache's own type.
+    """
+    computing = 1e-4 if cache.facts["precision"] == "fp32" else 4 * 2.0**-8
+    storing = float(np.finfo(cache.dtype).eps) / 2
+    return float(largest) * (computing + storing)

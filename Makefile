@@ -1,6 +1,7 @@
 # make demo: the five commands on a data set that needs no download, start to end.
 # make test: lint and the whole test suite.
 # make bench: what every stage costs on this CPU (bench-full: all rows; bench-gpu: on a CUDA device).
+# make torture: two hundred kills at random moments; writes results/reliability/torture.json.
 # All make the environment in .venv first.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 DIVE := $(VENV)/bin/dive
 DEMO := --config configs/digits_lt/bbn.yaml
 
-.PHONY: env demo test lint bench bench-full bench-gpu
+.PHONY: env demo test lint torture bench bench-full bench-gpu
 
 env: $(VENV)/.installed
 
@@ -39,3 +40,6 @@ bench-full: env
 
 bench-gpu: env
 	$(VENV)/bin/python -m benchmarks.gpu
+
+torture: env
+	$(VENV)/bin/python tests/torture.py --kills 200 --out results/reliability/torture.json

@@ -31,6 +31,25 @@ FORMAT = "dive-logits"
 VERSION = 2
 BLOCK_IMAGES = 2048  # views in a block; what a kill can cost, and what one CRC covers
 DIGEST_BYTES = 16  # of an image's SHA-256
+# What a student and `dive verify` need to be told, and its type.
+_ORIGIN: dict[str, type] = {
+    "identity/recipe": str,
+    "identity/data": dict,
+    "identity/data/mean": list,
+    "identity/data/std": list,
+    "identity/data fingerprint": str,
+    "identity/view space": dict,
+    "identity/view space/pad": int,
+    "identity/teacher/weights hash": str,
+    "facts/precision": str,
+    "facts/clean id": int,
+    "facts/teacher/kind": str,
+    "facts/teacher/loss": str,
+    "facts/teacher/seed": int,
+    "facts/teacher/accuracy/all": float,
+    "facts/teacher/recipe/distillation": dict,
+    "facts/versions": dict,
+}
 _TABLES = ("keys", "classes", "labels", "views", "class_counts", "pixel_digests", "block_crc32")
 _TABLES += ("block_done", "block_correct")
 
@@ -289,6 +308,8 @@ class LogitCache:
         _require_plain(file, self.path.stat().st_size)
         self.identity: dict[str, Any] = json.loads(file.attrs["identity"])
         self.facts: dict[str, Any] = json.loads(file.attrs["facts"])
+        if not (isinstance(self.identity, dict) and isinstance(self.facts, dict)):
+            raise ValueError("its identity and facts are not mappings")
         self.producer: str = file.attrs["producer"]
         self.keys = [key.decode() for key in file["keys"][:].tolist()]
         self.classes = tuple(name.decode() for name in file["classes"][:].tolist())
@@ -320,6 +341,19 @@ class LogitCache:
             and 0 <= self.labels.min() <= self.labels.max() < classes
             and np.array_equal(np.bincount(self.labels, minlength=classes), self.class_counts)
         )
+
+    def require_origin(self) -> None:
+        """Raise CacheError unless the cache says of which images, views and teacher it is.
+
+        What dive exports always does; its format alone does not ask for it.
+        """
+        documents = {"identity": self.identity, "facts": self.facts}
+        for path, kind in _ORIGIN.items():
+            value: Any = documents
+            for key in path.split("/"):
+                value = value.get(key) if isinstance(value, dict) else None
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise CacheError(f"{self.path} does not say its {path} as dive's exports do; export it again")
 
     @property
     def accuracy(self) -> float:

@@ -52,6 +52,7 @@ def train_students(
         Journal(out).refuse_finished(order.force)
     device = choose_device(order.device)
     cache = LogitCache(distill.cache)
+    cache.require_origin()
     _check_view_choice(cache, distill)
     if distill.auto:
         recipes = tuned(recipes, cache, progress)
@@ -61,7 +62,7 @@ def train_students(
     train, rows = match_rows(cache, dataset.train, first, space, distill.allow_missing, progress)
     dataset = replace(dataset, train=train)
     cache.check()
-    warn_if_others(cache.facts.get("versions", {}), str(cache.path), progress)
+    warn_if_others(cache.facts["versions"], str(cache.path), progress)
     if distill.free_views:
         progress.warn(
             "free views: the teacher saw the clean view only, the student sees others, which makes it a "

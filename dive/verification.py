@@ -81,6 +81,7 @@ def sample(
     from dive.recipe import build
     from dive.views import ViewedImages, view_space
 
+    cache.require_origin()
     of_cache = cache.identity
     model, document = checkpoint.load_model(teacher)
     wanted = of_cache["teacher"]["weights hash"]
@@ -95,7 +96,7 @@ def sample(
         {
             "name": of_cache["recipe"],
             "data": images_of,
-            "views": {"pad": space["pad"], "flip": space["flip"]},
+            "views": {"pad": space["pad"], "flip": space.get("flip")},
         },
         where=str(cache.path),
     )

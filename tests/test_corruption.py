@@ -199,6 +199,30 @@ def test_a_hostile_file_with_a_right_seal_is_refused_in_one_line(change):
     assert "cache.h5" in chain.dive("inspect", PATH).complaint
 
 
+def test_a_cache_that_does_not_say_what_it_is_of_is_refused_by_those_who_must_know():
+    caches.write_cache(PATH, caches.random_logits(50, 3, 10))
+    words = ("student", *chain.DIGITS, "--cache", PATH, "--out", "s.pt")
+    assert "does not say its identity/data/mean" in chain.dive(*words).complaint
+    chain.succeed("tune-tau", "--cache", PATH)
+    chain.succeed("inspect", PATH)
+    chain.succeed("verify", PATH)
+
+
+@pytest.mark.parametrize("attribute", ["identity", "facts"])
+@pytest.mark.parametrize("document", ["[]", "3", "null", "{}"])
+def test_documents_of_another_shape_are_refused_or_shown(attribute, document):
+    caches.write_cache(PATH, caches.random_logits(50, 3, 10))
+
+    def change(file: h5py.File) -> None:
+        file.attrs[attribute] = document
+
+    caches.resealed(PATH, change)
+    for words in (("inspect", PATH), ("verify", PATH), ("tune-tau", "--cache", PATH, "--clean")):
+        outcome = chain.dive(*words)
+        assert outcome.code == 0 or outcome.complaint
+    assert "cache.h5" in chain.dive("student", *chain.DIGITS, "--cache", PATH, "--out", "s.pt").complaint
+
+
 def test_blocks_of_no_rows_are_refused():
     from dive import seal
 

@@ -1,7 +1,13 @@
 """Forty kills at random moments; `make torture` does two hundred."""
 
+import multiprocessing
+from pathlib import Path
+
+import chain
 import pytest
 import torture
+
+from dive.logit_cache import LogitCache
 
 
 @pytest.mark.slow
@@ -10,3 +16,26 @@ def test_nothing_is_lost_or_half_written_whenever_a_command_is_killed(digits, tm
     assert report.faults == []
     assert sum(report.kills.values()) >= 40
     assert all(report.kills[name] >= 5 for name in ("teacher", "student", "export-logits"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spot", ["os:fsync", "os:replace"])
+def test_a_plot_that_is_killed_while_it_is_written_leaves_no_half_figure(digits, spot):
+    words = ("tune-tau", "--cache", digits.cache, "--plot", "p.png")
+    assert chain.struck(spot, 1, *words).code == -9
+    assert not Path("p.png").exists()
+    chain.succeed(*words)
+    assert Path("p.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def hash_of(path: Path) -> str:
+    """Read a cache to its last row."""
+    cache = LogitCache(path)
+    cache.check()
+    return cache.hash
+
+
+def test_many_processes_read_one_cache_at_once(digits):
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(6) as pool:
+        assert set(pool.map(hash_of, [digits.cache] * 24, chunksize=1)) == {hash_of(digits.cache)}

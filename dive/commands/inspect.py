@@ -92,7 +92,7 @@ def _shape(document: dict[str, Any]) -> str:
 
 
 def _teacher(facts: dict[str, Any] | None, identity: dict[str, Any]) -> str:
-    if not facts:
+    if not facts or not {"kind", "loss", "seed", "accuracy", "recipe"} <= facts.keys():
         return ""
     from dive.tables import model_name
 

@@ -70,13 +70,13 @@ def export(folder: Path, full: bool) -> Iterator[Figure]:
     scene = Scene(folder, CPU, share=8)
     samples = 256 if full else 64
     content = scene.content(samples)
-    model = scene.model().eval()
+    model, runtime = scene.model().eval(), scene.runtime
     path = folder / "export.h5"
 
     def exported() -> None:
         path.unlink(missing_ok=True)
         with CacheWriter(path, content) as writer:
-            write_missing(writer, model, scene.images, content.views, scene.runtime, Progress(quiet=True))
+            write_missing(writer, model, scene.images, content.views, runtime, Progress(quiet=True))
             writer.finish()
 
     rows = torch.arange(samples).repeat_interleave(scene.space.size)
@@ -89,7 +89,7 @@ def export(folder: Path, full: bool) -> Iterator[Figure]:
     @torch.inference_mode()
     def bare() -> None:
         for batch in ready:
-            with scene.runtime.autocast():
+            with runtime.autocast():
                 model(batch)
 
     times = interleaved({"export": exported, "bare": bare}, rounds=5)

@@ -129,6 +129,7 @@ def _run_struck(
     err: str,
 ) -> None:
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite run in the background ignores it
     os.chdir(folder)
     for name, value in settings.items():
         setattr(*_owner(name), value)

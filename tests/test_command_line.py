@@ -135,6 +135,8 @@ COMMON = {
     "student": "--config --set --data --device --precision --seed --json --quiet --force --cache --tau "
     "--power --student-tau --weight --epochs --out --free-views --fixed-view --eval-every",
     "eval": "--config --set --data --device --json --quiet --per-class",
+    "inspect": "--json",
+    "verify": "--data --device --seed --json --quiet --sample --teacher",
 }
 
 
@@ -149,7 +151,7 @@ def test_the_groups_help_names_every_command_in_the_order_of_use():
     shown = chain.succeed("--help").out
     places = [shown.index(f"  {name} ") for name in COMMANDS]
     assert places == sorted(places)
-    assert list(COMMANDS) == ["teacher", "export-logits", "tune-tau", "student", "eval"]
+    assert list(COMMANDS) == ["teacher", "export-logits", "tune-tau", "student", "eval", "inspect", "verify"]
 
 
 def test_dive_alone_shows_its_help():

@@ -105,13 +105,13 @@ def test_a_wrong_length_is_told_with_both_numbers(sealed):
 
 
 @pytest.mark.parametrize(
-    ("attribute", "value"), [("complete", False), ("version", 2), ("format", "something else")]
+    ("attribute", "value"), [("complete", False), ("version", 1), ("format", "something else")]
 )
 def test_a_sealed_file_that_is_not_a_complete_cache_of_this_version_is_refused(sealed, attribute, value):
     with h5py.File(PATH, "r+") as file:
         file.attrs.modify(attribute, value)
     seal_again()
-    with pytest.raises(CacheError, match="not a complete dive-logits file of version 1"):
+    with pytest.raises(CacheError, match="not a complete dive-logits file of version 2"):
         LogitCache(PATH)
 
 

@@ -164,7 +164,7 @@ class _Runs:
         )
         runtime = self._choose_runtime(task, state, lesson.out)
         self._progress.note(
-            f"{lesson.out}: {recipe.model.name}, {parameter_count(model):,} parameters, "
+            f"{lesson.kind}: {recipe.model.name}, {parameter_count(model):,} parameters, "
             f"{recipe.schedule.epochs} epochs of {task.steps_per_epoch} steps, on {device_name(self._device)}"
         )
         evaluation = Evaluation(lambda trained: self._accuracy(trained, recipe).all, self._order.eval_every)

@@ -13,7 +13,7 @@ from dive import checkpoint, files
 from dive.dataset import load_training
 from dive.device import Runtime, choose_device, choose_precision, device_name
 from dive.errors import CheckpointError, DiveError, OutputError
-from dive.logit_cache import CacheWriter, Content, part_path, unfinished
+from dive.logit_cache import CacheWriter, Content, LogitCache, part_path, unfinished
 from dive.longtail import Samples
 from dive.models.resnet import CifarResNet
 from dive.progress import Progress, duration
@@ -89,7 +89,6 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
         start = time.monotonic()
         with CacheWriter(export.out, content) as writer:
             write_missing(writer, model, images, views, runtime, progress)
-            accuracy = writer.accuracy()
             writer.finish()
     seconds = time.monotonic() - start
     progress.note(f"{export.out}: complete in {duration(seconds)}")
@@ -99,7 +98,7 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
         "dtype": export.dtype,
         "bytes": export.out.stat().st_size,
         "seconds": round(seconds, 1),
-        "accuracy over the stored views": accuracy,
+        "accuracy over the stored views": LogitCache(export.out).accuracy,
         "device": device_name(device),
         "identity": identity,
         **facts,

@@ -152,11 +152,6 @@ class CacheWriter:
         self._done[block] = 1
         self._file.flush()
 
-    def accuracy(self) -> float:
-        """The share of all stored views in which the largest logit is the label's."""
-        n, v, _ = self._logits.shape
-        return float(self._correct[:].sum()) / (n * v)
-
     def finish(self) -> None:
         """Mark the cache complete, seal it, force it to the disk and move it to its place."""
         self._file.attrs.modify("complete", np.bool_(True))  # in place: a kill here leaves a readable part
@@ -185,7 +180,7 @@ def unfinished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
             blocks = -(-file["logits"].shape[0] // block_rows(file["logits"].shape[1]))
             if any(file[name].shape != (blocks,) for name in ("block_crc32", "block_done", "block_correct")):
                 raise ValueError("its tables do not fit its logits")
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except _FOREIGN as error:
         raise OutputError(f"{part} is a damaged unfinished export ({error}); --force starts anew") from error
     if different := differences(before, identity):
         raise OutputError(

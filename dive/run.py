@@ -115,7 +115,8 @@ class _Runs:
         record = checkpoint.load_finished(lesson.out)
         del record["model"]
         own = build(record["recipe"], where=str(lesson.out))
-        before = _identity(own, record["kind"], record["data fingerprint"], record, lesson.facts)
+        facts = {key: record.get(key) for key in lesson.facts}
+        before = _identity(own, record["kind"], record["data fingerprint"], facts)
         if different := differences(before, self._identity(lesson)):
             raise OutputError(
                 f"{lesson.out} exists already and is of another recipe ({'; '.join(different)}); "
@@ -134,7 +135,7 @@ class _Runs:
         return journal.read(self._identity(lesson))
 
     def _identity(self, lesson: Lesson) -> dict[str, Any]:
-        return _identity(lesson.recipe, lesson.kind, self._train_set.fingerprint, lesson.facts, lesson.facts)
+        return _identity(lesson.recipe, lesson.kind, self._train_set.fingerprint, lesson.facts)
 
     def _train(self, group: Sequence[tuple[Lesson, dict[str, Any] | None]]) -> list[Result]:
         """Train some lessons side by side, and write their results."""
@@ -199,17 +200,14 @@ class _Runs:
         return Result(lesson.out, record, final)
 
 
-def _identity(
-    recipe: Recipe, kind: str, fingerprint: str, record: dict[str, Any], facts: dict[str, Any]
-) -> dict[str, Any]:
-    """What must be equal for a run to be gone on with: the recipe, the images, and the record's facts.
+def _identity(recipe: Recipe, kind: str, fingerprint: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal for a run to be gone on with: the recipe, the images, and the lesson's facts.
 
     Where the data lie does not matter, what they are does; the precision is the state's.
     """
     document = recipe.as_dict() | {"data": recipe.data.identity()}
     del document["precision"]
-    own = {key: record.get(key) for key in facts}
-    return {"kind": kind, "recipe": document, "data fingerprint": fingerprint, **own}
+    return {"kind": kind, "recipe": document, "data fingerprint": fingerprint, **facts}
 
 
 def _try_precisions(task: Task, device: torch.device) -> Runtime:

@@ -15,15 +15,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Verified:
-    """A cache that passed. accuracy: of the teacher over all stored views, in [0, 1], found equal to
-    what the export counted."""
-
-    cache: LogitCache
-    accuracy: float
-
-
-@dataclass(frozen=True)
 class Sampled:
     """The teacher run again on some (sample, view) pairs, against the cache.
 
@@ -38,14 +29,13 @@ class Sampled:
     precision: str
 
 
-def verify(path: Path, progress: Progress) -> Verified:
-    """Check seal, CRCs, shapes, finiteness, labels against counts, and rows against labels.
+def verify(path: Path, progress: Progress) -> LogitCache:
+    """The cache, once seal, CRCs, shapes, finiteness, labels against counts and rows against labels pass.
 
     The rows of each block must classify as many of its views rightly as the export counted: rows that
     slipped against their labels do not. Raises CacheError at the first fault, naming the samples.
     """
     cache = LogitCache(path)
-    correct = 0
     blocks = list(cache.blocks())
     with progress.bar("verify", len(blocks)) as bar:
         for block, rows in enumerate(blocks):
@@ -59,10 +49,8 @@ def verify(path: Path, progress: Progress) -> Verified:
                     f"{where} do not fit their labels: the teacher is right in {right} of their views, the "
                     f"export counted {cache.block_correct[block]}; export it again"
                 )
-            correct += right
             bar.advance()
-    n, views, _ = cache.shape
-    return Verified(cache, correct / (n * views))
+    return cache
 
 
 def sample(
@@ -71,7 +59,8 @@ def sample(
     """Run the teacher again on `count` random (sample, view) pairs and compare with the cache.
 
     data: where the images are; None where the default says. Raises CheckpointError where the teacher is
-    not the one the cache is of, CacheError where the images are others.
+    not the one the cache is of, CacheError where the images are others, or a logit differs by more than
+    rounding explains.
     """
     import torch
 
@@ -122,13 +111,20 @@ def sample(
                 said.append(model(viewed.batch(some_rows, ids)).float().cpu().numpy())
     live = np.concatenate(said)
     stored = cache.logits[rows, columns].astype(np.float32)
-    return Sampled(
+    sampled = Sampled(
         pairs=count,
         largest=float(np.abs(live - stored).max()),
         agreement=float((live.argmax(axis=1) == stored.argmax(axis=1)).mean()),
         allowed=_allowed(cache, np.abs(live).max()),
         precision=runtime.precision,
     )
+    if sampled.largest > sampled.allowed:
+        raise CacheError(
+            f"{cache.path} does not hold what {teacher} says: a logit differs by {sampled.largest:.3g}, "
+            f"rounding explains {sampled.allowed:.3g}, top-1 agreement is {sampled.agreement:.1%}; "
+            "export it again"
+        )
+    return sampled
 
 
 def _rows_here(cache: LogitCache, train: "Samples") -> np.ndarray:

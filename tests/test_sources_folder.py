@@ -67,6 +67,16 @@ def test_images_are_decoded_in_the_order_asked_for(tree):
     assert source.train.decode(np.array([], dtype=np.int64)).shape == (0, 8, 8, 3)
 
 
+def test_a_file_in_a_zip_that_unpacks_to_more_than_any_image_is_refused(tree, monkeypatch):
+    from dive.sources import folder
+
+    files = {f"{split}/{label}/a.png": bytes(5000) for split in ("train", "test") for label in "ab"}
+    monkeypatch.setattr(folder, "LARGEST_FILE", 4999)
+    source = open_folder(tree.archive(files), 8)
+    with pytest.raises(DataError, match=r"train/a/a\.png cannot be read: it unpacks to 5000 bytes"):
+        source.train.decode(np.arange(1))
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
 def test_an_archive_is_the_same_as_its_folder(tree, method):
     files = tree.images({"dog": 3, "cat": 2})

@@ -80,20 +80,18 @@ precision = click.option(
     help="Precision; auto is bf16 where it is faster and right.",
 )
 seed = click.option("--seed", type=int, metavar="N", help="Seed of initialisation, sample order and views.")
-seeds = click.option(
-    "--seed",
-    "seeds",
-    type=int,
-    multiple=True,
-    metavar="N [N ...]",
-    help="Seeds of initialisation, sample order and views.",
-)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 quiet = click.option("--quiet", is_flag=True, help="No progress, warnings only.")
 force = click.option("--force", is_flag=True, help="Start anew and replace a finished result.")
 eval_every = click.option(
     "--eval-every", type=click.IntRange(0), default=0, metavar="N", help="Test accuracy every N epochs too."
 )
+
+
+def several(option: str, name: str, letter: str, help: str, kind: Any = float) -> Callable:
+    """An option of a `VariadicCommand` that takes one or more values."""
+    metavar = f"{letter} [{letter} ...]"
+    return click.option(option, name, type=kind, multiple=True, metavar=metavar, help=help)
 
 
 def apply(*options: Callable) -> Callable:

@@ -32,38 +32,11 @@ GRID = ("--tau", "--power", "--student-tau", "--weight", "--seed")
 
 @click.command("student", cls=options.VariadicCommand, variadic=GRID)
 @click.option("--cache", type=options.FILE, help="Logit cache to train from [cache/<recipe>.h5].")
-@click.option(
-    "--tau",
-    "taus",
-    type=TauType(),
-    multiple=True,
-    metavar="T [T ...]|auto",
-    help="Teacher temperatures; auto tunes τ and p [3].",
-)
-@click.option(
-    "--power",
-    "powers",
-    type=float,
-    multiple=True,
-    metavar="P [P ...]",
-    help="Power normalisations of the target [0.5].",
-)
-@click.option(
-    "--student-tau",
-    "student_taus",
-    type=float,
-    multiple=True,
-    metavar="T [T ...]",
-    help="The student's own temperatures [the teacher's].",
-)
-@click.option(
-    "--weight",
-    "weights",
-    type=float,
-    multiple=True,
-    metavar="W [W ...]",
-    help="Weights of distillation against the labels [0.5].",
-)
+@options.several("--tau", "taus", "T", "Teacher temperatures; auto tunes τ and p [3].", TauType())
+@options.several("--power", "powers", "P", "Power normalisations of the target [0.5].")
+@options.several("--student-tau", "student_taus", "T", "The student's own temperatures [the teacher's].")
+@options.several("--weight", "weights", "W", "Weights of distillation against the labels [0.5].")
+@options.several("--seed", "seeds", "N", "Seeds of initialisation, sample order and views.", int)
 @click.option("--free-views", is_flag=True, help="With a one-view cache: augment freely over its logits.")
 @click.option("--fixed-view", is_flag=True, help="With a one-view cache: train on that view alone.")
 @click.option("--allow-missing", is_flag=True, help="Leave out training images that the cache lacks.")
@@ -85,7 +58,6 @@ GRID = ("--tau", "--power", "--student-tau", "--weight", "--seed")
     options.data,
     options.device,
     options.precision,
-    options.seeds,
     options.as_json,
     options.quiet,
     options.force,

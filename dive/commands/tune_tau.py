@@ -15,17 +15,8 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 @click.command("tune-tau", cls=options.VariadicCommand, variadic=("--tau", "--power"))
 @click.option("--cache", type=options.FILE, help="Logit cache to read [cache/<recipe>.h5].")
-@click.option(
-    "--tau", "taus", type=float, multiple=True, metavar="T [T ...]", help="Temperatures to try [1 3 6 20]."
-)
-@click.option(
-    "--power",
-    "powers",
-    type=float,
-    multiple=True,
-    metavar="P [P ...]",
-    help="Power normalisations to try [0.5 1].",
-)
+@options.several("--tau", "taus", "T", "Temperatures to try [1 3 6 20].")
+@options.several("--power", "powers", "P", "Power normalisations to try [0.5 1].")
 @click.option(
     "--clean", is_flag=True, help="The clean view alone, as in the paper's Figure 5, not all stored views."
 )

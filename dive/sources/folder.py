@@ -22,6 +22,7 @@ from dive.errors import DataError
 from dive.sources import Source, Split
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
+LARGEST_FILE = 1 << 28  # bytes of one packed file, unpacked: a bomb is larger
 # What damaged or foreign files raise when read: zipfile lets zlib's errors and its own RuntimeErrors
 # (encryption, unknown compression) through.
 _READ_ERRORS = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
@@ -65,6 +66,8 @@ def _open_tree(path: Path) -> _Tree:
     lock = threading.Lock()  # one file position is shared by all readers
 
     def read(name: str) -> bytes:
+        if (size := archive.getinfo(top + name).file_size) > LARGEST_FILE:
+            raise OSError(f"it unpacks to {size} bytes, more than any image should")
         with lock:
             return archive.read(top + name)
 

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -102,6 +102,7 @@ def refuse_existing(path: Path, force: bool, option: str = "--out") -> None:
     if path.is_dir():
         raise OutputError(f"{path} is a folder; give a file name with {option}")
     if path.exists() and not force:
+        _remove_stale_lock(path)
         raise OutputError(f"{path} exists already; give another {option}, or --force to replace it")
 
 
@@ -153,13 +154,24 @@ def only_writer(path: Path) -> Iterator[None]:
     the writer is done.
     """
     prepare_folder(path)
-    lock = path.with_name(f".{path.name}.lock")
+    lock = _lock_file(path)
     handle = _lock(lock, path)
     try:
         yield
     finally:
         lock.unlink(missing_ok=True)
         os.close(handle)
+
+
+def _remove_stale_lock(path: Path) -> None:
+    """Remove the lock file of a writer that was killed when its result was already in place."""
+    if _lock_file(path).exists():
+        with suppress(OutputError, OSError), only_writer(path):
+            pass
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def _lock(lock: Path, path: Path) -> int:

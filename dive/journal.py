@@ -1,5 +1,6 @@
 """The resumable state of a run, and what stands in its way: a finished result, another run's state."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,20 @@ class Journal:
     def refuse_finished(self, force: bool) -> None:
         """Raise OutputError where a finished result would be replaced that nobody asked to replace."""
         if self._output.exists() and not force and self.state_path.exists():
-            force = self._load().get("replaces") == files.file_sha256(self._output)
+            state = self._load()
+            force = state.get("replaces") == files.file_sha256(self._output)
+            if not force and self._led_to_the_result(state):
+                self.discard()  # its run was killed between its last two moves
         files.refuse_existing(self._output, force)
+
+    def _led_to_the_result(self, state: dict[str, Any]) -> bool:
+        """Whether the finished result's history goes on from the state's, which then is of no more use."""
+        try:
+            finished = [json.loads(line) for line in self.history_path.read_text().splitlines()]
+        except (OSError, ValueError):
+            return False
+        begun = state.get("history")
+        return bool(begun) and begun == finished[: len(begun)]
 
     def read(self, identity: dict[str, Any]) -> dict[str, Any] | None:
         """The unfinished run's state, None where there is none.

@@ -151,6 +151,19 @@ def test_a_finished_result_is_refused_unless_forced():
     assert PATH.read_bytes() == b"old"
 
 
+def test_a_refusal_removes_the_lock_of_a_writer_killed_when_its_result_was_in_place_but_no_live_one():
+    PATH.write_bytes(b"done")
+    lock = PATH.with_name(f".{PATH.name}.lock")
+    lock.touch()
+    with pytest.raises(OutputError, match="exists already"):
+        files.refuse_existing(PATH, force=False)
+    assert names() == [PATH.name]
+    with files.only_writer(PATH):
+        with pytest.raises(OutputError, match="exists already"):
+            files.refuse_existing(PATH, force=False)
+        assert lock.exists()
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_a_folder_is_never_an_output(force):
     PATH.mkdir()

@@ -13,6 +13,7 @@ from dive import checkpoint, files, training
 from dive.step import Step
 
 OUT = Path("run.pt")
+FINISHED = ["run.history.jsonl", "run.json", "run.pt"]
 EPOCHS = 5
 STEPS = 13  # an epoch
 TEACHER = ("teacher", *chain.DIGITS, "--epochs", EPOCHS)
@@ -95,7 +96,7 @@ def test_a_finished_run_leaves_checkpoint_record_and_history_and_nothing_else(ev
     stop(2 * STEPS + 3, *TEACHER, "--out", OUT)
     assert sorted(chain.files_under()) == ["run.history.jsonl", "run.state"]
     chain.succeed(*TEACHER, "--out", OUT)
-    assert sorted(chain.files_under()) == ["run.history.jsonl", "run.json", "run.pt"]
+    assert sorted(chain.files_under()) == FINISHED
 
 
 FSYNCS = 4 * (EPOCHS - 1) + 6  # two for each of state and history an epoch; history, record, checkpoint
@@ -120,7 +121,9 @@ def test_a_killed_run_ends_as_one_that_was_not(digits, whole, kind, spot, call):
     assert outcome.code == -9, outcome
     if (spot, call) == ("os:fsync", FSYNCS):
         assert_same(ended(OUT), whole[kind])  # it was finished, and is not done again
+        assert sorted(chain.files_under()) == [".run.pt.lock", *FINISHED, "run.state"]
         assert "run.pt exists already" in chain.dive(*arguments).complaint
+        assert sorted(chain.files_under()) == FINISHED
         return
     assert not OUT.exists()
     chain.succeed(*arguments)

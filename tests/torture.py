@@ -114,8 +114,11 @@ def _one_run(
         yield from (f"{where}: {fault}" for fault in _half(out))
         if out.exists():
             break
-    if not out.exists() and (code := _run(words, out, force=False, moment=None)):
-        yield f"{folder.name}, {name}: the last resume ended with exit code {code}"
+    refused = (
+        1 if out.exists() else 0
+    )  # a finished result is not replaced, but what a kill left beside it goes
+    if (code := _run(words, out, force=False, moment=None)) != refused:
+        yield f"{folder.name}, {name}: the last call ended with exit code {code}"
         return
     yield from (f"{folder.name}, {name}: {fault}" for fault in _differs(out, whole.path))
 

@@ -2,14 +2,17 @@
 
 The virtual examples of class c are Σ_i t_ic over the training set (He, Wu, Wei 2021, section 3.2),
 t = softmax(p·z/τ). Only the effective temperature T = τ/p matters to them. One pass over the cache
-serves every temperature. NumPy alone, on threads: of the operations used here NumPy gives up the
-interpreter's lock in all that take long, which matters (`@` and `vecdot` keep it where `dot` does not).
+serves every temperature. NumPy alone, on all cores.
 """
 
 import math
+import multiprocessing
 import os
+import signal
+import sys
+import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +21,9 @@ from dive.errors import CacheError
 from dive.logit_cache import LogitCache
 from dive.longtail import SHOTS, shot_means
 
+LOG2_E = math.log2(math.e)
+SAFE_EXPONENT = 60.0  # sums of powers of 2 up to this, and their inverses, are far from float32's ends
+MOST_WORKERS = 16  # more would wait for memory
 CHUNK_BYTES = 1024 * 1024  # of float32 logits in one step: near the core, and long against a call
 DEFAULT_TAUS = (1.0, 3.0, 6.0, 20.0)
 DEFAULT_POWERS = (0.5, 1.0)
@@ -87,17 +93,10 @@ def distributions(
     """The distribution at each effective temperature, in one pass over the cache."""
     column = _clean_columns(cache) if clean else None
     n, v, c = cache.shape
-
-    def tally(numbered: tuple[int, slice]) -> tuple[np.ndarray, np.ndarray]:
-        block, rows = numbered
-        logits = cache.checked(block, rows)  # (rows, V, C)
-        if column is not None:
-            logits = np.take_along_axis(logits, column[rows, None, None], axis=1)
-        return _tally(cache, logits.reshape(-1, c), temperatures)
-
     sums, information = np.zeros((len(temperatures), c)), np.zeros(len(temperatures))
-    with ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0)))) as pool:
-        for block_sums, block_information in pool.map(tally, enumerate(cache.blocks())):
+    blocks = list(cache.blocks())
+    with _workers(_Pass(cache, column, temperatures)) as pool:
+        for block_sums, block_information in pool.map(_tally_block, range(len(blocks)), blocks):
             sums += block_sums
             information += block_information
     views = 1 if clean else v
@@ -108,10 +107,62 @@ def distributions(
 
 
 @dataclass(frozen=True)
-class _Exponential:
-    """How e^{z/T} of one temperature comes about, and where it is put.
+class _Pass:
+    """What the workers of one pass share. column: (N,) of each sample's clean view; None takes all views."""
 
-    index: the temperature's place among those asked for. source: the buffer that holds e^{z/(m·T)},
+    cache: LogitCache
+    column: np.ndarray | None
+    temperatures: Sequence[float]
+
+
+_running: _Pass  # of this process, set before its workers' first block
+
+
+def _workers(running: _Pass) -> Executor:
+    """A pool of workers that know the pass, one a core.
+
+    Processes forked from this one, for NumPy's short calls spend their time waiting for each other's
+    interpreter lock; threads where torch is loaded, whose threads a fork would not survive.
+    """
+    count = min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+    if "torch" in sys.modules or sys.platform != "linux":
+        return ThreadPoolExecutor(count, initializer=_set_running, initargs=(running,))
+    fork = multiprocessing.get_context("fork")
+    return ProcessPoolExecutor(count, fork, initializer=_begin_worker, initargs=(running,))
+
+
+def _set_running(running: _Pass) -> None:
+    global _running
+    _running = running
+
+
+def _begin_worker(running: _Pass) -> None:
+    """In a new process: leave Ctrl-C to the parent, and end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    _set_running(running)
+
+
+def _tally_block(block: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    """`_tally` of a block of the running pass, its CRC checked first."""
+    cache, column = _running.cache, _running.column
+    logits = cache.checked(block, rows)  # (rows, V, C)
+    if column is not None:
+        logits = np.take_along_axis(logits, column[rows, None, None], axis=1)
+    return _tally(cache, logits.reshape(-1, cache.shape[2]), _running.temperatures)
+
+
+@dataclass(frozen=True)
+class _Exponential:
+    """How 2^{z/T} of one temperature comes about, and where it is put.
+
+    index: the temperature's place among those asked for. source: the buffer that holds 2^{z/(m·T)},
     whose m-th power it is; None computes it anew. power: that m, 2 or 3.
     """
 
@@ -122,10 +173,10 @@ class _Exponential:
     power: int
 
     def compute(self, z: np.ndarray, buffers: np.ndarray, work: np.ndarray, out: np.ndarray) -> None:
-        """Write e^{z/T} to `out`. z, work, out: (rows, C) float32, z <= 0. buffers: (B, rows, C)."""
+        """Write 2^{z/T} to `out`. z, work, out: (rows, C) float32. buffers: (B, rows, C)."""
         if self.source is None:
             np.multiply(z, np.float32(1 / self.temperature), out=out)
-            np.exp(out, out=out)
+            np.exp2(out, out=out)
             return
         source = buffers[self.source]
         if self.power == 3:
@@ -165,20 +216,29 @@ def _exponentials(temperatures: Sequence[float]) -> list[_Exponential]:
     return steps
 
 
-def _to_float32(logits: np.ndarray, out: np.ndarray) -> None:
-    """Write logits of a cache to `out`, float32; exact, but what is not finite becomes 2¹⁶ or more.
+def _magnitude(logits: np.ndarray) -> float:
+    """The largest absolute value of logits of a cache; infinite or NaN where one is not finite."""
+    if logits.dtype.itemsize == 4:
+        return float(np.abs(logits).max())
+    # Of float16 the bits below the sign grow with the absolute value, infinity and NaN last of all.
+    positive, negative = int(logits.view("<i2").max()), int(logits.view("<u2").max()) - 0x8000
+    return float(np.array(max(positive, negative, 0), np.uint16).view(np.float16))
+
+
+def _to_bits(logits: np.ndarray, out: np.ndarray) -> None:
+    """Write finite logits of a cache times log₂ e to `out`, float32: e^z is 2 to the power of those.
 
     NumPy turns float16 into float32 one by one. A float16's bits, moved to where float32 has its
     exponent and mantissa, are the number divided by 2¹¹².
     """
     if logits.dtype.itemsize == 4:
-        np.copyto(out, logits)
+        np.multiply(logits, np.float32(LOG2_E), out=out)
         return
     bits = out.view(np.int32)
     np.copyto(bits, logits.view("<i2"))  # with the sign in every bit above
     bits <<= 13
     bits &= np.int32(-0x70002000)  # 0x8fffe000: sign, five bits of exponent, ten of mantissa
-    out *= np.float32(2.0**112)
+    out *= np.float32(2.0**112 * LOG2_E)
 
 
 def _tally(
@@ -188,27 +248,26 @@ def _tally(
     rows, c = logits.shape
     size = max(1, CHUNK_BYTES // (4 * c))
     steps = _exponentials(temperatures)
-    shifted, scratch = np.empty((size, c), np.float32), np.empty((size, c), np.float32)
+    z_memory, scratch = np.empty((size, c), np.float32), np.empty((size, c), np.float32)
     buffers = np.empty((1 + max(step.buffer for step in steps), size, c), np.float32)
     sums, information = np.zeros((len(temperatures), c)), np.zeros(len(temperatures))
     ones = np.ones(c, np.float32)
     for start in range(0, rows, size):
         chunk = logits[start : start + size]
-        z, work = shifted[: len(chunk)], scratch[: len(chunk)]
-        _to_float32(chunk, z)
-        top = z.max(axis=1, keepdims=True)
-        limit = 2.0**16 if chunk.dtype.itemsize == 2 else math.inf
-        if not (top.max() < limit and z.min() > -limit):
+        z, work = z_memory[: len(chunk)], scratch[: len(chunk)]
+        magnitude = _magnitude(chunk)
+        if not math.isfinite(magnitude):
             raise CacheError(f"{cache.path} holds logits that are not finite; export it again")
-        z -= top
+        _to_bits(chunk, z)
+        if magnitude * LOG2_E > SAFE_EXPONENT * min(temperatures):
+            z -= z.max(axis=1, keepdims=True)
         for step in steps:
             e = buffers[step.buffer, : len(chunk)]
             step.compute(z, buffers[:, : len(chunk)], work, out=e)
             total = np.dot(e, ones)
             sums[step.index] += np.dot(1 / total, e)
-            # H(t) = log Σe − Σ e·z/T / Σe
-            np.multiply(e, z, out=work)
-            expected = np.dot(work, ones) / (total * np.float32(step.temperature))
+            # H(t) = log Σe − Σ e·(z/T)·ln 2 / Σe
+            expected = np.vecdot(e, z) / (total * np.float32(step.temperature * LOG2_E))
             information[step.index] += np.sum(math.log(c) - np.log(total) + expected, dtype=np.float64)
     return sums, information
 

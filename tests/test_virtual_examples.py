@@ -1,6 +1,10 @@
 """Virtual examples against a naive float64 reference, and the advice drawn from them."""
 
 import math
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import caches
@@ -89,13 +93,81 @@ def test_chunks_of_the_real_size_change_nothing_at_their_boundaries(rows):
     np.testing.assert_allclose(found.per_class, (e / e.sum(axis=1, keepdims=True)).sum(axis=0), rtol=1e-5)
 
 
-def test_every_float16_becomes_its_float32_and_what_is_not_finite_becomes_too_large():
+@pytest.mark.parametrize("clean", [False, True])
+def test_forked_workers_say_the_same_as_threads(clean):
+    """With torch loaded, as here, the pass runs on threads; `dive tune-tau` is without, and forks."""
+    cache = caches.write_cache(PATH, caches.random_logits(50, 100, 7, scale=6))
+    program = (
+        "import sys; from pathlib import Path; from dive import virtual_examples as ve\n"
+        "from dive.logit_cache import LogitCache\n"
+        f"for d in ve.distributions(LogitCache(Path('small.h5')), [1.0, 6.0], {clean}):\n"
+        "    print(d.information, *d.per_class)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    here = distributions(cache, [1.0, 6.0], clean)
+    assert len(list(cache.blocks())) > 1
+    assert [list(map(float, line.split())) for line in printed.stdout.splitlines()] == [
+        [d.information, *d.per_class] for d in here
+    ]
+
+
+def test_a_corrupt_block_is_named_by_a_forked_worker_too():
+    caches.write_cache(PATH, caches.random_logits(50, 100, 7, scale=6))
+    content = bytearray(PATH.read_bytes())
+    content[-10] ^= 1  # the logits come last
+    PATH.write_bytes(content)
+    outcome = subprocess.run(
+        [sys.executable, "-m", "dive", "tune-tau", "--cache", PATH], capture_output=True, text=True
+    )
+    assert (
+        outcome.returncode == 1
+        and outcome.stderr.count("\n") == 1
+        and "corrupt: samples 40 to 49" in outcome.stderr
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_worker_outlives_its_parent(number, tmp_path):
+    caches.write_cache(PATH, caches.random_logits(50, 100, 7, scale=6))
+    program = (
+        "import os, signal, time; from pathlib import Path; from dive import virtual_examples as ve\n"
+        "from dive.logit_cache import LogitCache\n"
+        "def slow(*_):\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(0.5)\n"
+        "    return 0, 0\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "ve._tally_block = slow\n"
+        "ve.distributions(LogitCache(Path('small.h5')), [1.0])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as parent:
+        workers = {int(parent.stdout.readline()) for _ in range(2)}
+        parent.send_signal(number)
+        parent.wait(20)
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert parent.pid not in workers
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_every_finite_float16_becomes_its_float32_in_bits():
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    found = np.empty(2**16, np.float32)
-    virtual_examples._to_float32(halves, found)
+    halves = halves[np.isfinite(halves)]
+    found = np.empty(len(halves), np.float32)
+    virtual_examples._to_bits(halves, found)
+    np.testing.assert_array_equal(found, halves.astype(np.float32) * np.float32(np.log2(np.e)))
+
+
+def test_the_magnitude_of_every_float16_is_its_absolute_value():
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    found = np.array([virtual_examples._magnitude(np.array([half, 0], np.float16)) for half in halves])
     finite = np.isfinite(halves)
-    np.testing.assert_array_equal(found[finite], halves[finite].astype(np.float32))
-    assert (np.abs(found[~finite]) >= 2**16).all()
+    np.testing.assert_array_equal(found[finite], np.abs(halves[finite]).astype(np.float64))
+    assert not np.isfinite(found[~finite]).any()
 
 
 @pytest.mark.parametrize(

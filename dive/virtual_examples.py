@@ -24,7 +24,7 @@ from dive.longtail import SHOTS, shot_means
 LOG2_E = math.log2(math.e)
 SAFE_EXPONENT = 60.0  # sums of powers of 2 up to this, and their inverses, are far from float32's ends
 MOST_WORKERS = 16  # more would wait for memory
-CHUNK_BYTES = 1024 * 1024  # of float32 logits in one step: near the core, and long against a call
+CHUNK_BYTES = 768 * 1024  # of float32 logits in one step: near the core, and long against a call
 DEFAULT_TAUS = (1.0, 3.0, 6.0, 20.0)
 DEFAULT_POWERS = (0.5, 1.0)
 
@@ -244,16 +244,18 @@ def _to_bits(logits: np.ndarray, out: np.ndarray) -> None:
 def _tally(
     cache: LogitCache, logits: np.ndarray, temperatures: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Σ t over rows, (T, C), and Σ (log C − H(t)), (T,), of logits (rows, C), in chunks."""
+    """Σ t over rows, (T, C), and Σ (log C − H(t)), (T,), of a block's logits (rows, C), in chunks."""
     rows, c = logits.shape
     size = max(1, CHUNK_BYTES // (4 * c))
     steps = _exponentials(temperatures)
     z_memory, scratch = np.empty((size, c), np.float32), np.empty((size, c), np.float32)
     buffers = np.empty((1 + max(step.buffer for step in steps), size, c), np.float32)
-    sums, information = np.zeros((len(temperatures), c)), np.zeros(len(temperatures))
+    sums, part = np.zeros((len(temperatures), c), np.float32), np.empty(c, np.float32)
+    totals, products = np.empty((2, len(temperatures), rows), np.float32)  # Σ 2^{z/T} and Σ 2^{z/T}·z
     ones = np.ones(c, np.float32)
     for start in range(0, rows, size):
         chunk = logits[start : start + size]
+        of_chunk = slice(start, start + len(chunk))
         z, work = z_memory[: len(chunk)], scratch[: len(chunk)]
         magnitude = _magnitude(chunk)
         if not math.isfinite(magnitude):
@@ -264,12 +266,13 @@ def _tally(
         for step in steps:
             e = buffers[step.buffer, : len(chunk)]
             step.compute(z, buffers[:, : len(chunk)], work, out=e)
-            total = np.dot(e, ones)
-            sums[step.index] += np.dot(1 / total, e)
-            # H(t) = log Σe − Σ e·(z/T)·ln 2 / Σe
-            expected = np.vecdot(e, z) / (total * np.float32(step.temperature * LOG2_E))
-            information[step.index] += np.sum(math.log(c) - np.log(total) + expected, dtype=np.float64)
-    return sums, information
+            total = np.dot(e, ones, out=totals[step.index, of_chunk])
+            np.vecdot(e, z, out=products[step.index, of_chunk])
+            sums[step.index] += np.dot(1 / total, e, out=part)
+    # H(t) = log Σe − Σ e·(z/T)·ln 2 / Σe
+    expected = products / (totals * np.array(temperatures, np.float32)[:, None] * np.float32(LOG2_E))
+    information = math.log(c) - np.log(totals) + expected
+    return sums.astype(np.float64), information.sum(axis=1, dtype=np.float64)
 
 
 def _clean_columns(cache: LogitCache) -> np.ndarray:

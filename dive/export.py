@@ -2,7 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from dive.progress import Progress, duration
 from dive.randomness import stored_choice
 from dive.recipe import Recipe
 from dive.versions import versions, warn_if_others
-from dive.views import CropFlip, ViewedImages, view_space
+from dive.views import ViewedImages, ViewSpace, view_space
 
+DEFAULT_DRAWN = 50  # views of an unbounded space; as good as 400 in ml-dr (Faghri et al. 2023)
+MOST_DRAWN = 10_000
 BATCH = {"cpu": 256, "cuda": 2048}  # images of 32×32 in one forward pass
 
 
@@ -29,12 +31,13 @@ BATCH = {"cpu": 256, "cuda": 2048}  # images of 32×32 in one forward pass
 class Export:
     """What the user asked of an export besides the recipe.
 
-    views: `all`, `clean` or a number K of views drawn for each sample.
+    views: `all`, `clean` or a number K of views drawn for each sample; None takes all, or 50 where
+    the view space has no end.
     """
 
     teacher: Path
     out: Path
-    views: str = "all"
+    views: str | None = None
     dtype: str = "float16"
     device: str = "auto"
     force: bool = False
@@ -62,6 +65,8 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
     _check_draw(export.teacher, document, train)
     warn_if_others(document["versions"], str(export.teacher), progress)
     space = view_space(recipe.views, train.images.shape[1:])
+    if export.views is None:
+        export = replace(export, views=default_views(space))
     images = ViewedImages(train.images, space, recipe.data.mean, recipe.data.std, device)
     views = stored_views(export.views, space, recipe.views.seed, train.hashes)
     identity = _identity(recipe, export, document, train, space)
@@ -113,21 +118,28 @@ def _refuse_finished(export: Export) -> None:
     files.refuse_existing(export.out, export.force or part_path(export.out).exists())
 
 
-def stored_views(choice: str, space: CropFlip, seed: int, hashes: np.ndarray) -> np.ndarray:
-    """The view ids a cache stores, (N, V) int32: `all`, `clean`, or K drawn for each sample by its key.
+def default_views(space: ViewSpace) -> str:
+    """What a cache stores where nothing else is asked for: the whole space, if it has an end."""
+    return "all" if space.size else str(DEFAULT_DRAWN)
 
-    Raises DiveError where `choice` is none of these.
+
+def stored_views(choice: str, space: ViewSpace, seed: int, hashes: np.ndarray) -> np.ndarray:
+    """The view ids a cache stores, (N, V): `all`, `clean`, or K drawn for each sample by its key.
+
+    int32, of an unbounded space int64. Raises DiveError where `choice` is none of these.
     """
     n = len(hashes)
-    if choice == "all":
+    most = space.size or MOST_DRAWN
+    if choice == "all" and space.size:
         ids = np.tile(np.arange(space.size), (n, 1))
     elif choice == "clean":
         ids = np.full((n, 1), space.clean_id)
-    elif choice.isascii() and choice.isdigit() and 1 <= int(choice) <= space.size:
+    elif choice.isascii() and choice.isdigit() and 1 <= int(choice) <= most:
         ids = stored_choice(seed, hashes, space.size, int(choice))
     else:
-        raise DiveError(f"--views {choice!r}: give all, clean, or a number from 1 to {space.size}")
-    return ids.astype(np.int32)
+        every = "all, clean," if space.size else "clean (there is no end of these views),"
+        raise DiveError(f"--views {choice!r}: give {every} or a number from 1 to {most}")
+    return ids.astype(np.int32 if space.size else np.int64)
 
 
 def _check_architecture(path: Path, document: dict[str, Any], recipe: Recipe) -> None:
@@ -149,7 +161,7 @@ def _check_draw(path: Path, document: dict[str, Any], train: Samples) -> None:
 
 
 def _identity(
-    recipe: Recipe, export: Export, document: dict[str, Any], train: Samples, space: CropFlip
+    recipe: Recipe, export: Export, document: dict[str, Any], train: Samples, space: ViewSpace
 ) -> dict[str, Any]:
     """What a cache is of: equal identities hold equal logits, but for the precision."""
     return {

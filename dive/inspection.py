@@ -103,7 +103,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
             "complete": False,
             "producer": document["producer"],
             "epochs done": len(document["history"]),
-            "epochs": identity["recipe"]["schedule"]["epochs"],
+            "epochs": document.get("epochs", identity["recipe"]["schedule"]["epochs"]),
             "precision": document["precision"],
             "threads": document["threads"],
             "identity": identity,

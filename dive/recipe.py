@@ -92,9 +92,12 @@ class Data:
 
 @dataclass(frozen=True)
 class Views:
-    """The space of augmented views: pad with zeros, crop back, perhaps flip."""
+    """The space of augmented views: pad with zeros, crop back, perhaps flip (`crop_flip`).
 
-    kind: str = _key("crop_flip", _one_of("crop_flip"))
+    `autoaugment` goes on with AutoAugment (CIFAR-10 policy) and Cutout, a hole of half the side.
+    """
+
+    kind: str = _key("crop_flip", _one_of("crop_flip", "autoaugment"))
     pad: int = _key(4, _range(0, 64))
     flip: bool = _key(True)
     seed: int = _key(0, _range(0, 2**63 - 1))
@@ -118,11 +121,20 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, then the learning rate times `gamma` at the start of each milestone epoch."""
+    """Linear warm-up from `warmup_from` of the learning rate to all of it, then decay.
+
+    `decay` steps: times `gamma` at the start of each milestone epoch; cosine: to 0 at the end. The
+    length is `epochs`, or where `iterations` is given so many steps, and the rest of their last epoch
+    at the last rate. The warm-up is `warmup_epochs`, or `warmup_iterations` steps where given.
+    """
 
     epochs: int = _key(200, _range(1, 1_000_000))
+    iterations: int | None = _key(None, _range(1, 10**9))
     batch_size: int = _key(128, _range(1, 1_000_000))
     warmup_epochs: int = _key(5, _range(0, 1_000_000))
+    warmup_iterations: int | None = _key(None, _range(0, 10**9))
+    warmup_from: float = _key(0.0, _range(0, 1))
+    decay: str = _key("steps", _one_of("steps", "cosine"))
     milestones: tuple[int, ...] = _key((120, 160), _range(1, 1_000_000))
     gamma: float = _key(0.01, _range(0, 1))
 
@@ -167,16 +179,21 @@ class Recipe:
         return _plain(dataclasses.asdict(self))
 
     def with_epochs(self, epochs: int) -> "Recipe":
-        """The recipe at another length: warm-up and milestones keep their share of the epochs.
+        """The recipe at another length: warm-up and milestones keep their share of it.
 
         Raises RecipeError if `epochs` is out of range.
         """
         old = self.schedule
-        share = epochs / old.epochs
+        if old.iterations is None:
+            warmup, milestones = old.warmup_epochs / old.epochs, [m / old.epochs for m in old.milestones]
+        else:
+            warmup, milestones = (old.warmup_iterations or 0) / old.iterations, []
         document = {
             "epochs": epochs,
-            "warmup_epochs": round(old.warmup_epochs * share),
-            "milestones": sorted({max(1, round(m * share)) for m in old.milestones}),
+            "iterations": None,
+            "warmup_epochs": round(epochs * warmup),
+            "warmup_iterations": None,
+            "milestones": sorted({max(1, round(epochs * share)) for share in milestones}),
         }
         return build(merge(self.as_dict(), {"schedule": document}), where="--epochs")
 
@@ -258,9 +275,21 @@ def _parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_StrictLoader)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """A YAML file's document, named after the file unless it has a name of its own."""
+def _read_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML file's document, laid over that of its `base` file (a path from its own folder) if it names one.
+
+    It is called after the file unless it has a name of its own. above: the files that led here.
+    """
     document = _read_yaml(path)
+    base = document.pop("base", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise RecipeError(f"{path}: base must be the path of another config, not {base!r}")
+        if path.resolve() in above:
+            raise RecipeError(f"{path} is its own base")
+        below = _read_config(path.parent / base, (*above, path.resolve()))
+        del below["name"]
+        document = merge(below, document)
     return {"name": re.sub(r"[^\w.+-]+", "_", path.stem).lstrip("_.+-") or "recipe", **document}
 
 
@@ -368,8 +397,28 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
             yield f"data.{key} must have {channels} value{'s' * (channels > 1)} for {data.source} images"
     if data.size is not None and data.source != "folder":
         yield f"data.size applies to source folder alone; {data.source} images keep their own size"
+    yield from _contradictions_of_lengths(schedule)
+    if recipe.views.kind == "autoaugment" and data.source == "digits":
+        yield "views.kind autoaugment needs colour images, digits are grey"
+    if recipe.views.flip and data.source == "digits":
+        yield "views.flip must be false for digits: a mirrored digit is another sign"
+
+
+def _contradictions_of_lengths(schedule: Schedule) -> Iterator[str]:
+    if schedule.iterations is not None:
+        if schedule.warmup_iterations is None:
+            yield "schedule.iterations needs schedule.warmup_iterations, which may be 0"
+        elif schedule.warmup_iterations > schedule.iterations:
+            yield "schedule.warmup_iterations must not exceed schedule.iterations"
+        if schedule.decay == "steps" and schedule.milestones:
+            yield "schedule.milestones are epochs; with schedule.iterations they must be []"
+        return
+    if schedule.warmup_iterations is not None:
+        yield "schedule.warmup_iterations goes with schedule.iterations; epochs have schedule.warmup_epochs"
     if schedule.warmup_epochs > schedule.epochs:
         yield "schedule.warmup_epochs must not exceed schedule.epochs; --epochs scales both"
+    if schedule.decay == "cosine":
+        return  # which has no milestones
     if schedule.milestones and schedule.milestones[-1] > schedule.epochs:
         yield (
             f"schedule.milestones {list(schedule.milestones)} lie beyond schedule.epochs {schedule.epochs}; "
@@ -377,5 +426,3 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         )
     if list(schedule.milestones) != sorted(set(schedule.milestones)):
         yield f"schedule.milestones must increase, not {list(schedule.milestones)}"
-    if recipe.views.flip and data.source == "digits":
-        yield "views.flip must be false for digits: a mirrored digit is another sign"

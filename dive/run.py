@@ -23,11 +23,12 @@ from dive.models import build_model, parameter_count
 from dive.progress import Progress, duration
 from dive.randomness import epoch_order
 from dive.recipe import Recipe, build, differences
+from dive.schedule import epochs_of
 from dive.step import Loss, Task, ViewDraw
 from dive.teacher_logits import TeacherLogits
 from dive.training import Evaluation, Learner, train
 from dive.versions import versions, warn_if_others
-from dive.views import CropFlip, ViewedImages, view_space
+from dive.views import ViewedImages, ViewSpace, view_space
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Lesson:
     kind: str
     recipe: Recipe
     out: Path
-    views: Callable[[CropFlip], ViewDraw]
+    views: Callable[[ViewSpace], ViewDraw]
     teacher: Callable[[], TeacherLogits] | None
     make_loss: Callable[[torch.Tensor], Loss]
     facts: dict[str, Any]
@@ -166,7 +167,8 @@ class _Runs:
         runtime = self._choose_runtime(task, state, lesson.out)
         self._progress.note(
             f"{lesson.kind}: {recipe.model.name}, {parameter_count(model):,} parameters, "
-            f"{recipe.schedule.epochs} epochs of {task.steps_per_epoch} steps, on {device_name(self._device)}"
+            f"{epochs_of(recipe.schedule, task.steps_per_epoch)} epochs of {task.steps_per_epoch} steps, "
+            f"on {device_name(self._device)}"
         )
         evaluation = Evaluation(lambda trained: self._accuracy(trained, recipe).all, self._order.eval_every)
         return Learner(task, runtime, Journal(lesson.out), evaluation, state)
@@ -241,7 +243,7 @@ def _runtime_of(
         progress.note(f"going on with the {state['threads']} threads of the stopped run")
         torch.set_num_threads(state["threads"])
     warn_if_others(state.get("versions", {}), f"{path}", progress)
-    done, epochs = len(state["history"]), task.recipe.schedule.epochs
+    done, epochs = len(state["history"]), state["epochs"]
     progress.note(f"going on after epoch {done} of {epochs} in {state['precision']} ({path})")
     return Runtime(device, state["precision"], "as the stopped run")
 

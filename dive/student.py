@@ -20,7 +20,7 @@ from dive.run import Lesson, Order, Result, run
 from dive.step import Loss
 from dive.teacher_logits import ResidentLogits, StreamedLogits, TeacherLogits, fits
 from dive.versions import warn_if_others
-from dive.views import CropFlip, FreeViews, StoredViews, view_space
+from dive.views import FreeViews, StoredViews, ViewSpace, view_space
 from dive.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine, recommend
 
 
@@ -66,7 +66,7 @@ def train_students(
     if distill.free_views:
         progress.warn(
             "free views: the teacher saw the clean view only, the student sees others, which makes it a "
-            "weaker teacher; a cache of --views all costs nothing but its size"
+            "weaker teacher; a cache of more --views costs nothing but its size"
         )
     outs = [out] if len(recipes) == 1 else [grid_path(out, recipe) for recipe in recipes]
     teacher = _teacher_logits(cache, rows, first.schedule.batch_size, device, progress)
@@ -103,7 +103,7 @@ def match_rows(
     cache: LogitCache,
     train: Samples,
     recipe: Recipe,
-    space: CropFlip,
+    space: ViewSpace,
     allow_missing: bool,
     progress: Progress,
 ) -> tuple[Samples, np.ndarray]:
@@ -176,7 +176,7 @@ def _check_view_choice(cache: LogitCache, distill: Distill) -> None:
     if views == 1 and not (distill.free_views or distill.fixed_view):
         raise DiveError(
             f"{cache.path} holds one view of each image; choose --free-views (augment freely over the clean "
-            "logits) or --fixed-view (no augmentation), or export with --views all"
+            "logits) or --fixed-view (no augmentation), or export more --views"
         )
     if views > 1 and (distill.free_views or distill.fixed_view):
         raise DiveError(
@@ -212,7 +212,7 @@ def _lesson(
     teacher: Callable[[], TeacherLogits],
     distill: Distill,
 ) -> Lesson:
-    views: Callable[[CropFlip], FreeViews | StoredViews]
+    views: Callable[[ViewSpace], FreeViews | StoredViews]
     views = FreeViews if distill.free_views else lambda space: StoredViews(cache.views[rows])
 
     def make_loss(log_counts: torch.Tensor) -> Loss:

@@ -20,7 +20,7 @@ from dive.errors import TrainingError
 from dive.journal import Journal, Record
 from dive.progress import Bar, Progress
 from dive.randomness import epoch_order
-from dive.schedule import learning_rate
+from dive.schedule import epochs_of, learning_rate
 from dive.step import Step, Task
 from dive.versions import versions
 
@@ -69,7 +69,7 @@ class Learner:
     @property
     def epochs(self) -> int:
         """Epochs of the whole run."""
-        return self.task.recipe.schedule.epochs
+        return epochs_of(self.task.recipe.schedule, self.task.steps_per_epoch)
 
     @property
     def finished(self) -> bool:
@@ -168,6 +168,7 @@ class Learner:
             "model": self.task.model.state_dict(),
             "optimizer": self._step.optimizer.state_dict(),
             "history": self.history,
+            "epochs": self.epochs,
             "precision": self.runtime.precision,
             "threads": torch.get_num_threads(),
             "versions": versions(),

@@ -58,7 +58,7 @@ def sample(
 ) -> Sampled:
     """Run the teacher again on `count` random (sample, view) pairs and compare with the cache.
 
-    data: where the images are; None where the default says. Raises CheckpointError where the teacher is
+    data: where the images are; None where the teacher's were. Raises CheckpointError where the teacher is
     not the one the cache is of, CacheError where the images are others, or a logit differs by more than
     rounding explains.
     """
@@ -80,12 +80,12 @@ def sample(
             f"the cache's {wanted[:12]}"
         )
     space = of_cache["view space"]
-    images_of: dict[str, Any] = dict(of_cache["data"]) | ({} if data is None else {"path": data})
+    images_of: dict[str, Any] = of_cache["data"] | {"path": data or document["recipe"]["data"]["path"]}
     recipe = build(
         {
             "name": of_cache["recipe"],
             "data": images_of,
-            "views": {"pad": space["pad"], "flip": space.get("flip")},
+            "views": {key: space.get(key) for key in ("kind", "pad", "flip")},
         },
         where=str(cache.path),
     )

@@ -4,13 +4,34 @@ A view is computed in uint8, before normalising, by one gather with index arithm
 the same whatever the batch, the order or the device, and so that a CUDA graph can hold it.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from dive import recipe
 from dive.randomness import epoch_choice
+
+UNBOUNDED = 2**62  # ids are drawn below this where a space has no size
+
+
+class ViewSpace(Protocol):
+    """A family of views of images of one size, numbered by ids.
+
+    size: how many ids there are, None where any non-negative one is a view. clean_id: the image as it is.
+    """
+
+    size: int | None
+    clean_id: int
+
+    def describe(self) -> dict[str, Any]:
+        """What makes two view spaces the same, as plain values."""
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, H, W, channels) uint8 in the form from which `render` makes their views."""
+
+    def render(self, prepared: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Views `ids` (B,) of images `rows` (B,): (B, H, W, channels) uint8."""
 
 
 class CropFlip:
@@ -46,10 +67,12 @@ class CropFlip:
         return torch.where(mirrored.bool()[:, None, None, None], crops.flip(2), crops)
 
 
-def view_space(views: recipe.Views, image_shape: tuple[int, ...]) -> CropFlip:
+def view_space(views: recipe.Views, image_shape: tuple[int, ...]) -> ViewSpace:
     """The view space a recipe names, for images of shape (H, W, channels)."""
-    height, width = image_shape[:2]
-    return CropFlip(views.pad, views.flip, height, width)
+    from dive.autoaugment import AutoAugmentCutout  # which is made of crops itself
+
+    spaces = {"crop_flip": CropFlip, "autoaugment": AutoAugmentCutout}
+    return spaces[views.kind](views.pad, views.flip, *image_shape[:2])
 
 
 class ViewedImages:
@@ -61,7 +84,7 @@ class ViewedImages:
     def __init__(
         self,
         images: np.ndarray,
-        space: CropFlip,
+        space: ViewSpace,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         device: torch.device,
@@ -92,8 +115,8 @@ class ViewedImages:
 class FreeViews:
     """Views drawn evenly from a whole space; the drawn column of a cache is always the only one."""
 
-    def __init__(self, space: CropFlip) -> None:
-        self._size = space.size
+    def __init__(self, space: ViewSpace) -> None:
+        self._size = space.size or UNBOUNDED
 
     def draw(self, seed: int, epoch: int, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """View ids and cache columns of every sample in an epoch, each (N,) int64."""

@@ -44,8 +44,12 @@ def test_the_defaults_are_the_papers_experiment():
         "optimizer": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0002},
         "schedule": {
             "epochs": 200,
+            "iterations": None,
             "batch_size": 128,
             "warmup_epochs": 5,
+            "warmup_iterations": None,
+            "warmup_from": 0.0,
+            "decay": "steps",
             "milestones": [120, 160],
             "gamma": 0.01,
         },
@@ -64,11 +68,74 @@ def test_the_digits_config_is_a_small_long_tail_without_a_flip(repository):
     assert (recipe.views.flip, recipe.model.name) == (False, "resnet8")
 
 
-def test_every_config_of_the_repository_loads(repository):
+def test_every_config_of_the_repository_loads_and_is_named_after_its_place(repository):
     configs = sorted((repository / "configs").rglob("*.y*ml"))
-    assert len(configs) >= 2
+    assert len(configs) == 26
     for config in configs:
-        assert load(config).name, config
+        folder = [] if config.parent.name == "configs" else [config.parent.name]
+        assert load(config).name == "_".join([*folder, config.stem])
+
+
+@pytest.mark.parametrize("source", ["cifar100", "cifar10"])
+@pytest.mark.parametrize("imbalance", [10, 50, 100, 200])
+def test_the_long_tailed_cifar_recipes_are_the_published_ones(repository, source, imbalance):
+    suffix = "" if imbalance == 100 else f"_if{imbalance}"
+    folder = repository / "configs" / f"{source}_lt"
+    bbn, autoaug, balms = (load(folder / f"{r}{suffix}.yaml") for r in ("bbn", "bbn_autoaug", "balms"))
+    paper = Recipe()
+    for recipe in (bbn, autoaug, balms):
+        assert (recipe.data.source, recipe.data.imbalance) == (source, imbalance)
+        assert (recipe.model, recipe.distillation, recipe.seed) == (paper.model, paper.distillation, 0)
+        assert (recipe.data.mean, recipe.data.std) == (paper.data.mean, paper.data.std)
+    assert (bbn.optimizer, bbn.schedule, bbn.views) == (paper.optimizer, paper.schedule, paper.views)
+    assert (autoaug.optimizer, autoaug.schedule) == (paper.optimizer, paper.schedule)
+    assert autoaug.views == balms.views == dataclasses.replace(paper.views, kind="autoaugment")
+    assert (balms.optimizer.lr, balms.optimizer.momentum, balms.optimizer.weight_decay) == (0.1, 0.9, 5e-4)
+    s = balms.schedule
+    assert (s.batch_size, s.iterations, s.warmup_iterations, s.decay) == (512, 13_000, 800, "cosine")
+    assert s.warmup_from * balms.optimizer.lr == 0.05
+
+
+def test_a_config_lies_over_its_base(tmp_path):
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "bottom.yaml").write_text("name: bottom\nseed: 3\ndata: {imbalance: 10, seed: 5}\n")
+    (tmp_path / "deeper" / "middle.yaml").write_text("base: ../bottom.yaml\ndata: {imbalance: 20}\n")
+    (tmp_path / "deeper" / "top.yaml").write_text("base: middle.yaml\nseed: 4\n")
+    recipe = load(tmp_path / "deeper" / "top.yaml", ("data.seed=6",))
+    assert (recipe.name, recipe.seed, recipe.data.imbalance, recipe.data.seed) == ("top", 4, 20, 6)
+
+
+@pytest.mark.parametrize(
+    ("base", "complaint"),
+    [
+        ("mine.yaml", "is its own base"),
+        ("absent.yaml", "cannot read the config"),
+        ("3", "base must be the path"),
+    ],
+)
+def test_a_base_that_is_none_is_refused(base, complaint):
+    with pytest.raises(RecipeError, match=complaint):
+        load(write(f"base: {base}\n"))
+
+
+def test_a_length_in_steps_goes_with_what_is_counted_in_steps():
+    steps = ("schedule.iterations=100", "schedule.milestones=[]")
+    assert "needs schedule.warmup_iterations" in faults(*steps)
+    assert "must not exceed schedule.iterations" in faults(*steps, "schedule.warmup_iterations=101")
+    assert "goes with schedule.iterations" in faults("schedule.warmup_iterations=3")
+    assert "milestones are epochs" in faults(steps[0], "schedule.warmup_iterations=3")
+    assert load(assignments=(*steps, "schedule.warmup_iterations=100")).schedule.iterations == 100
+
+
+def test_another_number_of_epochs_keeps_the_share_of_a_warm_up_in_steps(repository):
+    schedule = load(repository / "configs" / "cifar100_lt" / "balms.yaml").with_epochs(100).schedule
+    assert (schedule.epochs, schedule.iterations, schedule.warmup_epochs) == (100, None, 6)
+    assert (schedule.warmup_iterations, schedule.decay, schedule.warmup_from) == (None, "cosine", 0.5)
+
+
+def test_digits_are_not_augmented_in_colour(repository):
+    with pytest.raises(RecipeError, match="needs colour images"):
+        load(repository / "configs" / "digits_lt" / "bbn.yaml", ("views.kind=autoaugment",))
 
 
 def test_a_recipe_cannot_be_changed():
@@ -229,7 +296,7 @@ def test_a_wrong_type_is_refused_and_the_right_one_named(assignment, wanted):
         "seed=-1",
         "seed=9223372036854775808",
         "data.source=imagenet",
-        "views.kind=autoaugment",
+        "views.kind=rotate",
         "precision=fp16",
         "teacher.loss=mse",
         "model.name=resnet18",

@@ -3,11 +3,12 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dive.recipe import Optimizer, Recipe, Schedule
-from dive.schedule import learning_rate, steps_per_epoch
+from dive.schedule import epochs_of, learning_rate, steps_per_epoch
 
 BBN = Recipe()
 
@@ -67,3 +68,41 @@ def test_a_milestone_within_the_warm_up_counts_as_well():
 def test_a_gamma_of_zero_stops_at_the_milestone():
     schedule = Schedule(epochs=2, warmup_epochs=0, milestones=(1,), gamma=0.0)
     assert [learning_rate(step, 1, Optimizer(lr=1.0), schedule) for step in range(2)] == [1.0, 0.0]
+
+
+BALMS = Schedule(iterations=13_000, warmup_iterations=800, warmup_from=0.5, decay="cosine", milestones=())
+
+
+def test_a_length_in_steps_ends_with_the_epoch_of_its_last_step():
+    assert epochs_of(BALMS, 22) == 591 and epochs_of(BALMS, 13_000) == 1 and epochs_of(BALMS, 12_999) == 2
+    assert epochs_of(BBN.schedule, 22) == 200
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [
+        (0, 0.05 + 0.05 / 800),
+        (399, 0.075),
+        (799, 0.1),
+        (800, 0.1),
+        (6900, 0.05),  # half of the way down
+        (800 + 12_200 // 4, 0.05 * (1 + math.sqrt(0.5))),
+        (13_000, 0.0),
+        (13_001, 0.0),
+    ],
+)
+def test_the_cosine_at_named_steps(step, rate):
+    assert math.isclose(learning_rate(step, 22, Optimizer(), BALMS), rate, rel_tol=1e-12, abs_tol=1e-12)
+
+
+def test_the_cosine_agrees_with_torchs_after_the_warm_up():
+    weight = torch.nn.Parameter(torch.zeros(()))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=190)
+    schedule = Schedule(epochs=20, warmup_epochs=1, decay="cosine")
+    for step in range(10, 200):
+        assert math.isclose(
+            learning_rate(step, 10, Optimizer(), schedule), theirs.get_last_lr()[0], rel_tol=1e-9
+        )
+        optimizer.step()
+        theirs.step()

@@ -15,10 +15,8 @@ from dive.commands import options
 )
 @click.option(
     "--views",
-    default="all",
-    show_default=True,
     metavar="all|clean|K",
-    help="Views of each image: the whole space, the unaugmented one, or K drawn by seed.",
+    help="Views of each image: the whole space, the clean one, or K drawn by seed [all; AutoAugment: 50].",
 )
 @click.option(
     "--dtype",
@@ -40,7 +38,7 @@ from dive.commands import options
 )
 def command(
     teacher: Path | None,
-    views: str,
+    views: str | None,
     dtype: str,
     out: Path | None,
     config: Path | None,

@@ -1,6 +1,6 @@
 """Figures of the tune step: the paper's Figure 5, as PNG, SVG or PDF."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -9,22 +9,18 @@ from matplotlib.figure import Figure
 
 from dive import files
 from dive.longtail import SHOTS
-from dive.virtual_examples import Distribution
 
 # Blue, orange, green of Okabe and Ito's palette: told apart by colour-blind readers and in grey.
 COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#009E73"}
 
 
-def plot_distributions(
-    path: Path, title: str, counts: dict[str, float | None], found: Sequence[Distribution]
-) -> None:
-    """Grouped bars of the mean virtual examples per class by temperature, after the images' own counts.
+def plot_means(path: Path, title: str, groups: Sequence[tuple[str, Mapping[str, float | None]]]) -> None:
+    """Grouped bars of means per class in many, medium and few; the first group stands apart.
 
-    counts: the mean training images per class in many, medium and few. The file's suffix is its
-    format.
+    groups: names and means; the first are the training images' own. Shots without a class are left
+    out. The file's suffix is its format.
     """
-    groups = [("images", counts), *((f"τ/p = {d.temperature:g}", d.shots) for d in found)]
-    shots = [shot for shot in SHOTS if counts[shot] is not None]
+    shots = [shot for shot in SHOTS if groups[0][1][shot] is not None]
     figure = Figure(figsize=(max(6.4, 1.15 * len(groups) + 1.6), 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -40,7 +36,7 @@ def plot_distributions(
     axes.set_title(title, loc="left", fontsize=11)
     axes.axvline(0.5, color="0.8", linewidth=1)
     axes.legend(frameon=False, ncols=len(shots), loc="upper right")
-    axes.margins(y=0.14)
+    axes.margins(y=0.2)  # room for the legend
     axes.spines[["top", "right"]].set_visible(False)
     with matplotlib.rc_context({"svg.hashsalt": "dive"}), files.replacing(path) as file:
         figure.savefig(file, format=path.suffix[1:].lower(), dpi=160, metadata=_undated(path))

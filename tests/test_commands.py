@@ -169,6 +169,30 @@ def test_a_group_that_gets_nothing_is_shown_and_is_valid_json():
     assert "–" in chain.succeed("tune-tau", "--cache", "c.h5", "--tau", 1, "--power", 1).out
 
 
+def test_several_caches_are_shown_one_by_one_and_compared_in_one_figure(digits, monkeypatch):
+    from dive import figures
+
+    drawn = []
+    monkeypatch.setattr(figures, "plot_means", lambda path, title, groups: drawn.append((title, groups)))
+    both = ("tune-tau", "--cache", digits.cache, digits.clean_cache, "--tau", 1, "--power", 1, "--clean")
+    document = chain.succeed(*both, "--json", "--plot", "both.png").document
+    alone = [
+        chain.succeed("tune-tau", "--cache", cache, "--tau", 1, "--power", 1, "--clean", "--json").document
+        for cache in (digits.cache, digits.clean_cache)
+    ]
+    assert document == {"caches": alone}
+    ((title, groups),) = drawn
+    assert title == "Virtual examples per class, τ/p = 1, the clean view"
+    assert [name for name, _ in groups] == ["images", "teacher\n(bsce)", "teacher\n(bsce)"]
+    assert groups[0][1] == alone[0]["images"]
+    assert groups[1][1] == {shot: alone[0]["pairs"][0][shot] for shot in ("many", "medium", "few")}
+    shown = chain.succeed(*both).out
+    assert str(digits.cache) in shown and str(digits.clean_cache) in shown
+    caches.write_cache(Path("other.h5"), caches.random_logits(12, 1, 3))
+    complaint = chain.dive("tune-tau", "--cache", digits.cache, "other.h5", "--plot", "o.png").complaint
+    assert "plot caches of one data set" in complaint and not Path("o.png").exists()
+
+
 def test_options_beat_assignments_beat_the_file(digits):
     document = chain.succeed(
         *("student", *chain.DIGITS, "--cache", digits.cache, "--out", "s.pt", "--json", "--epochs", 1),

@@ -3,17 +3,15 @@
 import xml.etree.ElementTree
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from dive import figures
-from dive.virtual_examples import Distribution
 
 COUNTS = {"many": 252.0, "medium": 49.5, "few": 13.8}
 FOUND = [
-    Distribution(1.0, np.zeros(3), {"many": 237.0, "medium": 52.0, "few": 22.0}, 0.0),
-    Distribution(6.0, np.zeros(3), {"many": 112.0, "medium": 92.0, "few": 123.0}, 0.0),
+    ("τ/p = 1", {"many": 237.0, "medium": 52.0, "few": 22.0}),
+    ("τ/p = 6", {"many": 112.0, "medium": 92.0, "few": 123.0}),
 ]
 
 
@@ -40,7 +38,7 @@ def bars(figure) -> dict[str, list[float]]:
 
 
 def test_the_bars_are_the_images_and_then_the_means_by_temperature(drawn):
-    figures.plot_distributions(Path("figure.png"), "A title", COUNTS, FOUND)
+    figures.plot_means(Path("figure.png"), "A title", [("images", COUNTS), *FOUND])
     assert bars(drawn[0]) == {
         "many-shot": [252.0, 237.0, 112.0],
         "medium-shot": [49.5, 52.0, 92.0],
@@ -52,7 +50,7 @@ def test_the_bars_are_the_images_and_then_the_means_by_temperature(drawn):
 
 
 def test_no_bar_covers_another(drawn):
-    figures.plot_distributions(Path("figure.png"), "A title", COUNTS, FOUND)
+    figures.plot_means(Path("figure.png"), "A title", [("images", COUNTS), *FOUND])
     (axes,) = drawn[0].axes
     spans = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches)
     assert len(spans) == 9
@@ -61,14 +59,14 @@ def test_no_bar_covers_another(drawn):
 
 def test_a_group_without_classes_has_no_bars(drawn):
     counts = COUNTS | {"few": None}
-    found = [Distribution(1.0, np.zeros(2), {"many": 2.0, "medium": 1.0, "few": None}, 0.0)]
-    figures.plot_distributions(Path("figure.svg"), "A title", counts, found)
+    found = ("τ/p = 1", {"many": 2.0, "medium": 1.0, "few": None})
+    figures.plot_means(Path("figure.svg"), "A title", [("images", counts), found])
     assert list(bars(drawn[0])) == ["many-shot", "medium-shot"]
 
 
 def test_the_suffix_is_the_format():
     for name in ("figure.png", "figure.svg", "figure.pdf", "figure.PNG"):
-        figures.plot_distributions(Path(name), "A title", COUNTS, FOUND)
+        figures.plot_means(Path(name), "A title", [("images", COUNTS), *FOUND])
     for name in ("figure.png", "figure.PNG"):
         with Image.open(name) as image:
             assert image.format == "PNG" and min(image.size) > 400
@@ -86,11 +84,11 @@ def test_the_suffix_is_the_format():
 @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
 def test_the_same_figure_is_the_same_file(suffix):
     for name in ("a", "b"):
-        figures.plot_distributions(Path(name + suffix), "A title", COUNTS, FOUND)
+        figures.plot_means(Path(name + suffix), "A title", [("images", COUNTS), *FOUND])
     assert Path("a" + suffix).read_bytes() == Path("b" + suffix).read_bytes()
 
 
 def test_a_figure_that_cannot_be_drawn_leaves_no_file():
     with pytest.raises(KeyError):
-        figures.plot_distributions(Path("figure.jpg"), "A title", COUNTS, FOUND)
+        figures.plot_means(Path("figure.jpg"), "A title", [("images", COUNTS), *FOUND])
     assert list(Path().iterdir()) == []

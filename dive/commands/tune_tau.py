@@ -2,19 +2,26 @@
 
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dive import files
 from dive.commands import options
+from dive.errors import CacheError
+
+if TYPE_CHECKING:
+    from dive.logit_cache import LogitCache
+    from dive.virtual_examples import Advice, Pair
 
 LEAST, MOST_TAU = 1e-6, 1e6
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
-@click.command("tune-tau", cls=options.VariadicCommand, variadic=("--tau", "--power"))
-@click.option("--cache", type=options.FILE, help="Logit cache to read [cache/<recipe>.h5].")
+@click.command("tune-tau", cls=options.VariadicCommand, variadic=("--cache", "--tau", "--power"))
+@options.several("--cache", "caches", "FILE", "Logit caches to read [cache/<recipe>.h5].", options.FILE)
 @options.several("--tau", "taus", "T", "Temperatures to try [1 3 6 20].")
 @options.several("--power", "powers", "P", "Power normalisations to try [0.5 1].")
 @click.option(
@@ -25,7 +32,7 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 )
 @options.apply(options.config, options.assignments, options.as_json, options.quiet, options.force)
 def command(
-    cache: Path | None,
+    caches: tuple[Path, ...],
     taus: tuple[float, ...],
     powers: tuple[float, ...],
     clean: bool,
@@ -39,32 +46,63 @@ def command(
     """Choose temperature and power normalisation from the cached logits.
 
     Shows the mean virtual examples per class in many, medium and few, and how much information the
-    targets keep, and recommends by the paper's rule of thumb. Needs no GPU and no torch.
+    targets keep, and recommends by the paper's rule of thumb. Several caches are shown one after the
+    other, and side by side in the plot. Needs no GPU and no torch.
     """
     # Before NumPy is loaded: threads of BLAS within the pass's own threads make it slower, up to five times.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from dive.logit_cache import LogitCache
-    from dive.longtail import shot_means
-    from dive.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine, recommend
-
     _check_range("--tau", taus, most=MOST_TAU)
     _check_range("--power", powers, most=1)
     recipe = options.read_recipe(config, assignments)
     if plot is not None:
         _check_plot(plot, force)
-    opened = LogitCache(cache or options.default_cache(recipe))
-    pairs = examine(opened, taus or DEFAULT_TAUS, powers or DEFAULT_POWERS, clean)
-    advice = recommend(pairs)
-    counts = shot_means(opened.class_counts, opened.class_counts)
-    views = "the clean view" if clean else f"{opened.shape[1]} stored view{'s' * (opened.shape[1] > 1)}"
+    examined = [_examine(path, taus, powers, clean) for path in caches or [options.default_cache(recipe)]]
     if plot is not None:
-        _plot(plot, f"Virtual examples per class, {views}", counts, pairs)
+        _plot(plot, examined, clean)
         options.reporter(quiet).note(f"wrote {plot}")
     if as_json:
-        options.print_json(_document(opened, clean, counts, pairs, advice))
-    else:
-        _print_table(f"Virtual examples per class, {opened.path}, {views}", counts, pairs)
-        click.echo(advice.sentence)
+        documents = [_document(one, clean) for one in examined]
+        options.print_json(documents[0] if len(documents) == 1 else {"caches": documents})
+        return
+    for one in examined:
+        _print_table(one, clean)
+        click.echo(one.advice.sentence)
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """A cache, the mean training images per class in many, medium and few, and what it says at each pair."""
+
+    cache: "LogitCache"
+    counts: dict[str, float | None]
+    pairs: "list[Pair]"
+    advice: "Advice"
+
+    @property
+    def model(self) -> str:
+        """Whose logits the cache holds; its file's name where it does not say."""
+        from dive.tables import model_name
+
+        teacher = self.cache.facts.get("teacher")
+        try:
+            return model_name(teacher["kind"], teacher)
+        except (KeyError, TypeError):
+            return self.cache.path.stem
+
+    def views(self, clean: bool) -> str:
+        """The views that were averaged over, in words."""
+        stored = self.cache.shape[1]
+        return "the clean view" if clean else f"{stored} stored view{'s' * (stored > 1)}"
+
+
+def _examine(path: Path, taus: tuple[float, ...], powers: tuple[float, ...], clean: bool) -> _Examined:
+    from dive.logit_cache import LogitCache
+    from dive.longtail import shot_means
+    from dive.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine, recommend
+
+    cache = LogitCache(path)
+    pairs = examine(cache, taus or DEFAULT_TAUS, powers or DEFAULT_POWERS, clean)
+    return _Examined(cache, shot_means(cache.class_counts, cache.class_counts), pairs, recommend(pairs))
 
 
 def _check_range(option: str, values: tuple[float, ...], most: float) -> None:
@@ -82,23 +120,43 @@ def _check_plot(plot: Path, force: bool) -> None:
     files.refuse_existing(plot, force, "--plot")
 
 
-def _plot(plot: Path, title: str, counts: dict, pairs: list) -> None:
-    from dive.figures import plot_distributions
+def _plot(plot: Path, examined: list[_Examined], clean: bool) -> None:
+    from dive.figures import plot_means
 
+    first = examined[0]
+    for one in examined:
+        if one.counts != first.counts:
+            raise CacheError(
+                f"{one.cache.path} is of other images per class than {first.cache.path}; "
+                "plot caches of one data set"
+            )
     files.prepare_folder(plot)
-    found = {pair.distribution.temperature: pair.distribution for pair in pairs}
-    plot_distributions(plot, title, counts, [found[t] for t in sorted(found)])
+    groups = [("images", first.counts)]
+    temperatures = sorted({pair.distribution.temperature for pair in first.pairs})
+    for temperature in temperatures:
+        for one in examined:
+            (means, *_) = (
+                p.distribution.shots for p in one.pairs if p.distribution.temperature == temperature
+            )
+            at = f"τ/p = {temperature:g}"
+            model = one.model.replace(" (", "\n(").replace(", w=", ",\nw=")
+            name = at if len(examined) == 1 else model if len(temperatures) == 1 else f"{model}\n{at}"
+            groups.append((name, means))
+    what = f", τ/p = {temperatures[0]:g}" if len(examined) > 1 and len(temperatures) == 1 else ""
+    plot_means(plot, f"Virtual examples per class{what}, {first.views(clean)}", groups)
 
 
-def _print_table(title: str, counts: dict, pairs: list) -> None:
+def _print_table(one: _Examined, clean: bool) -> None:
     from dive.longtail import SHOTS
     from dive.tables import new_table, number, print_table
 
+    counts = one.counts
+    title = f"Virtual examples per class, {one.cache.path}, {one.views(clean)}"
     table = new_table(title, [], ["τ", "p", "τ/p", *SHOTS, "max/min", "nats kept"])
     present = [count for count in counts.values() if count is not None]
     images = [number(counts[shot], 1) for shot in SHOTS]
     table.add_row("images", "", "", *images, number(max(present) / min(present), 2), "", end_section=True)
-    for pair in pairs:
+    for pair in one.pairs:
         d = pair.distribution
         table.add_row(
             f"{pair.tau:g}",
@@ -111,12 +169,14 @@ def _print_table(title: str, counts: dict, pairs: list) -> None:
     print_table(table)
 
 
-def _document(cache: object, clean: bool, counts: dict, pairs: list, advice: object) -> dict:
+def _document(one: _Examined, clean: bool) -> dict:
+    cache, advice = one.cache, one.advice
     return {
         "cache": str(cache.path),
         "cache hash": cache.hash,
+        "model": one.model,
         "views": "clean" if clean else cache.shape[1],
-        "images": counts,
+        "images": one.counts,
         "pairs": [
             {
                 "tau": pair.tau,
@@ -127,7 +187,7 @@ def _document(cache: object, clean: bool, counts: dict, pairs: list, advice: obj
                 "information": pair.distribution.information,
                 "per_class": pair.distribution.per_class.tolist(),
             }
-            for pair in pairs
+            for pair in one.pairs
         ],
         "recommendation": {"tau": advice.tau, "power": advice.power, "sentence": advice.sentence},
     }

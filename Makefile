@@ -1,6 +1,9 @@
 # make demo: the five commands on a data set that needs no download, start to end.
 # make test: lint and the whole test suite.
 # make bench: what every stage costs on this CPU (bench-full: all rows; bench-gpu: on a CUDA device).
+# make reproduce: the runs behind RESULTS.md, some 70 minutes each on two cores; goes on where it was stopped.
+#   DATA=PATH says where CIFAR-100 is, or is downloaded to.
+# make results: RESULTS.md again from the records in results/.
 # make torture: two hundred kills at random moments; writes results/reliability/torture.json.
 # All make the environment in .venv first.
 
@@ -9,7 +12,7 @@ VENV := .venv
 DIVE := $(VENV)/bin/dive
 DEMO := --config configs/digits_lt/bbn.yaml
 
-.PHONY: env demo test lint torture bench bench-full bench-gpu
+.PHONY: env demo test lint torture bench bench-full bench-gpu reproduce results
 
 env: $(VENV)/.installed
 
@@ -43,3 +46,9 @@ bench-gpu: env
 
 torture: env
 	$(VENV)/bin/python tests/torture.py --kills 200 --out results/reliability/torture.json
+
+reproduce: env
+	$(VENV)/bin/python -m reproduction.runs $(if $(DATA),--data $(DATA))
+
+results: env
+	$(VENV)/bin/python -m reproduction.report

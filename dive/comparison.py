@@ -88,12 +88,12 @@ def across_seeds(evaluated: Sequence[Result]) -> list[Seeds]:
     """Runs that differ in nothing but their seed (and their teacher's), two or more of each."""
     runs: dict[str, dict[str, Result]] = {}
     for one in evaluated:
-        runs.setdefault(_run_of(one.record), {}).setdefault(one.record["weights hash"], one)
+        runs.setdefault(run_of(one.record), {}).setdefault(one.record["weights hash"], one)
     return [_summary(list(members.values())) for members in runs.values() if len(members) > 1]
 
 
-def _run_of(record: dict[str, Any]) -> str:
-    """What the seeds of one run have in common."""
+def run_of(record: dict[str, Any]) -> str:
+    """What a record has in common with those of its run's other seeds, as a text to compare."""
     recipe = {
         key: value for key, value in record["recipe"].items() if key not in ("seed", "precision", "data")
     }

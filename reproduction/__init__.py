@@ -1,0 +1,1 @@
+"""The project's own experiments: which runs are made, and RESULTS.md rebuilt from their records."""

@@ -1,0 +1,311 @@
+"""`make results`: RESULTS.md from the records under results/, so that no figure in it is typed.
+
+    python -m reproduction.report
+
+Prose comes from reproduction/notes.md, what others report from reproduction/literature.yaml.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dive.comparison import run_of
+from dive.errors import RecipeError
+from dive.progress import duration
+from dive.recipe import Recipe, build, load
+from dive.tables import model_name
+
+ROOT = Path(__file__).parents[1]
+SHOTS = ("many", "medium", "few", "all")
+OPTIONS = {
+    "distillation.tau": "--tau",
+    "distillation.power": "--power",
+    "distillation.student_tau": "--student-tau",
+    "distillation.weight": "--weight",
+    "teacher.loss": "--loss",
+    "seed": "--seed",
+}
+NAMES = {"cifar100": "CIFAR-100-LT", "cifar10": "CIFAR-10-LT"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ in nothing but their seed."""
+
+    records: Sequence[Mapping[str, Any]]
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """The run of the smallest seed, which stands for all where they agree."""
+        return self.records[0]
+
+    @property
+    def name(self) -> str:
+        """The model in a few words."""
+        free = ", clean cache, free views" if self.record.get("free views") else ""
+        name = model_name(self.record["kind"], self.record) + free
+        return name if len(self.records) == 1 else f"{name}, {len(self.records)} seeds"
+
+    def accuracy(self, shot: str) -> float | None:
+        """Mean accuracy in percent; None where there is no such class."""
+        values = [record["accuracy"][shot] for record in self.records]
+        return None if None in values else 100 * statistics.fmean(values)
+
+    def shown(self, shot: str) -> str:
+        """Mean accuracy in percent, of several seeds with its standard deviation."""
+        mean = self.accuracy(shot)
+        if mean is None or len(self.records) == 1:
+            return _percent(mean)
+        spread = statistics.stdev(100 * record["accuracy"][shot] for record in self.records)
+        return f"{mean:.2f} ± {spread:.2f}"
+
+    @property
+    def gain(self) -> float | None:
+        """By how many points a student is above its own teacher, on average; None for a teacher."""
+        gains = [
+            100 * (record["accuracy"]["all"] - record["teacher"]["accuracy"]["all"])
+            for record in self.records
+            if record["kind"] == "student"
+        ]
+        return statistics.fmean(gains) if gains else None
+
+    @property
+    def order(self) -> tuple:
+        """Teachers before students, plain before balanced, then by temperatures."""
+        d = self.record["recipe"]["distillation"]
+        losses = ("ce", "bsce", "dive")
+        free = bool(self.record.get("free views"))
+        return losses.index(self.record["loss"]), free, d["tau"] / d["power"], d["tau"], d["student_tau"] or 0
+
+
+def main() -> None:
+    """Write RESULTS.md."""
+    (ROOT / "RESULTS.md").write_text(results(ROOT / "results", ROOT / "configs"))
+
+
+def results(folder: Path, configs: Path) -> str:
+    """The whole document of the records under `folder`."""
+    records = list(_records(folder))
+    by_recipe: dict[str, list[dict]] = {}
+    for record in records:
+        by_recipe.setdefault(record["recipe"]["name"], []).append(record)
+    parts = [
+        "# Results",
+        "Recorded runs of this program and what the literature reports beside them. Every finished run is "
+        "here. The epoch that counts is the last; nothing was selected on the test set; seeds were fixed "
+        "beforehand. Accuracy is top-1 in percent. `make results` makes this page of the records in "
+        "`results/`; `make reproduce` makes those.",
+        _legend(),
+    ]
+    for name, members in sorted(by_recipe.items()):
+        parts += _section(members, folder / name, configs)
+    parts.append((Path(__file__).with_name("notes.md")).read_text().strip())
+    return "\n\n".join(parts) + "\n"
+
+
+def _records(folder: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.glob("*/*.json")):
+        document = json.loads(path.read_text())
+        if document.get("kind") in ("teacher", "student"):
+            yield document
+
+
+def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Records put together that differ in nothing but their seed, in the order of the tables."""
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        runs.setdefault(run_of(record), []).append(record)
+    rows = [Row(sorted(members, key=lambda record: record["seed"])) for members in runs.values()]
+    return sorted(rows, key=lambda row: row.order)
+
+
+def _section(records: Sequence[Mapping[str, Any]], folder: Path, configs: Path) -> Iterator[str]:
+    rows = rows_of(records)
+    recipe = build(records[0]["recipe"])
+    model = records[0]["architecture"]
+    data = f"{NAMES.get(recipe.data.source, recipe.data.source)}, imbalance {recipe.data.imbalance:g}"
+    yield f"## {data}, recipe `{recipe.name}`"
+    yield (
+        f"{model['name']}, {model['parameters']:,} parameters, {records[0]['epochs']} epochs, "
+        f"{sum(records[0]['class_counts']):,} training images."
+    )
+    others = [work for work in _literature() if work["source"] == recipe.data.source]
+    head = ["run", *SHOTS, "over its teacher", *(work["name"] for work in others)]
+    yield _table(head, [_accuracies(row, recipe, others) for row in rows])
+    head = ["run", "command", "seed", "machine", "precision", "time", "weights", "cache"]
+    yield _table(head, [_making(record, configs) for row in rows for record in row.records])
+    yield from _virtual_examples(folder, rows)
+
+
+def _accuracies(row: Row, recipe: Recipe, others: Sequence[Mapping[str, Any]]) -> list[str]:
+    gain = "" if row.gain is None else f"{row.gain:+.2f}"
+    reported = [_compared(row, _reported(work, row.record, recipe)) for work in others]
+    return [row.name, *(row.shown(shot) for shot in SHOTS), gain, *reported]
+
+
+def _reported(
+    work: Mapping[str, Any], record: Mapping[str, Any], recipe: Recipe
+) -> Mapping[str, float] | None:
+    """What a work reports for a run: of the same imbalance and loss, and for DiVE the same temperatures."""
+    d = record["recipe"]["distillation"]
+    for result in work["results"]:
+        wanted = [result.get("tau"), result.get("power"), result.get("student_tau", result.get("tau"))]
+        same = record["loss"] != "dive" or [d["tau"], d["power"], d["student_tau"] or d["tau"]] == wanted
+        if (result["imbalance"], result["loss"]) == (recipe.data.imbalance, record["loss"]) and same:
+            return result
+    return None
+
+
+def _compared(row: Row, reported: Mapping[str, float] | None) -> str:
+    """A reported accuracy and, in brackets, by how much ours is above it."""
+    if reported is None or "all" not in reported or row.record.get("free views"):
+        return ""
+    return f"{reported['all']:.2f} ({row.accuracy('all') - reported['all']:+.2f})"
+
+
+def _making(record: Mapping[str, Any], configs: Path) -> list[str]:
+    cache_hash = record.get("cache hash")
+    return [
+        Row([record]).name,
+        f"`{command(record, configs)}`",
+        str(record["seed"]),
+        f"{record['device']}, torch {record['versions']['torch']}",
+        record["precision"],
+        duration(record["seconds"]),
+        f"`{record['weights hash'][:12]}`",
+        f"`{cache_hash[:12]}`" if cache_hash else "",
+    ]
+
+
+def command(record: Mapping[str, Any], configs: Path) -> str:
+    """The command that makes a run again, but for where the images are."""
+    recipe = build(record["recipe"])
+    words = ["dive", record["kind"]]
+    base = Recipe()
+    if recipe.name != base.name:
+        config = _config_of(recipe.name, configs)
+        base = load(config)
+        words += ["--config", str(config.relative_to(configs.parent))]
+    if recipe.schedule.epochs != base.schedule.epochs:
+        base = base.with_epochs(recipe.schedule.epochs)
+        words += ["--epochs", str(recipe.schedule.epochs)]
+    for key, value in _leaves(recipe.as_dict()):
+        if key in ("data.path", "precision") or value == dict(_leaves(base.as_dict()))[key]:
+            continue
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        words += [OPTIONS[key], text] if key in OPTIONS else ["--set", f"{key}={text}"]
+    if record.get("free views"):
+        words += ["--cache", f"cache/{recipe.name}-clean.h5", "--free-views"]
+    return " ".join(words)
+
+
+def _config_of(name: str, configs: Path) -> Path:
+    found = [path for path in sorted(configs.rglob("*.yaml")) if load(path).name == name]
+    if not found:
+        raise RecipeError(f"no config under {configs} is named {name}")
+    return found[0]
+
+
+def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _virtual_examples(folder: Path, rows: Sequence[Row]) -> Iterator[str]:
+    """The tune tables kept beside the records, the figures, and what the rule of thumb is worth."""
+    if (path := folder / "models.json").exists():
+        yield "### Virtual examples of each model"
+        documents = json.loads(path.read_text())["caches"]
+        images = documents[0]["images"]
+        means = [["images", *_means(images)], *([d["model"], *_means(d["pairs"][0])] for d in documents)]
+        yield f"Mean per class, {_views(documents[0])}, τ = 1:"
+        yield _table(["model", *SHOTS[:3]], means)
+        yield "![Virtual examples of images, teachers and student](docs/figures/models.png)"
+    for name in ("temperatures", "tune"):
+        if (path := folder / f"{name}.json").exists():
+            document = json.loads(path.read_text())
+            yield f"### Virtual examples of the teacher over τ and p, {_views(document)}"
+            head = ["τ", "p", "τ/p", *SHOTS[:3], "max/min", "nats kept"]
+            pairs = [_pair(pair) for pair in document["pairs"]]
+            if name == "temperatures":
+                head.append("the paper's teacher")
+                for line, pair in zip(pairs, document["pairs"], strict=True):
+                    line.append(_papers(pair["temperature"]))
+            yield _table(head, pairs)
+            yield document["recommendation"]["sentence"]
+            if name == "temperatures":
+                yield "![The teacher's virtual examples over τ](docs/figures/temperatures.png)"
+            else:
+                yield from _judgement(document["recommendation"], rows)
+
+
+def _judgement(advice: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
+    """Whether the recommended pair made the best student of those trained from the same kind of cache."""
+    students = [row for row in rows if row.record["kind"] == "student" and not row.record.get("free views")]
+    if len(students) < 2 or advice["tau"] is None:
+        return
+    best = max(students, key=lambda row: row.accuracy("all"))
+    of_rule = next((row for row in students if _pair_of(row) == (advice["tau"], advice["power"])), None)
+    told = "was not trained" if of_rule is None else f"reached {of_rule.shown('all')}"
+    yield (
+        f"Of {len(students)} trained pairs the best is {best.name} with {best.shown('all')}; "
+        f"the recommended pair {told}."
+    )
+
+
+def _pair_of(row: Row) -> tuple[float, float]:
+    d = row.record["recipe"]["distillation"]
+    return d["tau"], d["power"]
+
+
+def _pair(pair: Mapping[str, Any]) -> list[str]:
+    numbers = (f"{pair[key]:g}" for key in ("tau", "power", "temperature"))
+    ratio = "–" if pair["ratio"] is None else f"{pair['ratio']:.2f}"
+    return [*numbers, *_means(pair), ratio, f"{pair['information']:.3f}"]
+
+
+def _papers(temperature: float) -> str:
+    """The paper's many/medium/few virtual examples at a temperature, where it shows them."""
+    (paper,) = (work for work in _literature() if work["name"] == "paper")
+    return "/".join(map(str, paper["virtual examples"].get(temperature, [])))
+
+
+def _means(document: Mapping[str, Any]) -> list[str]:
+    return ["–" if document[shot] is None else f"{document[shot]:.1f}" for shot in SHOTS[:3]]
+
+
+def _views(document: Mapping[str, Any]) -> str:
+    views = document["views"]
+    return "the clean view" if views == "clean" else f"{views} stored views"
+
+
+@cache
+def _literature() -> list[dict[str, Any]]:
+    return yaml.safe_load(Path(__file__).with_name("literature.yaml").read_text())
+
+
+def _legend() -> str:
+    lines = [f"- **{work['name']}**: [{work['title']}]({work['url']})." for work in _literature()]
+    return "\n".join(["In brackets: ours minus theirs.", "", *lines])
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

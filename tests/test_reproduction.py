@@ -1,0 +1,85 @@
+"""RESULTS.md and what it is made of: commands, comparisons, runs."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import chain
+import pytest
+import yaml
+
+from dive import checkpoint
+from dive.recipe import build
+from reproduction import report, runs
+
+STUDENT = ("--tau", "2", "--weight", "0.3", "--seed", "3", "--epochs", "1", "--set", "optimizer.lr=0.02")
+
+
+@pytest.fixture
+def record(digits):
+    chain.succeed("student", *chain.DIGITS, *STUDENT, "--cache", digits.cache, "--out", "s.pt")
+    return json.loads(Path("s.json").read_text())
+
+
+def test_the_page_is_what_the_records_say(repository):
+    page = report.results(repository / "results", repository / "configs")
+    assert page == (repository / "RESULTS.md").read_text(), "make results"
+
+
+def test_a_runs_command_makes_the_same_recipe_again(record, repository, monkeypatch):
+    words = shlex.split(report.command(record, repository / "configs"))
+    assert words[:4] == ["dive", "student", "--config", "configs/digits_lt/bbn.yaml"]
+    monkeypatch.chdir(repository)
+    from dive.commands import options
+
+    found = dict(zip(words[4::2], words[5::2], strict=True))
+    assert found.keys() == {"--tau", "--weight", "--seed", "--epochs", "--set"}
+    recipe = options.read_recipe(
+        Path("configs/digits_lt/bbn.yaml"), (found["--set"],), epochs=int(found["--epochs"]), seed=3,
+        distillation__tau=2.0, distillation__weight=0.3, precision="fp32",
+    )  # fmt: skip
+    assert recipe == build(record["recipe"])
+
+
+def test_rows_compare_with_what_was_reported_for_the_same_run(repository):
+    teacher = json.loads((repository / "results/cifar100_lt_bbn/teacher.json").read_text())
+    teacher["accuracy"] = dict.fromkeys(("many", "medium", "few", "all", "class_mean"), 0.4339)
+    student = json.loads((repository / "results/cifar100_lt_bbn/student.json").read_text())
+    student["accuracy"] = student["accuracy"] | {"all": 0.4535}
+    others = yaml.safe_load((repository / "reproduction" / "literature.yaml").read_text())
+    recipe = build(teacher["recipe"])
+    rows = report.rows_of([student, teacher])
+    shown = [report._accuracies(row, recipe, others) for row in rows]
+    assert shown[0][4:] == ["43.39", "", "42.39 (+1.00)", "42.99 (+0.40)", "49.10 (-5.71)"]
+    assert shown[1][4:] == ["45.35", "+1.92", "45.35 (+0.00)", "", "49.43 (-4.08)"]
+    other = json.loads(json.dumps(student))
+    other["recipe"]["distillation"] = {"tau": 3.0, "power": 0.5, "student_tau": 6.0, "weight": 0.5}
+    assert report._accuracies(report.rows_of([other])[0], recipe, others)[6:] == ["", "", "51.64 (-6.29)"]
+
+
+def test_seeds_of_one_run_are_one_row(repository):
+    first = json.loads((repository / "results/cifar100_lt_bbn/teacher.json").read_text())
+    second = json.loads(json.dumps(first))
+    second["seed"] = second["recipe"]["seed"] = 1
+    first["accuracy"]["all"], second["accuracy"]["all"] = 0.42, 0.44
+    (row,) = report.rows_of([second, first])
+    assert row.name == "teacher (bsce), 2 seeds" and row.shown("all") == "43.00 ± 1.41"
+
+
+def test_every_run_names_a_command_that_exists_and_no_two_share_a_file():
+    assert len({run.checkpoint for run in runs.RUNS}) == len(runs.RUNS)
+    assert runs.TEACHER in runs.RUNS
+    assert all((run.cache is not None) == (run.words[0] == "student") for run in runs.RUNS)
+
+
+def test_what_a_run_left_is_kept_and_found_again(digits, monkeypatch, tmp_path):
+    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(runs, "CHECKPOINTS", tmp_path)
+    run = runs.Run("teacher", ("teacher",), weights=True)
+    assert not run.done
+    for suffix in (".pt", ".json", ".history.jsonl"):
+        shutil.copyfile(digits.teacher.with_suffix(suffix), tmp_path / f"teacher{suffix}")
+    runs.keep(run)
+    assert run.done
+    assert checkpoint.load_finished(tmp_path / "results" / "teacher.pt")["kind"] == "teacher"

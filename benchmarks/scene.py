@@ -184,17 +184,6 @@ def machine(runtime: Runtime | None = None) -> dict[str, str]:
 
 
 def _machine(runtime: Runtime | None) -> Iterator[tuple[str, str]]:
-    if runtime is not None and runtime.device.type == "cuda":
-        yield "GPU:", torch.cuda.get_device_name(runtime.device)
-    else:
-        yield "CPU:", f"{_processor()}, {torch.get_num_threads()} threads"
+    yield "on", device_name(torch.device("cpu") if runtime is None else runtime.device)
     if runtime is not None:
         yield "precision", runtime.precision
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")

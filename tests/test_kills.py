@@ -28,6 +28,15 @@ def test_a_plot_that_is_killed_while_it_is_written_leaves_no_half_figure(digits,
     assert Path("p.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
+def test_a_killed_eval_leaves_everything_as_it_was(digits):
+    words = ("eval", digits.teacher, "--config", chain.CONFIG)
+    before = chain.files_under(digits.folder)
+    assert chain.struck("dive.models.resnet:CifarResNet.forward", 1, *words).code == -9
+    assert chain.files_under(digits.folder) == before and chain.files_under() == {}
+    chain.succeed(*words)
+
+
 def hash_of(path: Path) -> str:
     """Read a cache to its last row."""
     cache = LogitCache(path)

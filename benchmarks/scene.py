@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dive import losses
-from dive.device import Runtime, choose_precision
+from dive.device import Runtime, choose_precision, device_name
 from dive.logit_cache import CacheWriter, Content, LogitCache
 from dive.longtail import Samples, class_counts
 from dive.models import build_model

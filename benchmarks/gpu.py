@@ -55,19 +55,20 @@ class TimedSteps(Stepping):
             return (time.perf_counter() - start) / steps
 
     def losses(self) -> torch.Tensor:
-        """The losses of the epoch's steps so far."""
-        self._stream.synchronize()
-        return self.step.losses.cpu()
+        """The losses of the next epoch's steps, the last, smaller one among them."""
+        with torch.cuda.stream(self._stream):
+            self.begin()
+            for _ in range(self._task.steps_per_epoch):
+                self.step.advance()
+            return self.step.losses.cpu()
 
 
 def agreement(scene: Scene) -> Iterator[Figure]:
-    """The losses of the graph's first steps against those of eager ones: the same but for rounding."""
+    """The losses of the graph's steps against those of eager ones: the same but for rounding."""
     runs = [TimedSteps(scene.task(scene.resident()), scene.runtime, graph) for graph in (True, False)]
-    for run in runs:
-        run()
-    graph, eager = (run.losses()[:20] for run in runs)
+    graph, eager = (run.losses() for run in runs)
     worst = ((graph - eager).abs() / eager.abs()).max().item()
-    yield Figure("losses of 20 steps, graph against eager, largest difference", worst, at_most=0.02)
+    yield Figure("losses of an epoch's steps, graph against eager, largest difference", worst, at_most=0.02)
 
 
 def steps(scene: Scene) -> Iterator[Figure]:

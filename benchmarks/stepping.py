@@ -54,4 +54,6 @@ class Epochs:
         for step in range(self.learner.task.steps_per_epoch):
             self.learner.advance()
             self.learner.status(step)
+        self.learner.plan_ahead()
+        self.learner.wait()
         self.learner.end_epoch()

@@ -73,7 +73,7 @@ def choose_precision(
     wanted: str,
     device: torch.device,
     model: torch.nn.Module,
-    batch: torch.Tensor,
+    batch: torch.Tensor | None = None,
     loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Runtime:
     """The runtime for `auto`, `fp32` or `bf16`.
@@ -81,7 +81,8 @@ def choose_precision(
     On CUDA `auto` is bf16 where the card has it. On a CPU it is bf16 only if it measures clearly
     faster than fp32 on this model and this real batch (B, channels, H, W), and agrees with it: bf16 on
     CPUs has had slow and wrong kernels. With `loss` (logits to per-example losses) the trial is a
-    training step, else a forward pass in eval mode. The model itself is left as it was.
+    training step, else a forward pass in eval mode. The model itself is left as it was. Elsewhere
+    nothing is tried and no batch needed.
     """
     if wanted != "auto":
         return Runtime(device, wanted, "as asked for")
@@ -90,6 +91,7 @@ def choose_precision(
         return Runtime(
             device, *(("bf16", "on CUDA") if native else ("fp32", "this GPU has no bf16 of its own"))
         )
+    assert batch is not None
     trials = {p: _trial(Runtime(device, p), copy.deepcopy(model), batch, loss) for p in ("fp32", "bf16")}
     (slow, *exact), (fast, *rounded) = trials["fp32"], trials["bf16"]
     off = [_distance(a, b) for a, b in zip(rounded, exact, strict=True)]

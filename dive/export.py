@@ -237,33 +237,55 @@ def write_missing(
     ):
         writing = None
         for block in missing:
-            logits = teacher_logits(model, images, writer.rows(block), views, runtime)
+            said = ask(model, images, writer.rows(block), views, runtime)
             if writing is not None:
                 writing.result()
                 bar.advance()
-            writing = pool.submit(writer.write, block, logits)
+            writing = pool.submit(lambda at, logits: writer.write(at, logits.numpy()), block, said)
         if writing is not None:
             writing.result()
             bar.advance()
 
 
+@dataclass(frozen=True)
+class _Said:
+    """Logits (rows, V, C) float32 on the host, there once `ready`, a CUDA event; at once where it is None."""
+
+    logits: torch.Tensor
+    ready: torch.cuda.Event | None
+
+    def numpy(self) -> np.ndarray:
+        """The logits, waited for."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        return self.logits.numpy()
+
+
 @torch.inference_mode()
-def teacher_logits(
+def ask(
     model: CifarResNet, images: ViewedImages, samples: slice, views: np.ndarray, runtime: Runtime
-) -> np.ndarray:
-    """The model's logits of each stored view of some samples: (rows, V, C) float32, in order.
+) -> _Said:
+    """The model's logits of each stored view of some samples, in order; on CUDA it is not waited for.
 
     The model must be in eval mode and on the runtime's device. views: (N, V).
     """
     device, block = runtime.device, views[samples]
+    on_cuda = device.type == "cuda"
     rows = torch.arange(samples.start, samples.stop, device=device).repeat_interleave(block.shape[1])
-    ids = torch.from_numpy(block.astype(np.int64).reshape(-1)).to(device)
+    ids = torch.from_numpy(block.astype(np.int64).reshape(-1))
+    ids = ids.pin_memory().to(device, non_blocking=True) if on_cuda else ids
     size = _batch_size(images, device)
     logits = []
     for some_rows, some_ids in zip(rows.split(size), ids.split(size), strict=True):
         with runtime.autocast():
             logits.append(model(images.batch(some_rows, some_ids)).float())
-    return torch.cat(logits).cpu().numpy().reshape(*block.shape, -1)
+    together = torch.cat(logits).view(*block.shape, -1)
+    if not on_cuda:
+        return _Said(together, None)
+    host = torch.empty(together.shape, pin_memory=True).copy_(together, non_blocking=True)
+    ready = torch.cuda.Event(blocking=True)
+    ready.record()
+    return _Said(host, ready)
 
 
 def _batch_size(images: ViewedImages, device: torch.device) -> int:

@@ -15,7 +15,7 @@ import torch
 
 from dive import checkpoint, files
 from dive.device import Runtime, choose_precision, device_name
-from dive.errors import OutputError
+from dive.errors import OutputError, TrainingError
 from dive.evaluation import Accuracy, evaluate
 from dive.journal import Journal
 from dive.longtail import Dataset
@@ -74,7 +74,8 @@ def run(
 
     The recipes of several lessons may differ in seed and distillation alone. On CUDA they train side
     by side; on a CPU, which one fills, one after the other. Among several, one that is finished
-    already is kept as it is. Raises OutputError where another finished result, another process or an
+    already is kept as it is, and one that fails does not stop the others; its TrainingError is raised
+    after them. Raises OutputError where another finished result, another process or an
     unfinished run of another recipe is in the way.
     """
     with contextlib.ExitStack() as locks:
@@ -104,9 +105,13 @@ class _Runs:
             else:
                 waiting.append((lesson, self._stopped(lesson)))
         groups = [waiting] if self._device.type == "cuda" else [[one] for one in waiting]
+        failures = []
         for group in filter(None, groups):
-            for result in self._train(group):
-                found[result.path] = result
+            results, failed = self._train(group)
+            found |= {result.path: result for result in results}
+            failures += failed
+        if failures:
+            raise failures[0]
         return [found[lesson.out] for lesson in lessons]
 
     def _finished(self, lesson: Lesson) -> Result | None:
@@ -138,17 +143,22 @@ class _Runs:
     def _identity(self, lesson: Lesson) -> dict[str, Any]:
         return _identity(lesson.recipe, lesson.kind, self._train_set.fingerprint, lesson.facts)
 
-    def _train(self, group: Sequence[tuple[Lesson, dict[str, Any] | None]]) -> list[Result]:
-        """Train some lessons side by side, and write their results."""
+    def _train(
+        self, group: Sequence[tuple[Lesson, dict[str, Any] | None]]
+    ) -> tuple[list[Result], list[TrainingError]]:
+        """Train some lessons side by side and write their results; and the errors of those that failed."""
         first = group[0][0].recipe
         space = view_space(first.views, self._train_set.images.shape[1:])
         images = ViewedImages(self._train_set.images, space, first.data.mean, first.data.std, self._device)
         learners = [self._learner(lesson, state, images) for lesson, state in group]
         train(learners, self._progress)
-        return [
-            self._finish(lesson, learner, len(group))
-            for (lesson, _), learner in zip(group, learners, strict=True)
-        ]
+        results, failures = [], []
+        for (lesson, _), learner in zip(group, learners, strict=True):
+            if learner.failure is None:
+                results.append(self._finish(lesson, learner, len(group)))
+            else:
+                failures.append(TrainingError(f"{lesson.out}: {learner.failure}"))
+        return results, failures
 
     def _learner(self, lesson: Lesson, state: dict[str, Any] | None, images: ViewedImages) -> Learner:
         recipe, train_set = lesson.recipe, self._train_set
@@ -215,6 +225,8 @@ def _identity(recipe: Recipe, kind: str, fingerprint: str, facts: dict[str, Any]
 def _try_precisions(task: Task, device: torch.device) -> Runtime:
     """The runtime for the recipe's precision; where that is `auto`, chosen on the first real batch."""
     recipe = task.recipe
+    if recipe.precision != "auto" or device.type != "cpu":
+        return choose_precision(recipe.precision, device, task.model)  # nothing to try
     order = epoch_order(recipe.seed, 1, task.hashes)[: recipe.schedule.batch_size]
     columns = np.zeros_like(order)
     if task.teacher is not None:

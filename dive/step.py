@@ -109,12 +109,16 @@ class Step:
 
     def begin(self, plan: np.ndarray, rates: list[float]) -> None:
         """Begin an epoch. plan: (3, N) samples in their order, view ids, cache columns; rates: (steps,)."""
+        self.take_plan(plan, rates)
+        if self._task.teacher is not None:
+            self._task.teacher.begin(plan[0], plan[2])
+
+    def take_plan(self, plan: np.ndarray, rates: list[float]) -> None:
+        """Bring an epoch's plan and rates to the device; all that a capture needs of `begin`."""
         self._plan.copy_(torch.from_numpy(plan))
         self._rates.copy_(torch.tensor(rates))
         self._rewind()
         self._task.model.train()
-        if self._task.teacher is not None:
-            self._task.teacher.begin(plan[0], plan[2])
 
     def _rewind(self) -> None:
         for tensor in (self._cursor, self.losses, self.correct):
@@ -150,8 +154,9 @@ class Step:
     def capture(self) -> None:
         """Record the steps as CUDA graphs, on the current stream, which must not be the default one.
 
-        To be called within an epoch before its first step; nothing is trained by it. Raises
-        RuntimeError where the capture fails; the step then goes on eagerly.
+        To be called after `take_plan`, while no thread streams a cache: CUDA allows other threads
+        nothing then. Nothing is trained by it. Raises RuntimeError where the capture fails; the step
+        goes on eagerly then.
         """
         stream = torch.cuda.current_stream(self._runtime.device)
         before = [(tensor, tensor.clone()) for tensor in self._trained()]

@@ -91,7 +91,7 @@ class StreamedLogits:
         self._buffer[:count].copy_(slot[:count], non_blocking=True)
         copied = None
         if self._cuda:
-            copied = torch.cuda.Event()
+            copied = torch.cuda.Event(blocking=True)  # the pool's thread sleeps on it
             copied.record()
         self._free.append((slot, copied))
         if self._batches:

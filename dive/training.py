@@ -42,7 +42,8 @@ class Evaluation:
 class Learner:
     """One run: its task, how far it is, and its state on the disk. On CUDA it has a stream of its own.
 
-    state: where a stopped run stood, None to begin. history: a record for each epoch done.
+    state: where a stopped run stood, None to begin. history: a record for each epoch done. failure: why
+    it cannot go on, None while it can.
     """
 
     def __init__(
@@ -64,7 +65,8 @@ class Learner:
             if state is not None:
                 self._step.load_state(state["model"], state["optimizer"])
         self._plans: dict[int, np.ndarray] = {}
-        self._start = 0.0
+        self._start, self._seconds = 0.0, 0.0
+        self.failure: TrainingError | None = None
 
     @property
     def epochs(self) -> int:
@@ -80,36 +82,37 @@ class Learner:
         """The context in which this run's work is enqueued on the device."""
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
-    def prepare(self, progress: Progress) -> None:
-        """On CUDA: capture the step as graphs; where that fails, say so and go on eagerly."""
-        if self._stream is None or self.finished:
-            return
-        with self.on_stream():
-            try:
-                self._begin()
+    @property
+    def epoch(self) -> int:
+        """The epoch that runs or comes next, from 1."""
+        return len(self.history) + 1
+
+    def prepare(self) -> None:
+        """On CUDA: capture the step as graphs. Raises RuntimeError where that fails; it runs eagerly then."""
+        if self._stream is not None and not self.finished:
+            with self.on_stream():
+                self._step.take_plan(self._plan(self.epoch), _rates(self.task, self.epoch))
                 self._step.capture()
-            except RuntimeError as error:
-                reason = str(error).partition("\n")[0]
-                progress.warn(f"the step could not be captured as a CUDA graph and runs eagerly: {reason}")
 
     def begin_epoch(self) -> None:
         """Bring the next epoch's order, views and learning rates to the device."""
         self._start = time.perf_counter()
+        self._rates = _rates(self.task, self.epoch)
         with self.on_stream():
-            self._begin()
-
-    def _begin(self) -> None:
-        self._rates = _rates(self.task, len(self.history) + 1)
-        self._step.begin(self._plan(len(self.history) + 1), self._rates)
+            self._step.begin(self._plan(self.epoch), self._rates)
 
     def _plan(self, epoch: int) -> np.ndarray:
-        """Samples in the epoch's order, their view ids and their cache columns: (3, N) int64."""
-        if epoch not in self._plans:
-            task = self.task
-            order = epoch_order(task.recipe.seed, epoch, task.hashes)
-            ids, columns = task.views.draw(task.recipe.seed, epoch, task.hashes)
-            self._plans = {epoch: np.stack([order, ids[order], columns[order]])}
+        """The epoch's plan, made before or now; those of other epochs are forgotten."""
+        plan = self._plans.get(epoch)
+        self._plans = {epoch: self._make_plan(epoch) if plan is None else plan}
         return self._plans[epoch]
+
+    def _make_plan(self, epoch: int) -> np.ndarray:
+        """Samples in the epoch's order, their view ids and their cache columns: (3, N) int64."""
+        task = self.task
+        order = epoch_order(task.recipe.seed, epoch, task.hashes)
+        ids, columns = task.views.draw(task.recipe.seed, epoch, task.hashes)
+        return np.stack([order, ids[order], columns[order]])
 
     def advance(self) -> None:
         """Enqueue the next step of the epoch."""
@@ -119,32 +122,40 @@ class Learner:
     def status(self, step: int) -> str:
         """How things stand after step `step` (from 0) of the running epoch, for a progress bar.
 
-        On a CPU the loss is known at once, and raises TrainingError where it is not finite; on CUDA
-        the last epoch's is shown, so as not to wait for the device.
+        On a CPU the loss is known at once, and ends the run where it is not finite; on CUDA the last
+        epoch's is shown, so as not to wait for the device.
         """
-        epoch = len(self.history) + 1
         if self._stream is None:
             loss = self._step.losses[step].item()
             if not math.isfinite(loss):
-                raise _not_finite(loss, epoch, step)
+                self.failure = _not_finite(loss, self.epoch, step)
         else:
             loss = self.history[-1]["loss"] if self.history else math.nan
-        return f"epoch {epoch} · loss {loss:.3f} · lr {self._rates[step]:.3g}"
+        return f"epoch {self.epoch} · loss {loss:.3f} · lr {self._rates[step]:.3g}"
+
+    def plan_ahead(self) -> None:
+        """Make the plan of the epoch after this one, while the device is still busy."""
+        if self.epoch < self.epochs:
+            self._plans[self.epoch + 1] = self._make_plan(self.epoch + 1)
+
+    def wait(self) -> None:
+        """Wait for the epoch's last step, which ends its time."""
+        if self._stream is not None:
+            self._stream.synchronize()
+        self._seconds = time.perf_counter() - self._start
 
     def end_epoch(self) -> None:
-        """Wait for the epoch's steps, add its record to the history, and save the state if it is time.
+        """Add the epoch's record to the history, and save the state if it is time; after `wait`.
 
-        Raises TrainingError at a loss that is not finite.
+        A loss that is not finite ends the run instead.
         """
-        epoch = len(self.history) + 1
-        if epoch < self.epochs:
-            self._plan(epoch + 1)  # while the device is still busy
+        epoch = self.epoch
         with self.on_stream():
             losses, correct = self._step.losses.cpu(), int(self._step.correct)
-            seconds = time.perf_counter() - self._start
             if not torch.isfinite(losses).all():
                 step = int((~torch.isfinite(losses)).int().argmax())
-                raise _not_finite(losses[step].item(), epoch, step)
+                self.failure = _not_finite(losses[step].item(), epoch, step)
+                return
             n, size = len(self.task.hashes), self.task.recipe.schedule.batch_size
             sizes = torch.full_like(losses, size)
             sizes[-1] = n - size * (len(losses) - 1)
@@ -152,7 +163,7 @@ class Learner:
                 "epoch": epoch,
                 "loss": float((losses * sizes).sum() / n),
                 "lr": self._rates[-1],
-                "seconds": round(seconds, 3),
+                "seconds": round(self._seconds, 3),
                 "train_accuracy": correct / n,
             }
             if self._evaluation.due(epoch):
@@ -178,16 +189,28 @@ class Learner:
 def train(learners: Sequence[Learner], progress: Progress) -> None:
     """Train runs of equally many steps an epoch to their last epochs, side by side on the device.
 
-    Raises TrainingError at a loss that is not finite.
+    A loss that is not finite ends its own run alone, which has the `failure` then.
     """
     steps = learners[0].task.steps_per_epoch
     total = sum(learner.epochs for learner in learners) * steps
     done = sum(len(learner.history) for learner in learners) * steps
-    for learner in learners:
-        learner.prepare(progress)
+    _capture(learners, progress)
     with progress.bar(learners[0].task.identity["kind"], total, done) as bar:
-        while going := [learner for learner in learners if not learner.finished]:
+        while going := [learner for learner in learners if not learner.finished and learner.failure is None]:
             _epoch(going, steps, bar)
+
+
+def _capture(learners: Sequence[Learner], progress: Progress) -> None:
+    """Capture the steps of all; at the first that fails say why and leave the rest as they are."""
+    try:
+        for learner in learners:
+            learner.prepare()
+    except RuntimeError as error:
+        first: BaseException = error
+        while first.__context__ is not None:  # torch reports the end of a broken capture over its cause
+            first = first.__context__
+        reason = str(first).partition("\n")[0]
+        progress.warn(f"the step could not be captured as a CUDA graph and runs eagerly: {reason}")
 
 
 def _epoch(learners: Sequence[Learner], steps: int, bar: Bar) -> None:
@@ -198,6 +221,13 @@ def _epoch(learners: Sequence[Learner], steps: int, bar: Bar) -> None:
         for learner in learners:
             learner.advance()
         bar.advance(len(learners), learners[0].status(step))
+        learners = [learner for learner in learners if learner.failure is None]
+        if not learners:
+            return
+    for learner in learners:
+        learner.plan_ahead()
+    for learner in learners:
+        learner.wait()
     for learner in learners:
         learner.end_epoch()
 

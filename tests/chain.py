@@ -26,7 +26,8 @@ from dive.cli import main
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "digits_lt" / "bbn.yaml"
 PRELOADED = ["dive.student", "dive.teacher", "dive.export", "sklearn.datasets", "torch._dynamo"]
-DIGITS = ("--config", CONFIG, "--precision", "fp32", "--quiet")  # as most tests run teacher and student
+# As most tests run teacher and student, also where there is a GPU.
+DIGITS = ("--config", CONFIG, "--device", "cpu", "--precision", "fp32", "--quiet")
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from dive import checkpoint
+from dive.autoaugment import AutoAugmentCutout
 from dive.dataset import load_dataset
+from dive.device import Runtime
 from dive.logit_cache import LogitCache
+from dive.models import build_model
 from dive.progress import Progress
 from dive.recipe import load
-from dive.step import Step
-from dive.views import ViewedImages, view_space
+from dive.step import Step, Task
+from dive.views import FreeViews, ViewedImages, view_space
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 
@@ -53,6 +56,42 @@ def test_a_graph_trains_as_eager_steps_do(digits, eager, precision, tolerance):
     graph = student(digits, "--precision", precision)
     eager()
     assert losses(student(digits, "--precision", precision)) == pytest.approx(losses(graph), rel=tolerance)
+
+
+def test_every_step_of_an_epoch_is_the_same_as_a_graph_the_last_smaller_one_too():
+    """Steps of no size, so that differences do not grow: each loss is of the same weights."""
+    recipe = load(chain.CONFIG, ("precision=fp32", "optimizer.lr=1e-6"))
+    device = torch.device("cuda")
+    train_set = load_dataset(recipe, Progress(quiet=True)).train
+    space = view_space(recipe.views, train_set.images.shape[1:])
+    found = []
+    for capture in (True, False):
+        model = build_model(recipe.model.name, 10, 1, seed=0).to(device, memory_format=torch.channels_last)
+        images = ViewedImages(train_set.images, space, recipe.data.mean, recipe.data.std, device)
+        labels = torch.from_numpy(train_set.labels).to(device)
+
+        def loss(logits, labels, _):
+            return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+
+        stream = torch.cuda.Stream(device)
+        with torch.cuda.stream(stream):
+            task = Task(recipe, {}, model, images, labels, train_set.hashes, FreeViews(space), None, loss)
+            step = Step(task, Runtime(device, "fp32"))
+            ids, columns = task.views.draw(0, 1, train_set.hashes)
+            plan = np.stack([np.arange(len(ids)), ids, columns])
+            step.take_plan(plan, [1e-6] * task.steps_per_epoch)
+            if capture:
+                step.capture()
+            step.begin(plan, [1e-6] * task.steps_per_epoch)
+            for _ in range(task.steps_per_epoch):
+                step.advance()
+            statistics = [value.cpu() for name, value in model.state_dict().items() if "running" in name]
+            found.append((step.losses.cpu(), int(step.correct), statistics))
+    (graph, right, means), (eager, right_too, means_too) = found
+    assert len(graph) == 13 and (graph > 0).all()
+    torch.testing.assert_close(graph, eager, rtol=1e-3, atol=1e-4)
+    assert abs(right - right_too) <= 2
+    torch.testing.assert_close(means, means_too, rtol=1e-3, atol=1e-4)
 
 
 def test_a_failing_capture_says_so_in_one_line_and_trains_eagerly(digits, eager):
@@ -109,6 +148,17 @@ def test_a_stopped_run_goes_on(digits, monkeypatch):
         assert chain.dive(*arguments, "--out", "again.pt").code == 130
     chain.succeed(*arguments, "--out", "again.pt")
     assert losses(history(Path("again.pt"))) == pytest.approx(losses(whole), rel=5e-3)
+
+
+def test_views_without_an_end_are_the_same_bytes_on_both_devices():
+    images = torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8)
+    ids = torch.randint(0, 2**62, (1000,))
+    rendered = []
+    for device in ("cpu", "cuda"):
+        space = AutoAugmentCutout(4, True, 32, 32)
+        prepared = space.prepare(images.to(device))
+        rendered.append(space.render(prepared, (torch.arange(1000) % 64).to(device), ids.to(device)).cpu())
+    assert torch.equal(*rendered)
 
 
 def test_views_are_the_same_bytes_on_both_devices():

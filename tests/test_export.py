@@ -272,7 +272,7 @@ STRIKES = [  # two flushes a block; replaced are .part.tmp and .part; synced bes
     ("os:replace", 2),
     ("os:fsync", 3),
     ("dive.seal:write", 1),
-    ("dive.export:teacher_logits", 4),
+    ("dive.export:ask", 4),
 ]
 
 

@@ -122,3 +122,10 @@ def test_auto_stands_alone(digits):
     for arguments in (("--tau", "auto", 3), ("--tau", "auto", "--power", 1)):
         complaint = grid(digits, *arguments).complaint
         assert "--tau auto chooses" in complaint
+
+
+def test_a_student_that_fails_does_not_stop_the_others(digits, whole):
+    outcome = grid(digits, "--tau", 1e30, 3, "--seed", 1)
+    assert "dive: student-t1e+30-p0.5-w0.5-s1.pt: the loss is nan at epoch 1" in outcome.complaint
+    assert [path.name for path in Path().glob("*.pt")] == [NAMES[1]]
+    assert same_weights(NAMES[1], whole / NAMES[1])

@@ -147,7 +147,7 @@ def test_ctrl_c_ends_with_one_line_and_exit_code_130_and_the_run_goes_on(digits,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spot", ["dive.export:teacher_logits", "h5py:File.flush"])
+@pytest.mark.parametrize("spot", ["dive.export:ask", "h5py:File.flush"])
 def test_ctrl_c_ends_an_export_with_one_line_and_the_export_goes_on(digits, spot):
     arguments = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out", "c.h5")
     outcome = chain.struck(spot, 2, *arguments, by=chain.signal.SIGINT)

@@ -93,7 +93,7 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step_and_leaves_no_result(dig
     if command == "student":
         arguments += ("--cache", digits.cache)
     complaint = chain.dive(command, *arguments).complaint
-    assert complaint.startswith("dive: the loss is ") and "at epoch 1, step 2;" in complaint
+    assert complaint.startswith(f"dive: {OUT}: the loss is ") and "at epoch 1, step 2;" in complaint
     assert "optimizer.lr" in complaint
     assert not OUT.exists() and not OUT.with_suffix(".json").exists()
     assert list(chain.files_under()) == []

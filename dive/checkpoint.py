@@ -81,14 +81,28 @@ def load_model(path: Path) -> tuple[CifarResNet, dict[str, Any]]:
     document = load_finished(path)
     try:
         architecture = document["architecture"]
-        model = build_model(architecture["name"], architecture["classes"], architecture["channels"])
+        named = (architecture["name"], architecture["classes"], architecture["channels"])
+        _require_weights_of(*named, document["model"])
+        model = build_model(*named)
         model.load_state_dict(document["model"])
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path} does not hold the weights of a {document.get('architecture', {}).get('name')} as this "
             f"dive knows it: it says {document.get('architecture')}"
         ) from error
     return model, document
+
+
+def _require_weights_of(name: str, classes: int, channels: int, state: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError unless the weights have an architecture's shapes, before memory is taken for it."""
+    if int(name.removeprefix("resnet")) > len(state):
+        raise ValueError("fewer weights than layers")
+    with torch.device("meta"):
+        shapes = {
+            key: value.shape for key, value in build_model(name, classes, channels).state_dict().items()
+        }
+    if {key: value.shape for key, value in state.items()} != shapes:
+        raise ValueError("weights of other shapes")
 
 
 def weights_hash(state: dict[str, torch.Tensor]) -> str:

@@ -20,7 +20,7 @@ from dive.run import Lesson, Order, Result, run
 from dive.step import Loss
 from dive.teacher_logits import ResidentLogits, StreamedLogits, TeacherLogits, fits
 from dive.versions import warn_if_others
-from dive.views import FreeViews, StoredViews, ViewSpace, view_space
+from dive.views import FreeViews, StoredViews, ViewSpace, require_ids, view_space
 from dive.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine, recommend
 
 
@@ -130,6 +130,7 @@ def match_rows(
             f"{cache.path} holds another recipe's views ({'; '.join(different)}); "
             "give the cache's own recipe, or export again"
         )
+    require_ids(space, cache.views, str(cache.path))
     row_of = {key: row for row, key in enumerate(cache.keys)}
     rows = np.array([row_of.get(key, -1) for key in train.keys], dtype=np.int64)
     found = np.flatnonzero(rows >= 0)

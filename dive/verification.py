@@ -68,7 +68,7 @@ def sample(
     from dive.dataset import load_training
     from dive.device import Runtime, choose_device
     from dive.recipe import build
-    from dive.views import ViewedImages, view_space
+    from dive.views import ViewedImages, require_ids, view_space
 
     cache.require_origin()
     of_cache = cache.identity
@@ -94,9 +94,11 @@ def sample(
     chosen = np.random.default_rng(seed).choice(cache.shape[0] * cache.shape[1], count, replace=False)
     rows, columns = chosen // cache.shape[1], chosen % cache.shape[1]
     target = choose_device(device)
+    views = view_space(recipe.views, train.images.shape[1:])
+    require_ids(views, cache.views, str(cache.path))
     viewed = ViewedImages(
         train.images,
-        view_space(recipe.views, train.images.shape[1:]),
+        views,
         recipe.data.mean,
         recipe.data.std,
         target,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dive import recipe
+from dive.errors import CacheError
 from dive.randomness import epoch_choice
 
 UNBOUNDED = 2**62  # ids are drawn below this where a space has no size
@@ -73,6 +74,12 @@ def view_space(views: recipe.Views, image_shape: tuple[int, ...]) -> ViewSpace:
 
     spaces = {"crop_flip": CropFlip, "autoaugment": AutoAugmentCutout}
     return spaces[views.kind](views.pad, views.flip, *image_shape[:2])
+
+
+def require_ids(space: ViewSpace, ids: np.ndarray, where: str) -> None:
+    """Raise CacheError unless every one of the view ids is of the space. where: what they were read from."""
+    if ids.min() < 0 or (space.size is not None and ids.max() >= space.size):
+        raise CacheError(f"{where} holds view ids that its view space does not have; export it again")
 
 
 class ViewedImages:

@@ -173,6 +173,17 @@ def test_weights_of_another_architecture_are_refused(architecture):
         checkpoint.load_model(PATH)
 
 
+@pytest.mark.parametrize(
+    "claim", [{"classes": 10**11}, {"channels": 10**9}, {"name": "resnet6000002"}, {"classes": -1}]
+)
+def test_an_architecture_larger_than_its_weights_takes_no_memory(claim):
+    model = build_model("resnet8", 4, 1)
+    architecture = {"name": "resnet8", "classes": 4, "channels": 1} | claim
+    checkpoint.save(PATH, document(architecture=architecture) | {"model": model.state_dict()})
+    with pytest.raises(CheckpointError, match="does not hold the weights of"):
+        checkpoint.load_model(PATH)
+
+
 @pytest.mark.parametrize("name", ["wideresnet", "vgg16", "resnetx"])
 def test_an_architecture_dive_does_not_know_is_refused_by_name(name):
     checkpoint.save(PATH, document(architecture={"name": name, "classes": 4, "channels": 1}))

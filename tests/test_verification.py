@@ -231,3 +231,18 @@ def test_inspect_and_verify_refuse_a_damaged_file(copy, digits):
     copy.write_bytes(copy.read_bytes()[:-1])
     for command in ("inspect", "verify"):
         assert "it was sealed with" in chain.dive(command, copy).complaint
+
+
+@pytest.mark.parametrize("wrong", [-1, 9, 2**31 - 1])
+def test_view_ids_outside_the_view_space_are_refused(copy, digits, wrong):
+    def change(file):
+        views = file["views"][:]
+        views[5, 3] = wrong
+        file["views"][:] = views
+
+    caches.resealed(copy, change)
+    for words in (
+        ("verify", copy, "--sample", 5, "--teacher", digits.teacher),
+        ("student", *chain.DIGITS, "--cache", copy, "--epochs", 1, "--out", "s.pt"),
+    ):
+        assert "view ids that its view space does not have" in chain.dive(*words).complaint

@@ -242,7 +242,7 @@ def test_view_ids_outside_the_view_space_are_refused(copy, digits, wrong):
 
     caches.resealed(copy, change)
     for words in (
-        ("verify", copy, "--sample", 5, "--teacher", digits.teacher),
+        ("verify", copy, "--sample", 5, "--teacher", digits.teacher, "--quiet"),
         ("student", *chain.DIGITS, "--cache", copy, "--epochs", 1, "--out", "s.pt"),
     ):
         assert "view ids that its view space does not have" in chain.dive(*words).complaint

@@ -123,8 +123,8 @@ def _figures(data: tuple[str, ...]) -> None:
             _dive("export-logits", *data, "--teacher", weights, "--views", "clean", "--out", cache)
     tune = ("tune-tau", "--force", "--json")
     drawn = {
-        "models": (*tune, "--tau", "1", "--power", "1", "--cache", *caches),
-        "temperatures": (*tune, "--power", "1", "--cache", CLEAN),
+        "models": (*tune, "--clean", "--tau", "1", "--power", "1", "--cache", *caches),
+        "temperatures": (*tune, "--clean", "--power", "1", "--cache", CLEAN),
         "tune": (*tune, "--cache", ALL_VIEWS),
     }
     FIGURES.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 # make demo: the five commands on a data set that needs no download, start to end.
 # make test: lint and the whole test suite.
 # make bench: what every stage costs on this CPU (bench-full: all rows; bench-gpu: on a CUDA device).
-# make reproduce: the runs behind RESULTS.md, some 70 minutes each on two cores; goes on where it was stopped.
+# make reproduce: the runs behind RESULTS.md, about an hour each on two cores; goes on where it was stopped.
 #   DATA=PATH says where CIFAR-100 is, or is downloaded to.
 # make results: RESULTS.md again from the records in results/.
 # make torture: two hundred kills at random moments; writes results/reliability/torture.json.

@@ -21,8 +21,9 @@ from benchmarks.common_way import CommonWay
 from benchmarks.measure import Figure, interleaved, report
 from benchmarks.scene import Scene, machine, write_cache
 from benchmarks.stepping import Epochs, Stepping
+from dive.cache_writer import CacheWriter, Content
 from dive.export import BATCH, write_missing
-from dive.logit_cache import CacheWriter, Content, LogitCache
+from dive.logit_cache import LogitCache
 from dive.progress import Progress
 
 CPU = torch.device("cpu")

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from dive import losses
+from dive.cache_writer import CacheWriter, Content
 from dive.device import Runtime, choose_precision, device_name
-from dive.logit_cache import CacheWriter, Content, LogitCache
+from dive.logit_cache import LogitCache
 from dive.longtail import Samples, class_counts
 from dive.models import build_model
 from dive.randomness import epoch_order

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from dive import checkpoint, files
+from dive.cache_writer import CacheWriter, Content, part_path, unfinished
 from dive.dataset import load_training
 from dive.device import Runtime, choose_device, choose_precision, device_name
 from dive.errors import CheckpointError, DiveError, OutputError
-from dive.logit_cache import CacheWriter, Content, LogitCache, part_path, unfinished
+from dive.logit_cache import LogitCache
 from dive.longtail import Samples
 from dive.models.resnet import CifarResNet
 from dive.progress import Progress, duration

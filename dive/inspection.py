@@ -72,7 +72,7 @@ def _cache(path: Path) -> dict[str, Any]:
 
 def _part(path: Path) -> dict[str, Any]:
     """An unfinished export; its seal is not there yet, so only what an export reads itself is read."""
-    from dive.logit_cache import progress_of_part
+    from dive.cache_writer import progress_of_part
 
     if path.suffix != ".part":
         raise CacheError(f"{path} is not sealed: its export was interrupted, or it is none of dive's")

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from dive import checkpoint, files
+from dive.documents import differences
 from dive.errors import CheckpointError, OutputError
-from dive.recipe import differences
 
 Record = dict[str, float | int | None]
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dive.documents import merge, nest, parse_assignment, plain, read_config
 from dive.errors import RecipeError
 
 Check = Callable[[Any], str | None]
@@ -85,7 +84,7 @@ class Data:
 
     def identity(self) -> dict[str, Any]:
         """What the images are, as plain values; where they lie does not matter."""
-        document = _plain(dataclasses.asdict(self))
+        document = plain(dataclasses.asdict(self))
         del document["path"]
         return document
 
@@ -176,7 +175,7 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """The whole recipe as nested plain values, tuples as lists, fit for JSON and YAML."""
-        return _plain(dataclasses.asdict(self))
+        return plain(dataclasses.asdict(self))
 
     def with_epochs(self, epochs: int) -> "Recipe":
         """The recipe at another length: warm-up and milestones keep their share of it.
@@ -208,16 +207,16 @@ def load(
     `options` maps dotted keys to values; None means the option was not given. Raises RecipeError
     with every fault found.
     """
-    document = _read_config(config) if isinstance(config, Path) else dict(config or {})
+    document = read_config(config) if isinstance(config, Path) else dict(config or {})
     problems = []
     for assignment in assignments:
         try:
-            document = merge(document, _parse_assignment(assignment))
+            document = merge(document, parse_assignment(assignment))
         except RecipeError as error:
             problems.append(str(error))
     for key, value in (options or {}).items():
         if value is not None:
-            document = merge(document, _nest(key, value))
+            document = merge(document, nest(key, value))
     return build(document, str(config) if isinstance(config, Path) else "the recipe", problems)
 
 
@@ -233,104 +232,6 @@ def build(document: Mapping[str, Any], where: str = "the recipe", problems: Sequ
     if found:
         raise RecipeError(f"{where}: " + "; ".join(found))
     return recipe
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Each key in which two nested documents differ, as `key: old, now new`."""
-    found = []
-    for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found.append(f"{prefix}{key}: {before}, now {after}")
-    return found
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested documents laid over each other; `above` wins."""
-    merged = dict(below)
-    for key, value in above.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            value = merge(merged[key], value)
-        merged[key] = value
-    return merged
-
-
-# Besides its own errors PyYAML lets through those of impossible dates, huge numbers and deep nesting.
-_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key given twice instead of taking the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if repeated := sorted({str(key) for key in keys if keys.count(key) > 1}):
-            raise ValueError(f"{', '.join(repeated)} is given twice")
-        return super().construct_mapping(node, deep)
-
-
-def _parse_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_StrictLoader)
-
-
-def _read_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A YAML file's document, laid over that of its `base` file (a path from its own folder) if it names one.
-
-    It is called after the file unless it has a name of its own. above: the files that led here.
-    """
-    document = _read_yaml(path)
-    base = document.pop("base", None)
-    if base is not None:
-        if not isinstance(base, str):
-            raise RecipeError(f"{path}: base must be the path of another config, not {base!r}")
-        if path.resolve() in above:
-            raise RecipeError(f"{path} is its own base")
-        below = _read_config(path.parent / base, (*above, path.resolve()))
-        del below["name"]
-        document = merge(below, document)
-    return {"name": re.sub(r"[^\w.+-]+", "_", path.stem).lstrip("_.+-") or "recipe", **document}
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        document = _parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"cannot read the config {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not a text file in UTF-8") from error
-    except _YAML_ERRORS as error:
-        detail = " ".join(str(error).split())
-        raise RecipeError(f"{path} is not valid YAML: {detail}") from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise RecipeError(f"{path} must hold a mapping of keys to values, not a {type(document).__name__}")
-    return document
-
-
-def _parse_assignment(assignment: str) -> dict[str, Any]:
-    key, equals, text = assignment.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"--set {assignment!r}: give KEY=VALUE, for example --set optimizer.lr=0.05")
-    try:
-        value = _parse_yaml(text)
-    except _YAML_ERRORS as error:
-        raise RecipeError(f"--set {assignment!r}: the value is not valid YAML") from error
-    return _nest(key.strip(), value)
-
-
-def _nest(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _build(cls: type, document: Any, prefix: str, problems: list[str]) -> Any:

@@ -15,6 +15,7 @@ import torch
 
 from dive import checkpoint, files
 from dive.device import Runtime, choose_precision, device_name
+from dive.documents import differences
 from dive.errors import OutputError, TrainingError
 from dive.evaluation import Accuracy, evaluate
 from dive.journal import Journal
@@ -22,7 +23,7 @@ from dive.longtail import Dataset
 from dive.models import build_model, parameter_count
 from dive.progress import Progress, duration
 from dive.randomness import epoch_order
-from dive.recipe import Recipe, build, differences
+from dive.recipe import Recipe, build
 from dive.schedule import epochs_of
 from dive.step import Loss, Task, ViewDraw
 from dive.teacher_logits import TeacherLogits

@@ -10,12 +10,13 @@ import torch
 from dive import losses
 from dive.dataset import load_dataset
 from dive.device import choose_device
+from dive.documents import differences
 from dive.errors import CacheError, DiveError
 from dive.journal import Journal
 from dive.logit_cache import LogitCache
 from dive.longtail import Samples
 from dive.progress import Progress
-from dive.recipe import Recipe, differences
+from dive.recipe import Recipe
 from dive.run import Lesson, Order, Result, run
 from dive.step import Loss
 from dive.teacher_logits import ResidentLogits, StreamedLogits, TeacherLogits, fits

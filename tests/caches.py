@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 
 from dive import seal
-from dive.logit_cache import CacheWriter, Content, LogitCache, block_rows
+from dive.cache_writer import CacheWriter, Content, block_rows
+from dive.logit_cache import LogitCache
 
 IDENTITY = {"recipe": "small", "data": {"seed": 0, "imbalance": 10.0}, "teacher": {"weights hash": "abc"}}
 

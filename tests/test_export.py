@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as tf
 
-from dive import checkpoint, logit_cache
-from dive.logit_cache import LogitCache, part_path
+from dive import cache_writer, checkpoint
+from dive.cache_writer import part_path
+from dive.logit_cache import LogitCache
 
 OUT = Path("cache.h5")
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]  # of folders.RECIPE
@@ -187,7 +188,7 @@ def test_the_size_told_beforehand_is_that_of_the_file(digits):
 
 
 def test_another_checkpoint_or_choice_does_not_go_on_with_an_unfinished_export(digits, monkeypatch):
-    monkeypatch.setattr(logit_cache, "BLOCK_IMAGES", 64 * 9)
+    monkeypatch.setattr(cache_writer, "BLOCK_IMAGES", 64 * 9)
     spoiled = ("--teacher", digits.teacher, "--out", OUT)
     start_and_stop(*chain.DIGITS, *spoiled)
     before = chain.files_under()
@@ -210,8 +211,8 @@ def test_another_checkpoint_or_choice_does_not_go_on_with_an_unfinished_export(d
 def start_and_stop(*arguments: object, blocks: int = 1) -> None:
     """Start an export that stops by an exception after some blocks of 64 views."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logit_cache, "BLOCK_IMAGES", 64 * 9)
-        write, done = logit_cache.CacheWriter.write, []
+        patch.setattr(cache_writer, "BLOCK_IMAGES", 64 * 9)
+        write, done = cache_writer.CacheWriter.write, []
 
         def stopping(self, block, logits):
             if len(done) == blocks:
@@ -219,7 +220,7 @@ def start_and_stop(*arguments: object, blocks: int = 1) -> None:
             done.append(block)
             write(self, block, logits)
 
-        patch.setattr(logit_cache.CacheWriter, "write", stopping)
+        patch.setattr(cache_writer.CacheWriter, "write", stopping)
         outcome = chain.dive("export-logits", *arguments)
     assert outcome.code == 130, outcome
     assert not OUT.exists() and part_path(OUT).exists()
@@ -229,11 +230,11 @@ def test_an_interrupted_export_goes_on_at_the_first_missing_block_says_so_and_le
     arguments = (*chain.DIGITS[:-1], "--teacher", digits.teacher, "--out", OUT)
     start_and_stop(*arguments, blocks=3)
     computed = []
-    write = logit_cache.CacheWriter.write
+    write = cache_writer.CacheWriter.write
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logit_cache, "BLOCK_IMAGES", 64 * 9)
+        patch.setattr(cache_writer, "BLOCK_IMAGES", 64 * 9)
         patch.setattr(
-            logit_cache.CacheWriter,
+            cache_writer.CacheWriter,
             "write",
             lambda self, block, logits: (computed.append(block), write(self, block, logits)),
         )
@@ -255,7 +256,7 @@ def test_a_stopped_export_keeps_its_precision(insects):
     config, teacher, _ = insects
     arguments = ("--config", config, "--quiet", "--teacher", teacher, "--out", OUT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logit_cache.CacheWriter, "write", raise_interrupt)
+        patch.setattr(cache_writer.CacheWriter, "write", raise_interrupt)
         assert chain.dive("export-logits", *arguments, "--precision", "bf16").code == 130
     chain.succeed("export-logits", *arguments)  # auto
     assert LogitCache(OUT).facts["precision"] == "bf16"
@@ -265,7 +266,7 @@ def raise_interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-BLOCKS = {"dive.logit_cache:BLOCK_IMAGES": 64 * 9}  # seven blocks
+BLOCKS = {"dive.cache_writer:BLOCK_IMAGES": 64 * 9}  # seven blocks
 STRIKES = [  # two flushes a block; replaced are .part.tmp and .part; synced besides them: their folder
     *(("h5py:File.flush", call) for call in (1, 2, 3, 8, 14)),
     ("os:replace", 1),
@@ -279,7 +280,7 @@ STRIKES = [  # two flushes a block; replaced are .part.tmp and .part; synced bes
 @pytest.mark.slow
 @pytest.mark.parametrize(("spot", "call"), STRIKES)
 def test_a_killed_export_goes_on_and_ends_in_the_same_bytes(digits, spot, call, monkeypatch):
-    monkeypatch.setattr(logit_cache, "BLOCK_IMAGES", 64 * 9)
+    monkeypatch.setattr(cache_writer, "BLOCK_IMAGES", 64 * 9)
     arguments = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out")
     if not (whole := digits.folder / "seven_blocks.h5").exists():
         chain.succeed(*arguments, whole)

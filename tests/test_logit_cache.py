@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dive import logit_cache
+from dive import cache_writer
+from dive.cache_writer import CacheWriter, block_rows, part_path, unfinished
 from dive.errors import CacheError, OutputError
-from dive.logit_cache import CacheWriter, LogitCache, block_rows, part_path, unfinished
+from dive.logit_cache import LogitCache
 
 PATH = Path("small.h5")
 
@@ -23,7 +24,7 @@ PATH = Path("small.h5")
 @pytest.fixture
 def two_rows_a_block(monkeypatch):
     """Blocks of two samples of three views each."""
-    monkeypatch.setattr(logit_cache, "BLOCK_IMAGES", 6)
+    monkeypatch.setattr(cache_writer, "BLOCK_IMAGES", 6)
 
 
 def names() -> list[str]:
@@ -112,7 +113,7 @@ def test_whatever_is_written_is_read_back(case):
     logits, content, block_images = case
     PATH.unlink(missing_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logit_cache, "BLOCK_IMAGES", block_images)
+        patch.setattr(cache_writer, "BLOCK_IMAGES", block_images)
         caches.write_blocks(PATH, content, logits)
         caches.finish(PATH, content)
     cache = LogitCache(PATH)
@@ -253,7 +254,7 @@ def whole_bytes(tmp_path_factory):
     """The bytes of a cache of four blocks, with the offset and length of its logits."""
     path = tmp_path_factory.mktemp("whole") / "whole.h5"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logit_cache, "BLOCK_IMAGES", 6)
+        patch.setattr(cache_writer, "BLOCK_IMAGES", 6)
         caches.write_cache(path, caches.random_logits(7, 3, 5))
     with h5py.File(path, "r") as file:
         dataset = file["logits"].id

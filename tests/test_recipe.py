@@ -9,8 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dive.documents import differences, merge
 from dive.errors import RecipeError
-from dive.recipe import Recipe, build, differences, load, merge
+from dive.recipe import Recipe, build, load
 
 
 def write(text: str, name: str = "mine.yaml") -> Path:

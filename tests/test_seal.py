@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dive import logit_cache, seal
+from dive import cache_writer, seal
 from dive.errors import CacheError
 from dive.logit_cache import LogitCache
 
@@ -23,7 +23,7 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 @pytest.fixture
 def sealed(monkeypatch):
     """A finished cache of four blocks of two samples, its bytes and its logits."""
-    monkeypatch.setattr(logit_cache, "BLOCK_IMAGES", 6)
+    monkeypatch.setattr(cache_writer, "BLOCK_IMAGES", 6)
     logits = caches.random_logits(7, 3, 5).astype(np.float16)
     caches.write_cache(PATH, logits)
     return PATH.read_bytes(), logits
@@ -59,7 +59,7 @@ def test_the_seal_fills_the_user_block_and_hdf5_begins_behind_it(sealed):
 
 
 def test_a_cache_of_many_blocks_gets_a_larger_user_block(monkeypatch):
-    monkeypatch.setattr(logit_cache, "BLOCK_IMAGES", 1)
+    monkeypatch.setattr(cache_writer, "BLOCK_IMAGES", 1)
     logits = caches.random_logits(300, 1, 4)
     cache = caches.write_cache(PATH, logits, dtype="float32")
     with h5py.File(PATH, "r") as file:

@@ -14,7 +14,8 @@ import reference_loop
 import torch
 
 from dive import checkpoint
-from dive.logit_cache import Content, LogitCache
+from dive.cache_writer import Content
+from dive.logit_cache import LogitCache
 from dive.recipe import load
 
 OUT = Path("student.pt")

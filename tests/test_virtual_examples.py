@@ -70,10 +70,10 @@ def test_virtual_examples_and_information_agree_with_a_naive_loop(dtype):
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 31, 32, 33])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_chunks_and_blocks_change_nothing_at_their_boundaries(monkeypatch, rows, dtype):
-    from dive import logit_cache
+    from dive import cache_writer
 
     monkeypatch.setattr(virtual_examples, "CHUNK_BYTES", 4 * 5 * 16)  # sixteen rows of five classes
-    monkeypatch.setattr(logit_cache, "BLOCK_IMAGES", 32)
+    monkeypatch.setattr(cache_writer, "BLOCK_IMAGES", 32)
     logits = caches.random_logits(rows, 1, 5).astype(dtype)
     found = distributions(caches.write_cache(PATH, logits, dtype=dtype), [1.0, 6.0])
     for temperature, distribution in zip((1.0, 6.0), found, strict=True):

@@ -1,6 +1,7 @@
 """RESULTS.md and what it is made of: commands, comparisons, runs."""
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from dive import checkpoint
-from dive.recipe import build
+from dive.recipe import build, load
 from reproduction import report, runs
 
 STUDENT = ("--tau", "2", "--weight", "0.3", "--seed", "3", "--epochs", "1", "--set", "optimizer.lr=0.02")
@@ -56,6 +57,21 @@ def test_rows_compare_with_what_was_reported_for_the_same_run(repository):
     other = json.loads(json.dumps(student))
     other["recipe"]["distillation"] = {"tau": 3.0, "power": 0.5, "student_tau": 6.0, "weight": 0.5}
     assert report._accuracies(report.rows_of([other])[0], recipe, others)[6:] == ["", "", "51.64 (-6.29)"]
+
+
+@pytest.mark.parametrize("folder", ["cifar100_lt", "cifar10_lt"])
+def test_each_config_says_what_its_records_say_or_that_it_has_none(folder, repository):
+    for path in sorted((repository / "configs" / folder).glob("*.yaml")):
+        comment = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
+        records = list(report._records(repository / "results"))
+        recorded = {
+            f"{100 * record['accuracy']['all']:.2f}"
+            for record in records
+            if record["recipe"]["name"] == load(path).name
+        }
+        claimed = set(re.findall(r"\d+\.\d\d\b", comment))
+        assert claimed <= recorded and bool(claimed) == bool(recorded), path
+        assert ("Not run yet" in comment) == (not recorded), path
 
 
 def test_seeds_of_one_run_are_one_row(repository):

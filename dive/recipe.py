@@ -123,14 +123,14 @@ class Schedule:
     """Linear warm-up from `warmup_from` of the learning rate to all of it, then decay.
 
     `decay` steps: times `gamma` at the start of each milestone epoch; cosine: to 0 at the end. The
-    length is `epochs`, or where `iterations` is given so many steps, and the rest of their last epoch
-    at the last rate. The warm-up is `warmup_epochs`, or `warmup_iterations` steps where given.
+    length is `epochs` with `warmup_epochs`, or `iterations` with `warmup_iterations`, which are steps
+    (the rest of their last epoch goes at the last rate); the pair that is not used is null.
     """
 
-    epochs: int = _key(200, _range(1, 1_000_000))
+    epochs: int | None = _key(200, _range(1, 1_000_000))
     iterations: int | None = _key(None, _range(1, 10**9))
     batch_size: int = _key(128, _range(1, 1_000_000))
-    warmup_epochs: int = _key(5, _range(0, 1_000_000))
+    warmup_epochs: int | None = _key(5, _range(0, 1_000_000))
     warmup_iterations: int | None = _key(None, _range(0, 10**9))
     warmup_from: float = _key(0.0, _range(0, 1))
     decay: str = _key("steps", _one_of("steps", "cosine"))
@@ -186,7 +186,7 @@ class Recipe:
         if old.iterations is None:
             warmup, milestones = old.warmup_epochs / old.epochs, [m / old.epochs for m in old.milestones]
         else:
-            warmup, milestones = (old.warmup_iterations or 0) / old.iterations, []
+            warmup, milestones = old.warmup_iterations / old.iterations, []
         document = {
             "epochs": epochs,
             "iterations": None,
@@ -306,24 +306,21 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
 
 
 def _contradictions_of_lengths(schedule: Schedule) -> Iterator[str]:
-    if schedule.iterations is not None:
-        if schedule.warmup_iterations is None:
-            yield "schedule.iterations needs schedule.warmup_iterations, which may be 0"
-        elif schedule.warmup_iterations > schedule.iterations:
-            yield "schedule.warmup_iterations must not exceed schedule.iterations"
-        if schedule.decay == "steps" and schedule.milestones:
-            yield "schedule.milestones are epochs; with schedule.iterations they must be []"
-        return
-    if schedule.warmup_iterations is not None:
-        yield "schedule.warmup_iterations goes with schedule.iterations; epochs have schedule.warmup_epochs"
-    if schedule.warmup_epochs > schedule.epochs:
-        yield "schedule.warmup_epochs must not exceed schedule.epochs; --epochs scales both"
-    if schedule.decay == "cosine":
-        return  # which has no milestones
-    if schedule.milestones and schedule.milestones[-1] > schedule.epochs:
-        yield (
-            f"schedule.milestones {list(schedule.milestones)} lie beyond schedule.epochs {schedule.epochs}; "
-            "--epochs scales both"
-        )
-    if list(schedule.milestones) != sorted(set(schedule.milestones)):
-        yield f"schedule.milestones must increase, not {list(schedule.milestones)}"
+    used, other = ("epochs", "iterations") if schedule.iterations is None else ("iterations", "epochs")
+    length, warmup = getattr(schedule, used), getattr(schedule, f"warmup_{used}")
+    for key in (other, f"warmup_{other}"):
+        if getattr(schedule, key) is not None:
+            yield f"schedule.{key} must be null beside schedule.{used}; --epochs N gives a length in epochs"
+    if length is None:
+        yield "schedule.epochs must be given, or schedule.iterations"
+    elif warmup is None:
+        yield f"schedule.warmup_{used} must be given with schedule.{used}; it may be 0"
+    elif warmup > length:
+        yield f"schedule.warmup_{used} must not exceed schedule.{used}; --epochs scales both"
+    milestones = list(schedule.milestones)
+    if milestones and (schedule.decay == "cosine" or used == "iterations"):
+        yield "schedule.milestones are epochs at which decay steps; without those they must be []"
+    elif milestones != sorted(set(milestones)):
+        yield f"schedule.milestones must increase, not {milestones}"
+    elif milestones and length is not None and milestones[-1] > length:
+        yield f"schedule.milestones {milestones} lie beyond schedule.epochs {length}; --epochs scales both"

@@ -24,7 +24,7 @@ def learning_rate(step: int, per_epoch: int, optimizer: Optimizer, schedule: Sch
     if schedule.iterations is None:
         total, warmup = schedule.epochs * per_epoch, schedule.warmup_epochs * per_epoch
     else:
-        total, warmup = schedule.iterations, schedule.warmup_iterations or 0
+        total, warmup = schedule.iterations, schedule.warmup_iterations
     done = min(1.0, (step + 1) / warmup) if warmup else 1.0
     rate = optimizer.lr * (schedule.warmup_from + (1 - schedule.warmup_from) * done)
     if schedule.decay == "cosine":

@@ -192,13 +192,13 @@ def command(record: Mapping[str, Any], configs: Path) -> str:
         config = _config_of(recipe.name, configs)
         base = load(config)
         words += ["--config", str(config.relative_to(configs.parent))]
-    if recipe.schedule.epochs != base.schedule.epochs:
+    if recipe.schedule.epochs not in (None, base.schedule.epochs):
         base = base.with_epochs(recipe.schedule.epochs)
         words += ["--epochs", str(recipe.schedule.epochs)]
     for key, value in _leaves(recipe.as_dict()):
         if key in ("data.path", "precision") or value == dict(_leaves(base.as_dict()))[key]:
             continue
-        text = f"{value:g}" if isinstance(value, float) else str(value)
+        text = "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
         words += [OPTIONS[key], text] if key in OPTIONS else ["--set", f"{key}={text}"]
     if record.get("free views"):
         words += ["--cache", f"cache/{recipe.name}-clean.h5", "--free-views"]

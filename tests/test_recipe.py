@@ -120,12 +120,31 @@ def test_a_base_that_is_none_is_refused(base, complaint):
 
 
 def test_a_length_in_steps_goes_with_what_is_counted_in_steps():
-    steps = ("schedule.iterations=100", "schedule.milestones=[]")
-    assert "needs schedule.warmup_iterations" in faults(*steps)
+    null = ("schedule.epochs=null", "schedule.warmup_epochs=null")
+    steps = (*null, "schedule.iterations=100", "schedule.milestones=[]")
+    warmup = "schedule.warmup_iterations=100"
+    assert load(assignments=(*steps, warmup)).schedule.iterations == 100
+    assert "warmup_iterations must be given" in faults(*steps)
     assert "must not exceed schedule.iterations" in faults(*steps, "schedule.warmup_iterations=101")
-    assert "goes with schedule.iterations" in faults("schedule.warmup_iterations=3")
-    assert "milestones are epochs" in faults(steps[0], "schedule.warmup_iterations=3")
-    assert load(assignments=(*steps, "schedule.warmup_iterations=100")).schedule.iterations == 100
+    assert "warmup_iterations must be null" in faults("schedule.warmup_iterations=3")
+    assert "schedule.epochs must be null" in faults(*steps, warmup, "schedule.epochs=3")
+    assert "schedule.warmup_epochs must be null" in faults(*steps, warmup, "schedule.warmup_epochs=3")
+    assert "milestones are epochs" in faults(*steps, warmup, "schedule.milestones=[3]")
+    assert "epochs must be given, or schedule.iterations" in faults("schedule.epochs=null")
+    assert "warmup_epochs must be given" in faults("schedule.warmup_epochs=null")
+
+
+def test_a_cosine_has_no_milestones():
+    assert "milestones are epochs at which decay steps" in faults("schedule.decay=cosine")
+    assert load(None, ("schedule.decay=cosine", "schedule.milestones=[]")).schedule.milestones == ()
+
+
+def test_a_length_in_steps_is_not_overruled_in_silence(repository):
+    config = repository / "configs" / "cifar100_lt" / "balms.yaml"
+    with pytest.raises(
+        RecipeError, match="schedule.epochs must be null beside schedule.iterations; --epochs N"
+    ):
+        load(config, ("schedule.epochs=10",))
 
 
 def test_another_number_of_epochs_keeps_the_share_of_a_warm_up_in_steps(repository):

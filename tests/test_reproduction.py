@@ -43,6 +43,15 @@ def test_a_runs_command_makes_the_same_recipe_again(record, repository, monkeypa
     assert recipe == build(record["recipe"])
 
 
+def test_a_length_in_epochs_given_to_a_recipe_in_steps_is_in_its_command(repository):
+    recipe = load(repository / "configs" / "cifar100_lt" / "balms.yaml")
+    record = {"kind": "teacher", "recipe": recipe.as_dict()}
+    words = "dive teacher --config configs/cifar100_lt/balms.yaml"
+    assert report.command(record, repository / "configs") == words
+    record["recipe"] = load(recipe.as_dict(), ("data.imbalance=null",)).with_epochs(9).as_dict()
+    assert report.command(record, repository / "configs") == f"{words} --epochs 9 --set data.imbalance=null"
+
+
 def test_rows_compare_with_what_was_reported_for_the_same_run(repository):
     teacher = json.loads((repository / "results/cifar100_lt_bbn/teacher.json").read_text())
     teacher["accuracy"] = dict.fromkeys(("many", "medium", "few", "all", "class_mean"), 0.4339)

@@ -99,7 +99,7 @@ def test_the_cosine_agrees_with_torchs_after_the_warm_up():
     weight = torch.nn.Parameter(torch.zeros(()))
     optimizer = torch.optim.SGD([weight], lr=0.1)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=190)
-    schedule = Schedule(epochs=20, warmup_epochs=1, decay="cosine")
+    schedule = Schedule(epochs=20, warmup_epochs=1, decay="cosine", milestones=())
     for step in range(10, 200):
         assert math.isclose(
             learning_rate(step, 10, Optimizer(), schedule), theirs.get_last_lr()[0], rel_tol=1e-9

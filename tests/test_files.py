@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -317,3 +318,29 @@ def test_a_lock_file_removed_while_it_was_being_locked_is_not_taken_for_a_lock(m
         assert len(names()) == 1
         with pytest.raises(OutputError), files.only_writer(PATH):
             pass
+
+
+def kinds_that_are_not_regular(folder: Path) -> dict[str, Path]:
+    fifo, link = folder / "fifo", folder / "link"
+    os.mkfifo(fifo)
+    link.symlink_to(fifo)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(folder / "socket"))
+    return {
+        "a FIFO": fifo,
+        "a FIFO, not": link,
+        "a socket": folder / "socket",
+        "a device": Path("/dev/zero"),
+        "a folder": folder,
+    }
+
+
+def test_only_a_regular_file_is_opened_and_the_others_are_named(tmp_path):
+    for said, path in kinds_that_are_not_regular(tmp_path).items():
+        with pytest.raises(OSError, match=said):
+            files.open_regular(path)
+    PATH.write_bytes(b"content")
+    Path("link.bin").symlink_to(PATH)
+    assert files.read_regular(Path("link.bin")) == b"content"
+    with pytest.raises(FileNotFoundError):
+        files.read_regular(Path("missing"))

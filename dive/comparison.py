@@ -16,6 +16,7 @@ from dive.errors import CheckpointError
 from dive.evaluation import evaluate
 from dive.progress import Progress
 from dive.recipe import Recipe, build, load
+from dive.records import of_one_run
 from dive.run import Result
 
 
@@ -85,21 +86,9 @@ def _check_classes(path: Path, classes: list[str], test_classes: tuple[str, ...]
 
 
 def across_seeds(evaluated: Sequence[Result]) -> list[Seeds]:
-    """Runs that differ in nothing but their seed (and their teacher's), two or more of each."""
-    runs: dict[str, dict[str, Result]] = {}
-    for one in evaluated:
-        runs.setdefault(run_of(one.record), {}).setdefault(one.record["weights hash"], one)
-    return [_summary(list(members.values())) for members in runs.values() if len(members) > 1]
-
-
-def run_of(record: dict[str, Any]) -> str:
-    """What a record has in common with those of its run's other seeds, as a text to compare."""
-    recipe = {
-        key: value for key, value in record["recipe"].items() if key not in ("seed", "precision", "data")
-    }
-    data = {key: value for key, value in record["recipe"]["data"].items() if key != "path"}
-    teacher = {key: record.get("teacher", {}).get(key) for key in ("kind", "loss", "epochs", "recipe")}
-    return repr((record["kind"], record["loss"], recipe, data, teacher, record.get("free views")))
+    """Runs at two or more seeds that differ in nothing else, summed up."""
+    runs = of_one_run(evaluated, lambda one: one.record)
+    return [_summary(members) for members in runs if len(members) > 1]
 
 
 def _summary(members: Sequence[Result]) -> Seeds:

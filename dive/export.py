@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dive import checkpoint, files
+from dive import checkpoint, files, seal
 from dive.cache_writer import CacheWriter, Content, part_path, unfinished
 from dive.dataset import load_training
 from dive.device import Runtime, choose_device, choose_precision, device_name
@@ -114,9 +114,8 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
 
 def _refuse_finished(export: Export) -> None:
     """Refuse to replace a cache, unless asked to, or asked to when its unfinished successor was begun."""
-    if export.out.exists() and export.teacher.exists() and export.out.samefile(export.teacher):
-        raise OutputError(f"--out {export.out} is the checkpoint itself; give another file")
-    files.refuse_existing(export.out, export.force or part_path(export.out).exists())
+    begun = part_path(export.out).exists()
+    files.refuse_existing(export.out, export.force or begun, seal.KIND, [export.teacher])
 
 
 def default_views(space: ViewSpace) -> str:

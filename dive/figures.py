@@ -14,6 +14,24 @@ from dive.longtail import SHOTS
 COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#009E73"}
 
 
+# How a file of each format begins; Matplotlib also writes its own name into every one.
+_BEGINNINGS = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
+_LARGEST = 1 << 26  # bytes of a figure
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is a figure that Matplotlib wrote, in the format that its suffix names."""
+    try:
+        with files.open_regular(path) as file:
+            content = file.read(_LARGEST)
+    except OSError:
+        return False
+    return content.startswith(_BEGINNINGS[path.suffix.lower()]) and b"matplotlib" in content.lower()
+
+
+KIND = files.Kind("a figure", is_own)
+
+
 def plot_means(path: Path, title: str, groups: Sequence[tuple[str, Mapping[str, float | None]]]) -> None:
     """Grouped bars of means per class in many, medium and few; the first group stands apart.
 

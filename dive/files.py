@@ -11,8 +11,9 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,7 @@ from dive.errors import OutputError
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a symbolic link",
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -55,6 +57,23 @@ def _require_regular(status: os.stat_result, path: Path) -> None:
         raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """The JSON documents of a regular file, one a line; raises OSError or ValueError."""
+    return [_parsed(line) for line in read_regular(path).splitlines()]
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document of a regular file; raises OSError or ValueError."""
+    return _parsed(read_regular(path))
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def sync_folder(folder: Path) -> None:
     """Force a folder's entries to the disk, so that a rename in it survives a power cut.
 
@@ -87,12 +106,25 @@ def remove_stale(*paths: Path) -> None:
         temporary_name(path).unlink(missing_ok=True)
 
 
+def create(path: Path) -> BinaryIO:
+    """A new file at `path`, opened for writing; a file or a link that lies there is removed first.
+
+    What a link leads to is left alone. Raises OSError where something else lies there.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISLNK((status := os.lstat(path)).st_mode):
+            _require_regular(status, path)
+        path.unlink()
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "w+b")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes `path`'s place when the block ends, and vanishes if it fails."""
     temporary = temporary_name(path)
+    file = create(temporary)
     try:
-        with open(temporary, "wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -134,13 +166,51 @@ def sha256(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def refuse_existing(path: Path, force: bool, option: str = "--out") -> None:
-    """Raise OutputError where a finished result stands at `path`, unless `force`."""
-    if path.is_dir():
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file that dive writes. name: in words. is_own: whether a regular file is of it."""
+
+    name: str
+    is_own: Callable[[Path], bool]
+
+
+def refuse_existing(
+    path: Path, force: bool, kind: Kind, inputs: Iterable[Path] = (), option: str = "--out"
+) -> None:
+    """Raise OutputError where something stands at `path`, unless `force` and it is of the same kind.
+
+    Only a regular file that dive wrote is ever replaced, and never one of `inputs`, which the command
+    reads. A link is not written through and not replaced.
+    """
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    if stat.S_ISDIR(status.st_mode):
         raise OutputError(f"{path} is a folder; give a file name with {option}")
-    if path.exists() and not force:
+    if stat.S_ISLNK(status.st_mode) and (force or not path.exists()):
+        raise OutputError(f"{path} is a symbolic link; give the file that it leads to with {option}")
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        what = _KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "not a file")
+        raise OutputError(f"{path} is {what}, not a regular file; give another {option}")
+    for one in inputs:
+        if one.exists() and one.samefile(path):
+            raise OutputError(f"{option} {path} is a file that the command reads; give another file")
+    if not force:
         _remove_stale_lock(path)
         raise OutputError(f"{path} exists already; give another {option}, or --force to replace it")
+    refuse_foreign(path, kind, option)
+
+
+def refuse_foreign(path: Path, kind: Kind, option: str = "--out") -> None:
+    """Raise OutputError where there is anything at `path` but a file of the kind that dive writes there."""
+    if os.path.lexists(path) and not (path.is_file() and not path.is_symlink() and kind.is_own(path)):
+        raise OutputError(
+            f"{path} is in the way: it is not {kind.name} written by dive, or is damaged; move it away, or "
+            f"give another {option}"
+        )
 
 
 def prepare_folder(path: Path) -> None:
@@ -152,7 +222,8 @@ def prepare_folder(path: Path) -> None:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
     probe = folder / f".{path.name}.probe-{os.getpid()}"
     try:
-        probe.touch()
+        probe.unlink(missing_ok=True)
+        probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
         raise OutputError(f"cannot write to the folder {folder}: {error.strerror}") from error
@@ -213,7 +284,9 @@ def _lock_file(path: Path) -> Path:
 
 def _lock(lock: Path, path: Path) -> int:
     while True:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with suppress(FileNotFoundError):
+            _require_regular(os.lstat(lock), lock)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from dive.errors import CacheError, DiveError
+from dive.errors import CacheError, CheckpointError, DiveError
+from dive.files import open_regular
 
 _SEALED = b"DIVESEAL"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -17,7 +18,7 @@ def inspect(path: Path) -> dict[str, Any]:
     Raises CacheError or CheckpointError where it is damaged, DiveError where it is none of dive's.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             start = file.read(8)
             hdf5 = start != _SEALED and _is_hdf5(file)
     except FileNotFoundError:
@@ -92,10 +93,13 @@ def _part(path: Path) -> dict[str, Any]:
 def _checkpoint(path: Path) -> dict[str, Any]:
     from dive import checkpoint
     from dive.files import file_sha256
+    from dive.journal import fault_of_state
 
     document = checkpoint.load(path)
     common = {"file": str(path), "bytes": path.stat().st_size, "hash": file_sha256(path)}
-    if document["kind"] == "state":
+    if document.get("kind") == "state":
+        if fault := fault_of_state(document):
+            raise CheckpointError(f"{path} is sealed but not the state of a run as dive writes it: {fault}")
         identity = document["identity"]
         return {
             **common,
@@ -103,11 +107,12 @@ def _checkpoint(path: Path) -> dict[str, Any]:
             "complete": False,
             "producer": document["producer"],
             "epochs done": len(document["history"]),
-            "epochs": document.get("epochs", identity["recipe"]["schedule"]["epochs"]),
+            "epochs": document["epochs"],
             "precision": document["precision"],
             "threads": document["threads"],
             "identity": identity,
         }
+    document = checkpoint.load_finished(path)
     left_out = ("model", "kind", "format", "version")
     said = {key: value for key, value in document.items() if key not in left_out}
     form = f"{document['format']} {document['version']}"

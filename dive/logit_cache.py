@@ -21,29 +21,29 @@ import h5py
 import numpy as np
 
 from dive import seal
+from dive import structure as s
 from dive.errors import CacheError
+from dive.records import TEACHER
 
 FORMAT = "dive-logits"
 VERSION = 2
 DIGEST_BYTES = 16  # of an image's SHA-256
-# What a student and `dive verify` need to be told, and its type.
-_ORIGIN: dict[str, type] = {
-    "identity/recipe": str,
-    "identity/data": dict,
-    "identity/data/mean": list,
-    "identity/data/std": list,
-    "identity/data fingerprint": str,
-    "identity/view space": dict,
-    "identity/view space/pad": int,
-    "identity/teacher/weights hash": str,
-    "facts/precision": str,
-    "facts/clean id": int,
-    "facts/teacher/kind": str,
-    "facts/teacher/loss": str,
-    "facts/teacher/seed": int,
-    "facts/teacher/accuracy/all": float,
-    "facts/teacher/recipe/distillation": dict,
-    "facts/versions": dict,
+# What a student and `dive verify` need to be told.
+_ORIGIN: dict[str, s.Check] = {
+    "identity/recipe": s.text,
+    "identity/data/mean": s.list_of(s.number()),
+    "identity/data/std": s.list_of(s.number()),
+    "identity/data fingerprint": s.text,
+    "identity/view space/kind": s.text,
+    "identity/view space/pad": s.whole(),
+    "identity/views": s.text,
+    "identity/view seed": s.whole(),
+    "identity/dtype": s.text,
+    "identity/teacher/weights hash": s.text,
+    "facts/precision": s.text,
+    "facts/clean id": s.whole(),
+    "facts/teacher": s.record_of(TEACHER),
+    "facts/versions": s.mapping,
 }
 _TABLES = ("keys", "classes", "labels", "views", "class_counts", "pixel_digests", "block_crc32")
 _TABLES += ("block_done", "block_correct")
@@ -148,13 +148,8 @@ class LogitCache:
 
         What dive exports always does; its format alone does not ask for it.
         """
-        documents = {"identity": self.identity, "facts": self.facts}
-        for path, kind in _ORIGIN.items():
-            value: Any = documents
-            for key in path.split("/"):
-                value = value.get(key) if isinstance(value, dict) else None
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise CacheError(f"{self.path} does not say its {path} as dive's exports do; export it again")
+        if fault := s.fault_of({"identity": self.identity, "facts": self.facts}, _ORIGIN):
+            raise CacheError(f"{self.path} does not say what it is of: {fault}; export it again")
 
     @property
     def accuracy(self) -> float:

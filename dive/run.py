@@ -56,7 +56,8 @@ class Lesson:
 
     kind: teacher or student. views: where the views are drawn from. teacher: makes the source of the
     teacher's logits. make_loss: from the class counts' logarithms (C,) on the device to the loss.
-    facts: plain values that belong to the run's identity and its record (loss, cache hash, …).
+    facts: plain values that belong to the run's identity and its record (loss, cache hash, …). reads: files
+    that it reads, which it must not replace.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Lesson:
     teacher: Callable[[], TeacherLogits] | None
     make_loss: Callable[[torch.Tensor], Loss]
     facts: dict[str, Any]
+    reads: tuple[Path, ...] = ()
 
 
 def run(
@@ -136,7 +138,8 @@ class _Runs:
         """The state of the lesson's unfinished run; raises OutputError where something is in the way."""
         journal = Journal(lesson.out)
         journal.remove_stale()
-        journal.refuse_finished(self._order.force)  # again: another process may have finished it meanwhile
+        # Again: another process may have finished it meanwhile.
+        journal.refuse_finished(self._order.force, lesson.reads)
         if self._order.force:
             journal.discard()
         return journal.read(self._identity(lesson))

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from dive.errors import CacheError
+from dive.files import Kind, open_regular
 
 VERSION = 1
 # magic, version, number of blocks, SHA-256, offset and length of /logits, file length, bytes a block
@@ -22,6 +23,18 @@ _MAGIC = b"DIVESEAL"
 _DIGEST = slice(16, 48)
 _SMALLEST_USER_BLOCK = 512
 _PIECE = 1 << 20
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file begins as a sealed cache does; it may be damaged after that."""
+    try:
+        with open_regular(path) as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
+KIND = Kind("a logit cache", is_own)
 
 
 def room_for(blocks: int) -> int:
@@ -81,7 +94,7 @@ class Seal:
 def check(path: Path) -> Seal:
     """The seal of the cache at `path`; raises CacheError unless it is whole and matches."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             length = os.fstat(file.fileno()).st_size
             head = file.read(_SEAL.size)
             if len(head) < _SEAL.size or head[:8] != _MAGIC:

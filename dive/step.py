@@ -5,13 +5,14 @@ cursor on the device and moves that on, so the host says "step" and nothing else
 captured as a graph, one for the full batch and one for the last, smaller one, and replayed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from dive.checkpoint import same_tensors
 from dive.device import Runtime
 from dive.recipe import Recipe
 from dive.schedule import steps_per_epoch
@@ -77,6 +78,14 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe, rate: torch.Tensor) -
     return optimizer
 
 
+def _momentum(optimizer: Mapping[str, Any]) -> dict[Any, Any]:
+    """The momentum buffers of an optimiser's state dict, by parameter; whatever else it may hold instead."""
+    states = optimizer.get("state")
+    if not isinstance(states, dict) or not all(isinstance(state, dict) for state in states.values()):
+        return {None: None}
+    return {(place, name): value for place, state in states.items() for name, value in state.items()}
+
+
 class Step:
     """The step of a task: `begin` an epoch, then `advance` once for each of its steps.
 
@@ -101,11 +110,20 @@ class Step:
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def load_state(self, model: dict[str, Any], optimizer: dict[str, Any]) -> None:
-        """Take up weights and momentum; to be called before `capture`."""
+        """Take up weights and momentum, as `state_dict` gave them; to be called before `capture`.
+
+        Raises ValueError unless they have the names, shapes and types of this run's: fused kernels do not
+        look, and would read and write beyond the end of a smaller tensor.
+        """
+        if not same_tensors(model, self._task.model.state_dict()):
+            raise ValueError("its weights are of another network")
+        own, saved = (_momentum(state) for state in (self.optimizer.state_dict(), optimizer))
+        if not same_tensors(saved, own):
+            raise ValueError("its momentum is of another network")
         self._task.model.load_state_dict(model)
-        self.optimizer.load_state_dict(optimizer)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate
+        with torch.no_grad():
+            for name, buffer in own.items():
+                buffer.copy_(saved[name])
 
     def begin(self, plan: np.ndarray, rates: list[float]) -> None:
         """Begin an epoch. plan: (3, N) samples in their order, view ids, cache columns; rates: (steps,)."""

@@ -50,7 +50,7 @@ def train_students(
     TrainingError; an earlier result stays as it was.
     """
     if len(recipes) == 1:
-        Journal(out).refuse_finished(order.force)
+        Journal(out).refuse_finished(order.force, [distill.cache])
     device = choose_device(order.device)
     cache = LogitCache(distill.cache)
     cache.require_origin()
@@ -238,7 +238,9 @@ def _lesson(
     facts = {
         "loss": "dive",
         "cache hash": cache.hash,
+        "cache": {key: cache.identity[key] for key in ("views", "view seed", "dtype")},
         "teacher": cache.facts["teacher"],
         "free views": distill.free_views,
+        "fixed view": distill.fixed_view,
     }
-    return Lesson("student", recipe, out, views, teacher, make_loss, facts)
+    return Lesson("student", recipe, out, views, teacher, make_loss, facts, reads=(cache.path,))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dive.device import Runtime
-from dive.errors import TrainingError
+from dive.errors import OutputError, TrainingError
 from dive.journal import Journal, Record
 from dive.progress import Bar, Progress
 from dive.randomness import epoch_order
@@ -63,10 +63,21 @@ class Learner:
         with self.on_stream():
             self._step = Step(task, runtime)
             if state is not None:
-                self._step.load_state(state["model"], state["optimizer"])
+                self._take_up(state)
         self._plans: dict[int, np.ndarray] = {}
         self._start, self._seconds = 0.0, 0.0
         self.failure: TrainingError | None = None
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        """Go to where a state says that a stopped run was; raises OutputError where it is of another run."""
+        try:
+            if state["epochs"] != self.epochs:
+                raise ValueError(f"it is of {state['epochs']} epochs, not {self.epochs}")
+            self._step.load_state(state["model"], state["optimizer"])
+        except ValueError as error:
+            raise OutputError(
+                f"{self.journal.state_path} does not fit the run: {error}; --force starts anew"
+            ) from error
 
     @property
     def epochs(self) -> int:

@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from dive.comparison import run_of
 from dive.errors import RecipeError
 from dive.progress import duration
 from dive.recipe import Recipe, build, load
+from dive.records import of_one_run
 from dive.tables import model_name
 
 ROOT = Path(__file__).parents[1]
@@ -118,10 +118,8 @@ def _records(folder: Path) -> Iterator[dict[str, Any]]:
 
 def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Records put together that differ in nothing but their seed, in the order of the tables."""
-    runs: dict[str, list[Mapping[str, Any]]] = {}
-    for record in records:
-        runs.setdefault(run_of(record), []).append(record)
-    rows = [Row(sorted(members, key=lambda record: record["seed"])) for members in runs.values()]
+    runs = of_one_run(records, lambda record: record)
+    rows = [Row(sorted(members, key=lambda record: record["seed"])) for members in runs]
     return sorted(rows, key=lambda row: row.order)
 
 

@@ -18,6 +18,7 @@ from dive import files
 from dive.errors import OutputError
 
 PATH = Path("result.bin")
+KIND = files.Kind("a note", lambda path: path.read_bytes().startswith(b"old"))
 
 
 def names() -> list[str]:
@@ -144,11 +145,11 @@ def test_sha256_is_the_published_one():
 
 
 def test_a_finished_result_is_refused_unless_forced():
-    files.refuse_existing(PATH, force=False)
+    files.refuse_existing(PATH, False, KIND)
     PATH.write_bytes(b"old")
     with pytest.raises(OutputError, match=r"result\.bin exists already.*--out.*--force"):
-        files.refuse_existing(PATH, force=False)
-    files.refuse_existing(PATH, force=True)
+        files.refuse_existing(PATH, False, KIND)
+    files.refuse_existing(PATH, True, KIND)
     assert PATH.read_bytes() == b"old"
 
 
@@ -157,11 +158,11 @@ def test_a_refusal_removes_the_lock_of_a_writer_killed_when_its_result_was_in_pl
     lock = PATH.with_name(f".{PATH.name}.lock")
     lock.touch()
     with pytest.raises(OutputError, match="exists already"):
-        files.refuse_existing(PATH, force=False)
+        files.refuse_existing(PATH, False, KIND)
     assert names() == [PATH.name]
     with files.only_writer(PATH):
         with pytest.raises(OutputError, match="exists already"):
-            files.refuse_existing(PATH, force=False)
+            files.refuse_existing(PATH, False, KIND)
         assert lock.exists()
 
 
@@ -169,7 +170,7 @@ def test_a_refusal_removes_the_lock_of_a_writer_killed_when_its_result_was_in_pl
 def test_a_folder_is_never_an_output(force):
     PATH.mkdir()
     with pytest.raises(OutputError, match="is a folder"):
-        files.refuse_existing(PATH, force)
+        files.refuse_existing(PATH, force, KIND)
 
 
 def test_the_folder_of_an_output_is_made():
@@ -344,3 +345,52 @@ def test_only_a_regular_file_is_opened_and_the_others_are_named(tmp_path):
     assert files.read_regular(Path("link.bin")) == b"content"
     with pytest.raises(FileNotFoundError):
         files.read_regular(Path("missing"))
+
+
+def test_force_replaces_only_what_dive_wrote():
+    PATH.write_bytes(b"my own")
+    with pytest.raises(OutputError, match=r"result\.bin is in the way: it is not a note written by dive"):
+        files.refuse_existing(PATH, True, KIND)
+    assert PATH.read_bytes() == b"my own"
+
+
+def test_a_file_that_is_read_is_never_replaced_under_whatever_name():
+    PATH.write_bytes(b"old")
+    os.link(PATH, "other.bin")
+    with pytest.raises(OutputError, match=r"--plot result\.bin is a file that the command reads"):
+        files.refuse_existing(PATH, True, KIND, [Path("missing"), Path("other.bin")], "--plot")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_an_output_is_a_new_or_a_regular_file(tmp_path, force):
+    for said, path in kinds_that_are_not_regular(tmp_path).items():
+        said = "a symbolic link|a FIFO" if path.name == "link" else said
+        with pytest.raises(OutputError, match=f"{path} is ({said})"):
+            files.refuse_existing(path, force, KIND)
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to(tmp_path / "nothing")
+    with pytest.raises(OutputError, match="is a symbolic link"):
+        files.refuse_existing(dangling, force, KIND)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_link_at_the_temporary_name_is_not_written_through():
+    Path("mine").write_bytes(b"mine")
+    Path("result.bin.tmp").symlink_to("mine")
+    files.write_bytes(PATH, b"new")
+    assert PATH.read_bytes() == b"new" and Path("mine").read_bytes() == b"mine"
+    assert names() == ["mine", "result.bin"]
+
+
+def test_what_is_no_file_at_the_temporary_name_is_named_and_left():
+    os.mkfifo("result.bin.tmp")
+    with pytest.raises(OSError, match="a FIFO"):
+        files.write_bytes(PATH, b"new")
+    assert names() == ["result.bin.tmp"]
+
+
+def test_a_lock_that_is_a_link_is_not_followed():
+    Path(".result.bin.lock").symlink_to("elsewhere")
+    with pytest.raises(OSError, match="a symbolic link"), files.only_writer(PATH):
+        pass
+    assert names() == [".result.bin.lock"]

@@ -41,11 +41,14 @@ def _print_table(document: dict[str, Any]) -> None:
 def _lines(document: dict[str, Any]) -> list[tuple[str, str]]:
     """What a person wants to know, each with its name; the JSON has everything."""
     from dive.files import readable_size
+    from dive.structure import look_up
 
-    identity = document.get("identity", {})
-    recipe = document.get("recipe") or identity.get("recipe")
-    data = identity.get("data") or (recipe or {}).get("data", {})
-    teacher = document.get("teacher") or document.get("facts", {}).get("teacher")
+    def first(*paths: str) -> Any:
+        """What is there at the first of the paths; a foreign file may have anything, or nothing, there."""
+        return next((value for found, value in (look_up(document, path) for path in paths) if found), None)
+
+    recipe = first("recipe/name", "identity/recipe/name", "identity/recipe")
+    teacher = first("teacher", "facts/teacher")
     lines: list[tuple[str, Any]] = [
         ("complete", "yes" if document["complete"] else "no"),
         ("format", document.get("format")),
@@ -54,25 +57,33 @@ def _lines(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("hash", document.get("hash")),
         ("done", _done(document)),
         ("shape", _shape(document)),
-        ("recipe", recipe["name"] if isinstance(recipe, dict) else recipe),
+        ("recipe", recipe),
         ("seed", document.get("seed")),
-        ("data", _listed(data, ("source", "imbalance", "seed", "size"))),
-        ("data fingerprint", document.get("data fingerprint") or identity.get("data fingerprint")),
-        ("view space", _listed(identity.get("view space", {}), ("kind", "pad", "flip"))),
-        ("stored views", identity.get("views")),
-        ("model", _listed(document.get("architecture", {}), ("name", "parameters"))),
+        (
+            "data",
+            _listed(
+                first("recipe/data", "identity/data", "identity/recipe/data"),
+                ("source", "imbalance", "seed", "size"),
+            ),
+        ),
+        ("data fingerprint", first("data fingerprint", "identity/data fingerprint")),
+        ("view space", _listed(first("identity/view space"), ("kind", "pad", "flip"))),
+        ("stored views", first("identity/views")),
+        ("model", _listed(document.get("architecture"), ("name", "parameters"))),
         ("weights hash", document.get("weights hash")),
-        ("teacher", _teacher(teacher, identity.get("teacher", {}))),
+        ("teacher", _teacher(teacher, first("identity/teacher/weights hash"))),
         ("cache hash", document.get("cache hash")),
         ("test accuracy", _percent(document.get("accuracy", {}))),
         ("accuracy over the stored views", _share(document.get("accuracy over the stored views"))),
-        ("precision", document.get("precision") or document.get("facts", {}).get("precision")),
-        ("made with", _listed(document.get("versions") or document.get("facts", {}).get("versions", {}))),
+        ("precision", first("precision", "facts/precision")),
+        ("made with", _listed(first("versions", "facts/versions"))),
     ]
     return [(name, str(value)) for name, value in lines if value not in (None, "")]
 
 
-def _listed(values: dict[str, Any], keys: tuple[str, ...] | None = None) -> str:
+def _listed(values: Any, keys: tuple[str, ...] | None = None) -> str:
+    if not isinstance(values, dict):
+        return ""
     chosen = values if keys is None else {key: values.get(key) for key in keys}
     return ", ".join(f"{key} {value}" for key, value in chosen.items() if value is not None)
 
@@ -91,12 +102,14 @@ def _shape(document: dict[str, Any]) -> str:
     return f"{shape}, {document['dtype']}" if "dtype" in document else shape
 
 
-def _teacher(facts: dict[str, Any] | None, identity: dict[str, Any]) -> str:
-    if not facts or not {"kind", "loss", "seed", "accuracy", "recipe"} <= facts.keys():
-        return ""
+def _teacher(facts: Any, weights: Any) -> str:
+    """The model that a cache or a student was made from, in a line; nothing where that is not told."""
+    from dive.records import TEACHER
+    from dive.structure import fault_of
     from dive.tables import model_name
 
-    weights = identity.get("weights hash", "")
+    if facts is None or fault_of(facts, TEACHER):
+        return ""
     name = model_name(facts["kind"], facts)
     accuracy = _percent(facts["accuracy"])
     return f"{name}, seed {facts['seed']}, {accuracy}" + (f", weights hash {weights}" if weights else "")

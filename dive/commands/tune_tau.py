@@ -54,9 +54,10 @@ def command(
     _check_range("--tau", taus, most=MOST_TAU)
     _check_range("--power", powers, most=1)
     recipe = options.read_recipe(config, assignments)
+    paths = caches or (options.default_cache(recipe),)
     if plot is not None:
-        _check_plot(plot, force)
-    examined = [_examine(path, taus, powers, clean) for path in caches or [options.default_cache(recipe)]]
+        _check_plot(plot, force, paths)
+    examined = [_examine(path, taus, powers, clean) for path in paths]
     if plot is not None:
         _plot(plot, examined, clean)
         options.reporter(quiet).note(f"wrote {plot}")
@@ -114,10 +115,12 @@ def _check_range(option: str, values: tuple[float, ...], most: float) -> None:
         )
 
 
-def _check_plot(plot: Path, force: bool) -> None:
+def _check_plot(plot: Path, force: bool, caches: tuple[Path, ...]) -> None:
     if plot.suffix.lower() not in PLOT_SUFFIXES:
         raise click.BadParameter(f"{plot} must end in {', '.join(PLOT_SUFFIXES)}", param_hint="--plot")
-    files.refuse_existing(plot, force, "--plot")
+    from dive.figures import KIND
+
+    files.refuse_existing(plot, force, KIND, caches, "--plot")
 
 
 def _plot(plot: Path, examined: list[_Examined], clean: bool) -> None:

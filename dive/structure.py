@@ -1,0 +1,157 @@
+"""What a document read from a file must look like, checked once where it comes in.
+
+A file with a valid seal may still have been made by another program, or to do harm. Whoever reads one
+states what it needs as a table of paths and types, and gets either all of it or one line that names
+the first fault. No torch: caches are checked by it too.
+"""
+
+import math
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+MOST_LEVELS = 12  # of nesting; dive writes five
+LARGEST_WHOLE = 2**63 - 1
+
+# A value to what it must be instead, None where it is right.
+Check = Callable[[Any], str | None]
+
+
+def fault_of(document: Any, needed: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> str:
+    """The first fault of a document in a few words, an empty text where there is none.
+
+    needed: for each path (`accuracy/all`) what must be there. optional: what a value must be if it is
+    there. Whatever else the document holds must be plain: texts, finite numbers, true, false and null
+    in lists and mappings of texts, not nested deeper than MOST_LEVELS.
+    """
+    if not isinstance(document, Mapping):
+        return f"it is {shown(document)}, not a mapping"
+    if fault := not_plain(document):
+        return fault
+    for table, required in ((needed, True), (optional or {}, False)):
+        for path, check in table.items():
+            found, value = look_up(document, path)
+            if not found and not required:
+                continue
+            if not found:
+                return f"it has no {path}"
+            if wanted := check(value):
+                return f"its {path} is {shown(value)}, not {wanted}"
+    return ""
+
+
+def not_plain(value: Any, where: str = "", level: int = 0) -> str:
+    """What keeps a value from being plain, in a few words; an empty text where nothing does."""
+    place = f"its {where}" if where else "it"
+    if level > MOST_LEVELS:
+        return f"{place} is nested too deeply"
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                return f"{place} has the key {shown(key)}, which is not a text"
+            if fault := not_plain(item, f"{where}/{key}".lstrip("/"), level + 1):
+                return fault
+        return ""
+    if isinstance(value, list):
+        return next(filter(None, (not_plain(item, where, level + 1) for item in value)), "")
+    if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+        return f"{place} is too large a number"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{place} is {value}"
+    if value is None or isinstance(value, str | int | float):
+        return ""
+    return f"{place} is of type {type(value).__name__}, which no document of dive has"
+
+
+def look_up(document: Any, path: str) -> tuple[bool, Any]:
+    """Whether a document has a path (`accuracy/all`), and the value there, None where it has not."""
+    value: Any = document
+    for key in path.split("/"):
+        if not isinstance(value, Mapping) or key not in value:
+            return False, None
+        value = value[key]
+    return True, value
+
+
+def shown(value: Any) -> str:
+    """A value for a message: its start, where it is long."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 60
+    return short.repr(value)
+
+
+def text(value: Any) -> str | None:
+    """A text."""
+    return None if isinstance(value, str) else "a text"
+
+
+def truth(value: Any) -> str | None:
+    """True or false."""
+    return None if isinstance(value, bool) else "true or false"
+
+
+def mapping(value: Any) -> str | None:
+    """A mapping."""
+    return None if isinstance(value, Mapping) else "a mapping"
+
+
+def whole(low: int = 0, high: int = LARGEST_WHOLE) -> Check:
+    """A whole number from `low` to `high`."""
+    wanted = f"a whole number from {low} to {high}" if high < LARGEST_WHOLE else f"a whole number >= {low}"
+
+    def check(value: Any) -> str | None:
+        right = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        return None if right else wanted
+
+    return check
+
+
+def number(low: float = -math.inf, high: float = math.inf) -> Check:
+    """A number from `low` to `high`."""
+    bounded = math.isfinite(low) or math.isfinite(high)
+
+    def check(value: Any) -> str | None:
+        right = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        return None if right else "a number" + (f" from {low:g} to {high:g}" if bounded else "")
+
+    return check
+
+
+share = number(0, 1)
+
+
+def one_of(*choices: str) -> Check:
+    """One of some texts."""
+    return lambda value: None if value in choices else f"one of {', '.join(choices)}"
+
+
+def or_none(check: Check) -> Check:
+    """What `check` asks for, or null."""
+
+    def either(value: Any) -> str | None:
+        wanted = None if value is None else check(value)
+        return wanted and f"{wanted} or null"
+
+    return either
+
+
+def list_of(check: Check) -> Check:
+    """A list, each item of which `check` finds right."""
+
+    def each(value: Any) -> str | None:
+        if not isinstance(value, list):
+            return "a list"
+        wanted = next(filter(None, map(check, value)), None)
+        return wanted and f"a list, each of its items {wanted}"
+
+    return each
+
+
+def record_of(needed: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
+    """A mapping that has no fault by `fault_of`."""
+
+    def check(value: Any) -> str | None:
+        fault = fault_of(value, needed, optional)
+        return f"as it must be: {fault}" if fault else None
+
+    return check

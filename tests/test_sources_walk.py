@@ -11,6 +11,7 @@ from dive.errors import DataError
 from dive.recipe import Data
 from dive.sources import open_source
 from dive.sources.folder import open_folder
+from dive.sources.walk import walk
 
 
 @pytest.fixture
@@ -280,3 +281,59 @@ def test_images_that_do_not_fit_in_memory_are_refused_in_one_line(images):
 def test_a_home_folder_of_nobody_is_refused():
     with pytest.raises(DataError, match=r"~nobody-at-all/images: there is no such home folder"):
         open_source(Data(source="folder", path="~nobody-at-all/images"))
+
+
+def naive(root: Path) -> list[tuple[str, str]] | None:
+    """All images as (name, real path), by plain recursion; None at a loop."""
+    found = []
+
+    def enter(name: str, above: list[str]) -> bool:
+        real = os.path.realpath(root / name)
+        if any(Path(other).is_relative_to(real) for other in above):
+            return False
+        for child in sorted(os.listdir(root / name)):
+            path = f"{name}/{child}"
+            if (root / path).is_dir():
+                if not enter(path, [*above, real]):
+                    return False
+            elif path.count("/") > 1:
+                found.append((path, os.path.realpath(root / path)))
+        return True
+
+    return found if all(enter(split, [os.path.realpath(root)]) for split in ("train", "test")) else None
+
+
+def test_random_trees_of_links_are_walked_or_refused_as_by_plain_recursion():
+    outcomes = {"whole": 0, "loop": 0, "twice": 0}
+    for seed in range(150):
+        generator, base = np.random.default_rng(seed), Path(f"{seed}")
+        places = [
+            base / place for place in ("root/train/a", "root/train/b", "root/test/a", "away/c", "away/d")
+        ]
+        for _ in range(generator.integers(0, 4)):
+            places.append(places[generator.integers(len(places))] / f"sub{len(places)}")
+        for i, place in enumerate(places):
+            place.mkdir(parents=True, exist_ok=True)
+            if generator.random() < 0.5:
+                (place / f"{i}.png").write_bytes(b"x")
+        for i in range(generator.integers(0, 4)):
+            place, target = generator.choice(len(places), 2)
+            aim = places[target] if generator.random() < 0.8 else places[target].parent
+            if generator.random() < 0.3 and (images := sorted(aim.glob("*.png"))):
+                (places[place] / f"link{i}.png").symlink_to(images[0].resolve())
+            else:
+                (places[place] / f"link{i}").symlink_to(aim.resolve())
+        root = base / "root"
+        expected = naive(root)
+        kind = "loop" if expected is None else "whole"
+        if expected is not None and len({real for _, real in expected}) < len(expected):
+            kind = "twice"
+        outcomes[kind] += 1
+        if kind == "whole":
+            assert sorted(walk(root)) == sorted(name for name, _ in expected)
+        else:
+            with pytest.raises(
+                DataError, match="are one f" if kind == "twice" else "a folder above|are one f"
+            ):
+                walk(root)
+    assert min(outcomes.values()) > 15, outcomes

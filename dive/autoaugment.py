@@ -4,10 +4,15 @@ AutoAugment (Cubuk et al. 2019) draws one of 25 pairs of operations with fixed p
 magnitudes; operations are torchvision's, nearest neighbour, zeros outside. Here a view's draws are
 hashes of its id, and a whole batch goes through one sequence of tensor operations, whatever each of its
 images draws: move pixels (an index), change their values (a table of 256), mix with grey or blur
-(a ratio); what an image does not draw is the identity. Pixels are integers and every sum over them is
-exact, so a view is the same on every device, in every batch, and inside a CUDA graph.
+(a ratio); what an image does not draw is the identity.
+
+A view is the same on every device, in every batch, and inside a CUDA graph: pixels are integers and every sum
+over them is exact; the few steps in floating point are single additions, multiplications, and divisions of
+one tensor by another, which IEEE 754 rounds in one way only. A division by a Python number is none of these
+(CUDA multiplies by its reciprocal), and a product and a sum are two operations, never one fused.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +24,7 @@ from torchvision.transforms import functional as transforms
 from dive.views import CropFlip
 
 CLEAN_ID = 0
+VERSION = 1  # to be raised with any change of the pixels of a view that the tables do not show
 # The constants of SplitMix64 as signed integers (see dive.randomness).
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
@@ -47,10 +53,17 @@ class AutoAugmentCutout:
         self.height, self.width = height, width
         self.clean_id = CLEAN_ID
         self._tables = _tables(height, width)
+        self._tables_hash = self._tables.hash()
 
     def describe(self) -> dict[str, Any]:
         """What makes two view spaces the same, as plain values."""
-        return self._crops.describe() | {"kind": "autoaugment"}
+        crops = self._crops.describe()
+        return crops | {
+            "kind": "autoaugment",
+            "version": VERSION,
+            "crop version": crops["version"],
+            "tables hash": self._tables_hash,
+        }
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """Padded images, (N, H+2·pad, W+2·pad, 3) uint8, of which `render` makes its views."""
@@ -125,6 +138,18 @@ class _Tables:
         """The tables on a device."""
         return _Tables(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
+    def hash(self) -> str:
+        """SHA-256 over every table, whatever device and types they are kept in; hexadecimal.
+
+        The tables are torchvision's, so this tells whether another release of it would make other pictures.
+        """
+        digest = hashlib.sha256()
+        for name, tensor in sorted(vars(self).items()):
+            digest.update(f"{name} {tuple(tensor.shape)} ".encode())
+            exact = "<f8" if tensor.is_floating_point() else "<i8"  # both hold each value as it is
+            digest.update(tensor.cpu().numpy().astype(exact).tobytes())
+        return digest.hexdigest()
+
     def operation(self, draws: torch.Tensor, stage: int) -> torch.Tensor:
         """The operation of stage 0 or 1 for each view's draws (B, draws): (B,) numbers."""
         policy = draws[:, _POLICY] % len(self.operations)
@@ -162,7 +187,7 @@ class _Tables:
         index = pixels.permute(0, 3, 1, 2).reshape(b, c, h * w).long()
         histogram = torch.zeros(b, c, 256, dtype=torch.int64, device=pixels.device)
         histogram.scatter_add_(2, index, torch.ones_like(index))
-        mean = _grey(pixels).long().sum(dim=(1, 2, 3)).float()[:, None, None] / (h * w)
+        mean = _mean(_grey(pixels))[:, None, None]
         level = torch.arange(256, device=pixels.device)
         contrast = (ratio[..., 0] * level + rest[..., 0] * mean).clamp(0, 255).to(torch.uint8)  # (B, 1, 256)
         values = self.values[operation][:, None, :].expand(-1, c, -1)  # (B, channels, 256)
@@ -177,7 +202,8 @@ def _auto_contrast(histogram: torch.Tensor, level: torch.Tensor) -> torch.Tensor
     present = histogram > 0
     darkest = torch.where(present, level, 255).amin(dim=2, keepdim=True)
     lightest = torch.where(present, level, 0).amax(dim=2, keepdim=True)
-    stretched = (level - darkest).float() * (255 / (lightest - darkest).float())
+    span = (lightest - darkest).float()
+    stretched = (level - darkest).float() * (255 * (torch.ones_like(span) / span))  # rounded as 255 / span is
     return torch.where(lightest > darkest, stretched.clamp(0, 255), level).to(torch.uint8)
 
 
@@ -195,6 +221,16 @@ def _grey(pixels: torch.Tensor) -> torch.Tensor:
     """Luminance (B, H, W, 1) of pixels (B, H, W, 3), both uint8."""
     red, green, blue = pixels.unbind(dim=3)
     return (0.2989 * red + 0.587 * green + 0.114 * blue).to(torch.uint8)[..., None]
+
+
+def _mean(grey: torch.Tensor) -> torch.Tensor:
+    """The mean of each image (B, H, W, 1) uint8: (B,) float32, the one nearest to the exact quotient.
+
+    The sum is an integer. Its quotient in float64 rounds to the nearest float32 as the exact one does while
+    an image has fewer than 2²⁸ pixels.
+    """
+    total = grey.long().sum(dim=(1, 2, 3)).double()
+    return (total / torch.full_like(total, grey[0].numel())).float()
 
 
 def _blur(pixels: torch.Tensor) -> torch.Tensor:

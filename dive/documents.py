@@ -14,15 +14,19 @@ from dive.errors import RecipeError
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Each key in which two nested documents differ, as `key: old, now new`."""
+    """Each key in which two nested documents differ, as `key: old, now new`; hashes are shortened."""
     found = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             found += differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            found.append(f"{prefix}{key}: {before}, now {after}")
+            found.append(f"{prefix}{key}: {_shown(before)}, now {_shown(after)}")
     return found
+
+
+def _shown(value: Any) -> Any:
+    return value[:12] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else value
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dive.run import Lesson, Order, Result, run
 from dive.step import Loss
 from dive.teacher_logits import ResidentLogits, StreamedLogits, TeacherLogits, fits
 from dive.versions import warn_if_others
-from dive.views import FreeViews, StoredViews, ViewSpace, require_ids, view_space
+from dive.views import FreeViews, StoredViews, ViewSpace, require_ids, require_same, view_space
 from dive.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine, recommend
 
 
@@ -126,11 +126,7 @@ def match_rows(
             f"{cache.path} is of images normalised otherwise ({'; '.join(different)}); "
             "give the cache's own recipe, or export again"
         )
-    if different := differences(cache.identity["view space"], space.describe(), "views."):
-        raise CacheError(
-            f"{cache.path} holds another recipe's views ({'; '.join(different)}); "
-            "give the cache's own recipe, or export again"
-        )
+    require_same(space, cache.identity["view space"], str(cache.path))
     require_ids(space, cache.views, str(cache.path))
     row_of = {key: row for row, key in enumerate(cache.keys)}
     rows = np.array([row_of.get(key, -1) for key in train.keys], dtype=np.int64)

@@ -68,7 +68,7 @@ def sample(
     from dive.dataset import load_training
     from dive.device import Runtime, choose_device
     from dive.recipe import build
-    from dive.views import ViewedImages, require_ids, view_space
+    from dive.views import ViewedImages, require_ids, require_same, view_space
 
     cache.require_origin()
     of_cache = cache.identity
@@ -95,6 +95,7 @@ def sample(
     rows, columns = chosen // cache.shape[1], chosen % cache.shape[1]
     target = choose_device(device)
     views = view_space(recipe.views, train.images.shape[1:])
+    require_same(views, space, str(cache.path))
     require_ids(views, cache.views, str(cache.path))
     viewed = ViewedImages(
         train.images,

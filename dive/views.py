@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dive import recipe
+from dive.documents import differences
 from dive.errors import CacheError
 from dive.randomness import epoch_choice
 
@@ -26,7 +27,11 @@ class ViewSpace(Protocol):
     clean_id: int
 
     def describe(self) -> dict[str, Any]:
-        """What makes two view spaces the same, as plain values."""
+        """What makes two view spaces the same, as plain values, whatever the device.
+
+        `version` is an integer that is raised when the pixels of any view change; a space made of tables
+        that are not dive's own adds their hash.
+        """
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """Images (N, H, W, channels) uint8 in the form from which `render` makes their views."""
@@ -42,6 +47,8 @@ class CropFlip:
     centre crop, unflipped.
     """
 
+    VERSION = 1  # to be raised with any change of the pixels of a view
+
     def __init__(self, pad: int, flip: bool, height: int, width: int) -> None:
         self.pad, self.flip = pad, flip
         self.height, self.width = height, width
@@ -51,7 +58,13 @@ class CropFlip:
 
     def describe(self) -> dict[str, Any]:
         """What makes two view spaces the same, as plain values."""
-        return {"kind": "crop_flip", "pad": self.pad, "flip": self.flip, "image": [self.height, self.width]}
+        return {
+            "kind": "crop_flip",
+            "version": self.VERSION,
+            "pad": self.pad,
+            "flip": self.flip,
+            "image": [self.height, self.width],
+        }
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """Padded images, (N, H+2·pad, W+2·pad, channels) uint8, of which `render` cuts its views."""
@@ -74,6 +87,22 @@ def view_space(views: recipe.Views, image_shape: tuple[int, ...]) -> ViewSpace:
 
     spaces = {"crop_flip": CropFlip, "autoaugment": AutoAugmentCutout}
     return spaces[views.kind](views.pad, views.flip, *image_shape[:2])
+
+
+def require_same(space: ViewSpace, described: dict[str, Any], where: str) -> None:
+    """Raise CacheError, naming what differs, unless `described` describes the space; where: what it is of."""
+    here = space.describe()
+    settings = [{key: one.get(key) for key in ("kind", "pad", "flip", "image")} for one in (described, here)]
+    if different := differences(*settings, "views."):
+        raise CacheError(
+            f"{where} holds another recipe's views ({'; '.join(different)}); "
+            "give the cache's own recipe, or export again"
+        )
+    if different := differences(described, here, "views."):
+        raise CacheError(
+            f"{where} holds views that this dive or torchvision makes of other pixels "
+            f"({'; '.join(different)}); export again, or use the versions it was made with"
+        )
 
 
 def require_ids(space: ViewSpace, ids: np.ndarray, where: str) -> None:

@@ -16,6 +16,7 @@ from torchvision.transforms import functional as tf
 from dive import cache_writer, checkpoint
 from dive.cache_writer import part_path
 from dive.logit_cache import LogitCache
+from dive.views import CropFlip
 
 OUT = Path("cache.h5")
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]  # of folders.RECIPE
@@ -174,7 +175,8 @@ def test_the_cache_names_its_teacher_draw_and_view_space(digits):
     assert identity["teacher"]["weights hash"] == document["weights hash"]
     assert identity["teacher"]["architecture"] == document["architecture"]
     assert identity["data fingerprint"] == document["data fingerprint"]
-    assert identity["view space"] == {"kind": "crop_flip", "pad": 1, "flip": False, "image": [8, 8]}
+    settings = {"kind": "crop_flip", "pad": 1, "flip": False, "image": [8, 8]}
+    assert identity["view space"] == CropFlip(1, False, 8, 8).describe() == {"version": 1, **settings}
     assert identity["data"]["imbalance"] == 50
     assert facts["teacher"]["accuracy"] == document["accuracy"]
     assert facts["precision"] == "fp32"

@@ -457,6 +457,11 @@ def test_differences_name_each_key_that_differs():
     assert differences({"a": 1}, {"b": {"c": 2}}) == ["a: 1, now None", "b: None, now {'c': 2}"]
 
 
+def test_hashes_that_differ_are_shortened_for_people():
+    found = differences({"hash": "0123456789ab" + "c" * 52}, {"hash": "f" * 64})
+    assert found == ["hash: 0123456789ab, now ffffffffffff"]
+
+
 def test_merging_leaves_both_documents_as_they_were():
     below, above = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4}
     assert merge(below, above) == {"a": {"b": 9, "c": 2}, "d": 3, "e": 4}

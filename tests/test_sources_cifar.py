@@ -1,5 +1,6 @@
 """CIFAR in its official form and as an image folder: the same keys, draw and fingerprint."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -220,3 +221,31 @@ def test_the_real_archive_is_cifar100(shared_data):
     assert source.train.keys == sorted(source.train.keys)
     images = source.train.decode(np.array([0, 25_000, 49_999]))
     assert images.shape == (3, 32, 32, 3) and images.dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", ["train", "meta"])
+def test_a_fifo_or_a_device_in_the_place_of_an_official_file_is_refused_before_it_is_opened(
+    cifar_forms, name
+):
+    path = cifar_forms.official / "cifar-100-python" / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=rf"{name}: it is a FIFO, not a regular file; remove .* to download"):
+        opened(cifar_forms.official)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=rf"{name}: it is a device, not a regular file"):
+        opened(cifar_forms.official)
+
+
+def test_an_official_file_larger_than_any_is_refused_and_not_read(cifar_forms):
+    with open(cifar_forms.official / "cifar-100-python" / "train", "r+b") as file:
+        file.truncate(1 << 40)  # a terabyte, none of it on the disk
+    with pytest.raises(DataError, match=r"cifar-100-python/train: it has \d{13} bytes"):
+        opened(cifar_forms.official)
+
+
+def test_links_and_twin_names_are_refused_in_a_cifar_folder_as_in_any(cifar_forms, tree):
+    (cifar_forms.folder / "train" / "apple" / "loop").symlink_to("..")
+    with pytest.raises(DataError, match="train/apple/loop is a link to"):
+        opened(cifar_forms.folder)

@@ -11,6 +11,7 @@ from PIL import Image
 from dive.errors import DataError
 from dive.recipe import Data
 from dive.sources import Source, open_source
+from dive.sources import tree as sources_tree
 from dive.sources.folder import open_folder
 
 
@@ -68,10 +69,8 @@ def test_images_are_decoded_in_the_order_asked_for(tree):
 
 
 def test_a_file_in_a_zip_that_unpacks_to_more_than_any_image_is_refused(tree, monkeypatch):
-    from dive.sources import folder
-
     files = {f"{split}/{label}/a.png": bytes(5000) for split in ("train", "test") for label in "ab"}
-    monkeypatch.setattr(folder, "LARGEST_FILE", 4999)
+    monkeypatch.setattr(sources_tree, "LARGEST_FILE", 4999)
     source = open_folder(tree.archive(files), 8)
     with pytest.raises(DataError, match=r"train/a/a\.png cannot be read: it unpacks to 5000 bytes"):
         source.train.decode(np.arange(1))

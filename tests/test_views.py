@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torchvision.transforms import functional as TF
 
 from dive import recipe
-from dive.views import CropFlip, FreeViews, StoredViews, ViewedImages, view_space
+from dive.errors import CacheError
+from dive.views import CropFlip, FreeViews, StoredViews, ViewedImages, require_same, view_space
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 CPU = torch.device("cpu")
@@ -129,6 +130,27 @@ def test_spaces_are_told_apart_by_their_description():
     spaces += [CropFlip(4, True, 32, 16), CropFlip(4, True, 16, 32)]
     assert len({repr(sorted(space.describe().items())) for space in spaces}) == 5
     assert CropFlip(4, True, 32, 32).describe() == spaces[0].describe()
+
+
+def test_a_space_has_a_version_and_one_made_of_crops_has_theirs_too(monkeypatch):
+    spaces = [view_space(recipe.Views(kind=kind), (32, 32, 3)) for kind in ("crop_flip", "autoaugment")]
+    before = [space.describe() for space in spaces]
+    assert all(type(described["version"]) is int for described in before)
+    monkeypatch.setattr(CropFlip, "VERSION", CropFlip.VERSION + 1)
+    assert all(space.describe() != described for space, described in zip(spaces, before, strict=True))
+
+
+def test_another_description_is_refused_by_what_differs():
+    space = CropFlip(4, True, 32, 32)
+    require_same(space, space.describe(), "a.h5")
+    with pytest.raises(CacheError, match=r"a\.h5 holds another recipe's views \(views\.pad: 3, now 4\)"):
+        require_same(space, CropFlip(3, True, 32, 32).describe(), "a.h5")
+    older = space.describe() | {"version": 0}
+    with pytest.raises(CacheError, match=r"this dive or torchvision makes .* \(views\.version: 0, now 1\)"):
+        require_same(space, older, "a.h5")
+    del older["version"]
+    with pytest.raises(CacheError, match=r"views\.version: None, now 1"):
+        require_same(space, older, "a.h5")
 
 
 def normalised(views: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ against the official MD5 sums before they are unpickled.
 
 import hashlib
 import io
+import os
 import pickle
 import sys
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ import numpy as np
 from dive.errors import DataError
 from dive.sources import Source, Split, sorted_split
 from dive.sources.folder import open_folder
+from dive.sources.names import SPLITS
+from dive.sources.tree import read_file
 
 SIDE = 32
 
@@ -78,11 +81,11 @@ def open_cifar(name: str, path: Path) -> Source:
     Raises DataError where the files are missing and cannot be downloaded, or are not CIFAR's.
     """
     layout = LAYOUTS[name]
-    if path.suffix.lower() == ".zip" or any((path / split).is_dir() for split in ("train", "test")):
+    if path.suffix.lower() == ".zip" or any(os.path.isdir(path / split) for split in SPLITS):
         source = replace(open_folder(path, SIDE, resize=False), note="")
         _check_size(path, layout, len(source.classes), len(source.train.keys), len(source.test.keys))
         return source
-    if path.is_file():
+    if os.path.exists(path) and not os.path.isdir(path):
         raise DataError(f"{path} is neither a folder nor a .zip; name one of {name} with --data")
     folder = _official_folder(path, layout)
     classes = tuple(_unpickle(folder, *_only(layout.meta)).get(layout.names_key, ()))
@@ -111,7 +114,7 @@ def _only(files: dict[str, str]) -> tuple[str, str]:
 
 def _official_folder(path: Path, layout: _Layout) -> Path:
     folder = path if path.name == layout.folder else path / layout.folder
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         _download(folder.parent, layout)
     return folder
 
@@ -155,10 +158,10 @@ def _unpickle(folder: Path, name: str, md5: str) -> dict:
     """The dictionary pickled in a file whose MD5 sum is the official one."""
     path = folder / name
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise DataError(
-            f"cannot read {path}: {error.strerror}; remove {folder} to download it again"
+            f"cannot read {path}: {error.strerror or error}; remove {folder} to download it again"
         ) from error
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
         raise DataError(

@@ -1,0 +1,94 @@
+"""An image file's bytes to pixels: RGB, 8 bits, one size."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dive.errors import DataError
+
+# What is read, whatever the file is called: data sets hold PNGs named .JPEG. Pillow knows more formats, some
+# of which run other programs (EPS runs Ghostscript).
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+LARGEST_ASPECT = 100  # longer side by shorter: no photograph, and resized it would fill the memory
+
+
+@contextmanager
+def refusing_huge_images() -> Iterator[None]:
+    """While it lasts, an image that Pillow would warn of as a decompression bomb is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def decode(content: bytes, where: str, size: int, resize: bool) -> np.ndarray:
+    """The image in a file's bytes as (size, size, 3) uint8: shorter side resized, centre cropped.
+
+    where: what names the file in errors. Without `resize` it must have the size. Raises DataError where it
+    is not a readable image, far too large or narrow, or does not fit in memory.
+    """
+    with _named(where):
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        _check_shape(image, where, size, resize)
+        return np.asarray(_fitted(_as_rgb(ImageOps.exif_transpose(image)), size))
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Errors of decoding as DataErrors that name the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise DataError(f"{where} cannot be decoded: there is not enough memory") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(f"{where} is far too large an image: {error}") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{where} is not a readable image: its content is no {_LISTED}") from error
+    except Exception as error:  # Pillow's plugins raise nearly anything at a damaged file
+        raise DataError(f"{where} is not a readable image: {error}") from error
+
+
+_LISTED = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+
+
+def _check_shape(image: Image.Image, where: str, size: int, resize: bool) -> None:
+    """Refuse by its header an image of another size, or one too narrow to be resized."""
+    if not resize and image.size != (size, size):
+        raise DataError(f"{where} has {image.width}×{image.height} pixels, not {size}×{size}")
+    if max(image.size) > LARGEST_ASPECT * min(image.size):
+        raise DataError(
+            f"{where} has {image.width}×{image.height} pixels, one side more than {LARGEST_ASPECT} times the "
+            "other; crop it or remove it"
+        )
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """The image in 8 bits a channel.
+
+    16-bit grey is scaled, where Pillow alone would clip it to white. Transparency is left out: a pixel keeps
+    its colour.
+    """
+    if image.mode == "F":
+        raise ValueError("it has floating-point pixels; convert it to 8 bits")
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if image.mode == "P":
+        image.load()  # which reads the transparency
+        image.info.pop("transparency", None)  # of which Pillow would warn
+    return image.convert("RGB")
+
+
+def _fitted(image: Image.Image, size: int) -> Image.Image:
+    """The image at size×size pixels, as it is where it has them already."""
+    if image.size == (size, size):
+        return image
+    scale = size / min(image.size)
+    resized = [max(size, round(side * scale)) for side in image.size]
+    image = image.resize(resized, Image.Resampling.BICUBIC)
+    left, top = ((side - size) // 2 for side in resized)
+    return image.crop((left, top, left + size, top + size))

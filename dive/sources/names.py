@@ -1,0 +1,87 @@
+"""Which file names are images of a class, and which of them are too much alike to be told apart.
+
+An image is known by its name, so two files of one name, or of names that look the same, cannot both belong
+to a data set.
+"""
+
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+from dive.errors import DataError
+
+SPLITS = ("train", "test")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
+
+
+def is_image(name: str) -> bool:
+    """Whether `name`, a path from the root, is that of an image of a class; hidden files are not."""
+    parts = name.split("/")
+    return parts[0] in SPLITS and len(parts) >= 3 and not is_hidden(name) and has_extension(name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file, or a folder it lies in, is hidden."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def has_extension(name: str) -> bool:
+    """Whether a file is named as an image."""
+    return name.lower().endswith(EXTENSIONS)
+
+
+def collapsed(name: str) -> str:
+    """A path without empty steps and `.` steps, which lead nowhere."""
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def one_spelling(name: str) -> str:
+    """What paths have in common that unpacking or people take for the same.
+
+    Backslashes count as slashes, as where an archive was packed on Windows, and accents as one character
+    each (Unicode NFC).
+    """
+    return unicodedata.normalize("NFC", collapsed(name.replace("\\", "/")))
+
+
+def printable(name: str) -> str:
+    """A name as it can be printed: bytes that are not UTF-8 are escaped."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return ascii(name)
+    return name
+
+
+def check_names(root: Path, names: Iterable[str]) -> None:
+    """Raise DataError where an image's name is not a text, or two are the same but for their spelling.
+
+    names: as the folder or archive spells them.
+    """
+    spelled: dict[str, str] = {}
+    for name in names:
+        if printable(name) != name:  # keys are texts
+            raise DataError(f"{root}: the file name {ascii(name)} is not UTF-8; rename the file")
+        if (spelling := one_spelling(name)) in spelled:
+            raise DataError(f"{root}: {_likeness(spelled[spelling], name)}; rename or remove one of them")
+        spelled[spelling] = name
+
+
+def check_classes(root: Path, names: Iterable[str]) -> None:
+    """Raise DataError where two classes of images `<split>/<class>/…` differ in their Unicode form alone."""
+    spelled: dict[str, str] = {}
+    for label in sorted({name.split("/")[1] for name in names}):
+        if (spelling := unicodedata.normalize("NFC", label)) in spelled:
+            raise DataError(
+                f"{root}: of its classes {_likeness(spelled[spelling], label)}; rename one of them"
+            )
+        spelled[spelling] = label
+
+
+def _likeness(one: str, other: str) -> str:
+    """In what two names of one spelling differ; escaped where they would look the same."""
+    if one == other:
+        return f"two files are called {one}"
+    if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
+        return f"{ascii(one)} and {ascii(other)} differ in their Unicode normal form alone (NFC, NFD)"
+    return f"{one} and {other} spell one path"

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 
 from dive import checkpoint, files
-from dive.cache_writer import CacheWriter, Content, part_path, unfinished
+from dive.cache_layout import Content
+from dive.cache_part import part_path, require_own_files
+from dive.cache_writer import CacheWriter, unfinished
 from dive.dataset import load_training
 from dive.device import Runtime, choose_device, choose_precision, device_name
+from dive.documents import differences, plain
 from dive.errors import CheckpointError, DiveError, OutputError
 from dive.logit_cache import LogitCache
 from dive.longtail import Samples
@@ -116,6 +119,7 @@ def _refuse_finished(export: Export) -> None:
     """Refuse to replace a cache, unless asked to, or asked to when its unfinished successor was begun."""
     if export.out.exists() and export.teacher.exists() and export.out.samefile(export.teacher):
         raise OutputError(f"--out {export.out} is the checkpoint itself; give another file")
+    require_own_files(export.out)
     files.refuse_existing(export.out, export.force or part_path(export.out).exists())
 
 
@@ -193,7 +197,9 @@ def _runtime(
 ) -> tuple[Runtime, dict[str, Any]]:
     """The precision of the export, and the facts its cache records: an earlier part's, or new."""
     wanted = recipe.precision
+    steady = {"clean id": images.space.clean_id, "teacher": teacher_facts(document)}
     if (facts := unfinished(export.out, identity)) is not None:
+        _require_same_facts(part_path(export.out), facts, steady)
         if wanted not in ("auto", facts["precision"]):
             raise OutputError(
                 f"{part_path(export.out)} is an unfinished export in {facts['precision']}, not {wanted}; "
@@ -205,13 +211,23 @@ def _runtime(
     batch = images.batch(rows, torch.full_like(rows, images.space.clean_id))
     runtime = choose_precision(wanted, device, model, batch)
     progress.note(f"precision {runtime.precision}: {runtime.reason}")
-    facts = {
-        "precision": runtime.precision,
-        "clean id": images.space.clean_id,
-        "teacher": teacher_facts(document),
-        "versions": versions(),
-    }
-    return runtime, facts
+    return runtime, {"precision": runtime.precision, **steady, "versions": versions()}
+
+
+def _require_same_facts(part: Path, facts: dict[str, Any], steady: dict[str, Any]) -> None:
+    """Raise OutputError unless an unfinished export has the facts of this one.
+
+    Its precision and versions are those it was begun with, and may be others than here.
+    """
+    own = ("precision", "versions")
+    before = {key: value for key, value in facts.items() if key not in own}
+    if different := differences(before, plain(steady)):
+        raise OutputError(
+            f"{part} is an unfinished export of another teacher ({'; '.join(different)}); "
+            "give that teacher, another --out, or --force to start anew"
+        )
+    if not (isinstance(facts.get("precision"), str) and isinstance(facts.get("versions"), dict)):
+        raise OutputError(f"{part} does not say its precision and versions; --force starts anew")
 
 
 def teacher_facts(document: dict[str, Any]) -> dict[str, Any]:
@@ -229,6 +245,8 @@ def write_missing(
     progress: Progress,
 ) -> None:
     """Compute and write the blocks still missing; a thread writes one while the next is computed."""
+    if writer.repaired:
+        progress.warn("the unfinished export was damaged outside its logits and is repaired; check the disk")
     missing = writer.missing()
     if len(missing) < writer.blocks:
         progress.note(f"going on: {writer.blocks - len(missing)} of {writer.blocks} blocks are there already")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dive.errors import CacheError, DiveError
+from dive.files import open_regular
 
 _SEALED = b"DIVESEAL"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -17,7 +18,7 @@ def inspect(path: Path) -> dict[str, Any]:
     Raises CacheError or CheckpointError where it is damaged, DiveError where it is none of dive's.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             start = file.read(8)
             hdf5 = start != _SEALED and _is_hdf5(file)
     except FileNotFoundError:

@@ -16,18 +16,16 @@ from dive.cache_writer import CacheWriter, unfinished
 from dive.dataset import load_training
 from dive.device import Runtime, choose_device, choose_precision, device_name
 from dive.documents import differences, plain
-from dive.errors import CheckpointError, DiveError, OutputError
+from dive.errors import CheckpointError, OutputError
 from dive.logit_cache import LogitCache
 from dive.longtail import Samples
 from dive.models.resnet import CifarResNet
 from dive.progress import Progress, duration
-from dive.randomness import stored_choice
 from dive.recipe import Recipe
+from dive.stored_views import canonical_views, default_views, stored_views
 from dive.versions import versions, warn_if_others
 from dive.views import ViewedImages, ViewSpace, view_space
 
-DEFAULT_DRAWN = 50  # views of an unbounded space; as good as 400 in ml-dr (Faghri et al. 2023)
-MOST_DRAWN = 10_000
 BATCH = {"cpu": 256, "cuda": 2048}  # images of 32×32 in one forward pass
 
 
@@ -69,8 +67,8 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
     _check_draw(export.teacher, document, train)
     warn_if_others(document["versions"], str(export.teacher), progress)
     space = view_space(recipe.views, train.images.shape[1:])
-    if export.views is None:
-        export = replace(export, views=default_views(space))
+    choice = default_views(space) if export.views is None else export.views
+    export = replace(export, views=canonical_views(choice, space))
     images = ViewedImages(train.images, space, recipe.data.mean, recipe.data.std, device)
     views = stored_views(export.views, space, recipe.views.seed, train.hashes)
     identity = _identity(recipe, export, document, train, space)
@@ -121,30 +119,6 @@ def _refuse_finished(export: Export) -> None:
         raise OutputError(f"--out {export.out} is the checkpoint itself; give another file")
     require_own_files(export.out)
     files.refuse_existing(export.out, export.force or part_path(export.out).exists())
-
-
-def default_views(space: ViewSpace) -> str:
-    """What a cache stores where nothing else is asked for: the whole space, if it has an end."""
-    return "all" if space.size else str(DEFAULT_DRAWN)
-
-
-def stored_views(choice: str, space: ViewSpace, seed: int, hashes: np.ndarray) -> np.ndarray:
-    """The view ids a cache stores, (N, V): `all`, `clean`, or K drawn for each sample by its key.
-
-    int32, of an unbounded space int64. Raises DiveError where `choice` is none of these.
-    """
-    n = len(hashes)
-    most = space.size or MOST_DRAWN
-    if choice == "all" and space.size:
-        ids = np.tile(np.arange(space.size), (n, 1))
-    elif choice == "clean":
-        ids = np.full((n, 1), space.clean_id)
-    elif choice.isascii() and choice.isdigit() and 1 <= int(choice) <= most:
-        ids = stored_choice(seed, hashes, space.size, int(choice))
-    else:
-        every = "all, clean," if space.size else "clean (there is no end of these views),"
-        raise DiveError(f"--views {choice!r}: give {every} or a number from 1 to {most}")
-    return ids.astype(np.int32 if space.size else np.int64)
 
 
 def _check_architecture(path: Path, document: dict[str, Any], recipe: Recipe) -> None:

@@ -157,6 +157,15 @@ def test_the_same_export_makes_the_same_file(digits):
     assert OUT.read_bytes() == digits.cache.read_bytes()
 
 
+@pytest.mark.parametrize(("given", "same", "named"), [("04", "drawn_cache", "4"), ("0009", "cache", "all")])
+def test_a_number_of_views_has_one_name_and_all_of_them_are_all(digits, given, same, named):
+    """An export of `--views 09` goes on as one of `--views 9`, of a space of nine as one of `all`."""
+    words = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out", OUT, "--views", given)
+    chain.succeed(*words)
+    assert LogitCache(OUT).identity["views"] == named
+    assert OUT.read_bytes() == getattr(digits, same).read_bytes()
+
+
 def test_a_students_checkpoint_may_be_exported(digits):
     outcome = chain.succeed(
         "export-logits", *chain.DIGITS, "--teacher", digits.student, "--out", OUT, "--json"

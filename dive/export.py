@@ -10,21 +10,22 @@ import numpy as np
 import torch
 
 from dive import checkpoint, files, seal
-from dive.cache_writer import CacheWriter, Content, part_path, unfinished
+from dive.cache_layout import Content
+from dive.cache_part import part_path, require_own_files
+from dive.cache_writer import CacheWriter, unfinished
 from dive.dataset import load_training
 from dive.device import Runtime, choose_device, choose_precision, device_name
-from dive.errors import CheckpointError, DiveError, OutputError
+from dive.documents import differences, plain
+from dive.errors import CheckpointError, OutputError
 from dive.logit_cache import LogitCache
 from dive.longtail import Samples
 from dive.models.resnet import CifarResNet
 from dive.progress import Progress, duration
-from dive.randomness import stored_choice
 from dive.recipe import Recipe
+from dive.stored_views import canonical_views, default_views, stored_views
 from dive.versions import versions, warn_if_others
 from dive.views import ViewedImages, ViewSpace, view_space
 
-DEFAULT_DRAWN = 50  # views of an unbounded space; as good as 400 in ml-dr (Faghri et al. 2023)
-MOST_DRAWN = 10_000
 BATCH = {"cpu": 256, "cuda": 2048}  # images of 32×32 in one forward pass
 
 
@@ -66,8 +67,8 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
     _check_draw(export.teacher, document, train)
     warn_if_others(document["versions"], str(export.teacher), progress)
     space = view_space(recipe.views, train.images.shape[1:])
-    if export.views is None:
-        export = replace(export, views=default_views(space))
+    choice = default_views(space) if export.views is None else export.views
+    export = replace(export, views=canonical_views(choice, space))
     images = ViewedImages(train.images, space, recipe.data.mean, recipe.data.std, device)
     views = stored_views(export.views, space, recipe.views.seed, train.hashes)
     identity = _identity(recipe, export, document, train, space)
@@ -114,32 +115,9 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
 
 def _refuse_finished(export: Export) -> None:
     """Refuse to replace a cache, unless asked to, or asked to when its unfinished successor was begun."""
+    require_own_files(export.out)
     begun = part_path(export.out).exists()
     files.refuse_existing(export.out, export.force or begun, seal.KIND, [export.teacher])
-
-
-def default_views(space: ViewSpace) -> str:
-    """What a cache stores where nothing else is asked for: the whole space, if it has an end."""
-    return "all" if space.size else str(DEFAULT_DRAWN)
-
-
-def stored_views(choice: str, space: ViewSpace, seed: int, hashes: np.ndarray) -> np.ndarray:
-    """The view ids a cache stores, (N, V): `all`, `clean`, or K drawn for each sample by its key.
-
-    int32, of an unbounded space int64. Raises DiveError where `choice` is none of these.
-    """
-    n = len(hashes)
-    most = space.size or MOST_DRAWN
-    if choice == "all" and space.size:
-        ids = np.tile(np.arange(space.size), (n, 1))
-    elif choice == "clean":
-        ids = np.full((n, 1), space.clean_id)
-    elif choice.isascii() and choice.isdigit() and 1 <= int(choice) <= most:
-        ids = stored_choice(seed, hashes, space.size, int(choice))
-    else:
-        every = "all, clean," if space.size else "clean (there is no end of these views),"
-        raise DiveError(f"--views {choice!r}: give {every} or a number from 1 to {most}")
-    return ids.astype(np.int32 if space.size else np.int64)
 
 
 def _check_architecture(path: Path, document: dict[str, Any], recipe: Recipe) -> None:
@@ -192,7 +170,9 @@ def _runtime(
 ) -> tuple[Runtime, dict[str, Any]]:
     """The precision of the export, and the facts its cache records: an earlier part's, or new."""
     wanted = recipe.precision
+    steady = {"clean id": images.space.clean_id, "teacher": teacher_facts(document)}
     if (facts := unfinished(export.out, identity)) is not None:
+        _require_same_facts(part_path(export.out), facts, steady)
         if wanted not in ("auto", facts["precision"]):
             raise OutputError(
                 f"{part_path(export.out)} is an unfinished export in {facts['precision']}, not {wanted}; "
@@ -204,13 +184,23 @@ def _runtime(
     batch = images.batch(rows, torch.full_like(rows, images.space.clean_id))
     runtime = choose_precision(wanted, device, model, batch)
     progress.note(f"precision {runtime.precision}: {runtime.reason}")
-    facts = {
-        "precision": runtime.precision,
-        "clean id": images.space.clean_id,
-        "teacher": teacher_facts(document),
-        "versions": versions(),
-    }
-    return runtime, facts
+    return runtime, {"precision": runtime.precision, **steady, "versions": versions()}
+
+
+def _require_same_facts(part: Path, facts: dict[str, Any], steady: dict[str, Any]) -> None:
+    """Raise OutputError unless an unfinished export has the facts of this one.
+
+    Its precision and versions are those it was begun with, and may be others than here.
+    """
+    own = ("precision", "versions")
+    before = {key: value for key, value in facts.items() if key not in own}
+    if different := differences(before, plain(steady)):
+        raise OutputError(
+            f"{part} is an unfinished export of another teacher ({'; '.join(different)}); "
+            "give that teacher, another --out, or --force to start anew"
+        )
+    if not (isinstance(facts.get("precision"), str) and isinstance(facts.get("versions"), dict)):
+        raise OutputError(f"{part} does not say its precision and versions; --force starts anew")
 
 
 def teacher_facts(document: dict[str, Any]) -> dict[str, Any]:
@@ -228,6 +218,8 @@ def write_missing(
     progress: Progress,
 ) -> None:
     """Compute and write the blocks still missing; a thread writes one while the next is computed."""
+    if writer.repaired:
+        progress.warn("the unfinished export was damaged outside its logits and is repaired; check the disk")
     missing = writer.missing()
     if len(missing) < writer.blocks:
         progress.note(f"going on: {writer.blocks - len(missing)} of {writer.blocks} blocks are there already")

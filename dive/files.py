@@ -229,12 +229,6 @@ def prepare_folder(path: Path) -> None:
         raise OutputError(f"cannot write to the folder {folder}: {error.strerror}") from error
 
 
-def reserve(path: Path) -> None:
-    """Have the disk set aside room for every byte of a file, holes too; raises OSError where it is full."""
-    with open(path, "r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-
-
 def require_space(path: Path, needed: int) -> None:
     """Raise OutputError unless `needed` more bytes fit on the disk that holds `path`'s folder."""
     free = shutil.disk_usage(path.parent).free

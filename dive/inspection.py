@@ -25,9 +25,9 @@ def inspect(path: Path) -> dict[str, Any]:
         raise DiveError(f"there is no {path}") from None
     except OSError as error:
         raise DiveError(f"cannot read {path}: {error.strerror}") from error
-    if start == _SEALED:
+    if start == _SEALED and path.suffix != ".part":
         return _cache(path)
-    if hdf5:
+    if hdf5 or path.suffix == ".part":
         return _part(path)
     if start[:4] == _ZIP:
         return _checkpoint(path)
@@ -73,7 +73,7 @@ def _cache(path: Path) -> dict[str, Any]:
 
 def _part(path: Path) -> dict[str, Any]:
     """An unfinished export; its seal is not there yet, so only what an export reads itself is read."""
-    from dive.cache_writer import progress_of_part
+    from dive.cache_part import progress_of_part
 
     if path.suffix != ".part":
         raise CacheError(f"{path} is not sealed: its export was interrupted, or it is none of dive's")

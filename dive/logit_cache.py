@@ -171,10 +171,14 @@ class LogitCache:
 
     def blocks(self) -> Iterator[slice]:
         """The samples of each block, in order."""
-        n, v, c = self.shape
-        rows = self._seal.block_bytes // (v * c * self.dtype.itemsize)
+        n, rows = self.shape[0], self.block_rows
         for start in range(0, n, rows):
             yield slice(start, min(start + rows, n))
+
+    @property
+    def block_rows(self) -> int:
+        """Samples in a block."""
+        return self._seal.block_bytes // (self.shape[1] * self.shape[2] * self.dtype.itemsize)
 
     def checked(self, block: int, rows: slice) -> np.ndarray:
         """A block's logits (rows, V, C), its CRC checked at its first use; raises CacheError."""

@@ -29,7 +29,7 @@ def is_own(path: Path) -> bool:
     """Whether a file begins as a sealed cache does; it may be damaged after that."""
     try:
         with open_regular(path) as file:
-            return file.read(len(_MAGIC)) == _MAGIC
+            return is_sealed(file.read(len(_MAGIC)))
     except OSError:
         return False
 
@@ -45,39 +45,48 @@ def room_for(blocks: int) -> int:
     return size
 
 
-def write(file: BinaryIO, crcs: np.ndarray, place: tuple[int, int], block_bytes: int) -> None:
-    """Seal a finished file, open for reading and writing, whose user block is still empty.
+def write(
+    file: BinaryIO, crcs: np.ndarray, place: tuple[int, int], block_bytes: int, length: int | None = None
+) -> None:
+    """Seal a finished file, open for reading and writing; the whole user block is written.
 
-    crcs: a CRC32 for each block of rows. place: offset and length of /logits in bytes.
+    crcs: a CRC32 for each block of rows. place: offset and length of /logits in bytes. length: of the
+    finished file, where more follows that will be cut off. A seal that is right already is not touched,
+    so that it stays whole if this is killed. Raises OSError.
     """
-    length = os.fstat(file.fileno()).st_size
+    length = os.fstat(file.fileno()).st_size if length is None else length
     header = _SEAL.pack(_MAGIC, VERSION, len(crcs), bytes(32), *place, length, block_bytes)
+    block = bytearray(header + crcs.astype("<u4").tobytes())
+    block += bytes(room_for(len(crcs)) - len(block))
+    block[_DIGEST] = _digest(file, bytes(block), place, length)
     file.seek(0)
-    file.write(header + crcs.astype("<u4").tobytes())
-    file.flush()
-    digest = _digest(file, place, length)
-    file.seek(_DIGEST.start)
-    file.write(digest)
-    file.flush()
+    if file.read(len(block)) != block:
+        file.seek(0)
+        file.write(block)
+        file.flush()
 
 
-def _digest(file: BinaryIO, place: tuple[int, int], length: int) -> bytes:
-    """SHA-256 of every byte outside /logits, the digest's own field counted as zeros."""
+def _digest(file: BinaryIO, start: bytes, place: tuple[int, int], length: int) -> bytes:
+    """SHA-256 of every byte outside /logits, the digest's own field counted as zeros.
+
+    start: what the file begins with, at least the seal without its CRCs.
+    """
     offset, size = place
-    digest = hashlib.sha256()
-    file.seek(0)
-    head = bytearray(file.read(_SEAL.size))
-    head[_DIGEST] = bytes(32)
-    digest.update(head)
-    for start, stop in ((_SEAL.size, offset), (offset + size, length)):
-        file.seek(start)
-        while start < stop:
-            piece = file.read(min(_PIECE, stop - start))
+    digest = hashlib.sha256(start[: _DIGEST.start] + bytes(32) + start[_DIGEST.stop :])
+    for begin, stop in ((len(start), offset), (offset + size, length)):
+        file.seek(begin)
+        while begin < stop:
+            piece = file.read(min(_PIECE, stop - begin))
             if not piece:
                 break
             digest.update(piece)
-            start += len(piece)
+            begin += len(piece)
     return digest.digest()
+
+
+def is_sealed(start: bytes) -> bool:
+    """Whether a file that starts so has a seal, right or not."""
+    return start[: len(_MAGIC)] == _MAGIC
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ def check(path: Path) -> Seal:
         with open_regular(path) as file:
             length = os.fstat(file.fileno()).st_size
             head = file.read(_SEAL.size)
-            if len(head) < _SEAL.size or head[:8] != _MAGIC:
+            if len(head) < _SEAL.size or not is_sealed(head):
                 raise CacheError(_unsealed(path, head))
             _, version, blocks, digest, offset, size, sealed_length, block_bytes = _SEAL.unpack(head)
             if version != VERSION:
@@ -112,7 +121,7 @@ def check(path: Path) -> Seal:
                 and offset + size <= length
                 and blocks == -(-size // block_bytes)
             )
-            if not sound or digest != _digest(file, (offset, size), length):
+            if not sound or digest != _digest(file, head, (offset, size), length):
                 raise CacheError(f"{path} is corrupt: it does not match its seal; export it again")
             file.seek(_SEAL.size)
             crcs = np.frombuffer(file.read(4 * blocks), dtype="<u4")

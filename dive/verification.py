@@ -30,12 +30,17 @@ class Sampled:
 
 
 def verify(path: Path, progress: Progress) -> LogitCache:
-    """The cache, once seal, CRCs, shapes, finiteness, labels against counts and rows against labels pass.
+    """The cache, once seal, CRCs, shapes, finiteness, view ids, labels and rows against labels pass.
+
+    The view ids must be those that its identity states: see `stored_views`.
 
     The rows of each block must classify as many of its views rightly as the export counted: rows that
     slipped against their labels do not. Raises CacheError at the first fault, naming the samples.
     """
+    from dive.stored_views import require_stated_views
+
     cache = LogitCache(path)
+    require_stated_views(cache)
     blocks = list(cache.blocks())
     with progress.bar("verify", len(blocks)) as bar:
         for block, rows in enumerate(blocks):
@@ -67,7 +72,7 @@ def sample(
     from dive import checkpoint
     from dive.dataset import load_training
     from dive.device import Runtime, choose_device
-    from dive.recipe import build
+    from dive.stored_views import recipe_of
     from dive.views import ViewedImages, require_ids, require_same, view_space
 
     cache.require_origin()
@@ -79,23 +84,15 @@ def sample(
             f"{teacher} is not the teacher of {cache.path}: weights hash {document['weights hash'][:12]}, "
             f"the cache's {wanted[:12]}"
         )
-    space = of_cache["view space"]
     images_of: dict[str, Any] = of_cache["data"] | {"path": data or document["recipe"]["data"]["path"]}
-    recipe = build(
-        {
-            "name": of_cache["recipe"],
-            "data": images_of,
-            "views": {key: space.get(key) for key in ("kind", "pad", "flip")},
-        },
-        where=str(cache.path),
-    )
+    recipe = recipe_of(of_cache, str(cache.path), images_of)
     train = load_training(recipe, progress)
     rows_here = _rows_here(cache, train)
     chosen = np.random.default_rng(seed).choice(cache.shape[0] * cache.shape[1], count, replace=False)
     rows, columns = chosen // cache.shape[1], chosen % cache.shape[1]
     target = choose_device(device)
     views = view_space(recipe.views, train.images.shape[1:])
-    require_same(views, space, str(cache.path))
+    require_same(views, of_cache["view space"], str(cache.path))
     require_ids(views, cache.views, str(cache.path))
     viewed = ViewedImages(
         train.images,

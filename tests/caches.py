@@ -1,5 +1,6 @@
 """Small logit caches of any content, for tests that need no teacher."""
 
+import struct
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -75,6 +76,15 @@ def resealed(path: Path, change: Callable[[h5py.File], None]) -> None:
         block_bytes = rows * logits.shape[1] * logits.shape[2] * logits.dtype.itemsize
     with open(path, "r+b") as file:
         seal.write(file, crcs, place, block_bytes)
+
+
+def edited(part: Path, change: Callable[[h5py.File], None]) -> None:
+    """Change an unfinished cache with h5py and keep the record behind it, which HDF5 cuts off."""
+    whole = part.read_bytes()
+    with h5py.File(part, "r+") as file:
+        change(file)
+    length = struct.unpack("<32sQQI8s", whole[-60:])[2]  # of the cache; the record stands behind it
+    part.write_bytes(part.read_bytes().ljust(length, b"\0")[:length] + whole[length:])
 
 
 def write_cache(path: Path, logits: np.ndarray, **options: Any) -> LogitCache:

@@ -320,7 +320,9 @@ def test_a_students_own_temperature_out_of_range_is_refused(digits, tau):
     assert "distillation.student_tau" in refused("student", *chain.DIGITS, *options, code=2)
 
 
-@pytest.mark.parametrize("views", ["junk", "0", "-1", "10", "1.5", "", "Clean", "٣"])
+@pytest.mark.parametrize(
+    "views", ["junk", "0", "00", "-1", "+3", " 3", "10", "1.5", "", "Clean", "٣", "3\n", "9" * 5000]
+)
 def test_views_that_are_neither_all_nor_clean_nor_a_number_in_range_are_refused(digits, views):
     complaint = refused("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--views", views)
     assert "all, clean, or a number from 1 to 9" in complaint

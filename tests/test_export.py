@@ -158,6 +158,15 @@ def test_the_same_export_makes_the_same_file(digits):
     assert OUT.read_bytes() == digits.cache.read_bytes()
 
 
+@pytest.mark.parametrize(("given", "same", "named"), [("04", "drawn_cache", "4"), ("0009", "cache", "all")])
+def test_a_number_of_views_has_one_name_and_all_of_them_are_all(digits, given, same, named):
+    """An export of `--views 09` goes on as one of `--views 9`, of a space of nine as one of `all`."""
+    words = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out", OUT, "--views", given)
+    chain.succeed(*words)
+    assert LogitCache(OUT).identity["views"] == named
+    assert OUT.read_bytes() == getattr(digits, same).read_bytes()
+
+
 def test_a_students_checkpoint_may_be_exported(digits):
     outcome = chain.succeed(
         "export-logits", *chain.DIGITS, "--teacher", digits.student, "--out", OUT, "--json"
@@ -269,8 +278,11 @@ def raise_interrupt(*_: object) -> None:
 
 
 BLOCKS = {"dive.cache_writer:BLOCK_IMAGES": 64 * 9}  # seven blocks
-STRIKES = [  # two flushes a block; replaced are .part.tmp and .part; synced besides them: their folder
-    *(("h5py:File.flush", call) for call in (1, 2, 3, 8, 14)),
+LAYING_OUT = 3  # writes: what stands before and behind the logits, and the record
+STRIKES = [  # four writes a block; replaced are .part.tmp and .part; synced besides them: their folder
+    *(("os:pwrite", call) for call in (1, 2, LAYING_OUT)),
+    *(("os:pwrite", LAYING_OUT + call) for call in (1, 2, 3, 4, 5, 14, 28, 29)),
+    *(("os:ftruncate", call) for call in (1,)),
     ("os:replace", 1),
     ("os:replace", 2),
     ("os:fsync", 3),

@@ -199,13 +199,16 @@ def test_a_block_that_does_not_match_its_crc_or_is_not_done_is_written_again(two
     content = caches.content_for(logits)
     caches.write_cache(Path("whole.h5"), logits)
     caches.write_blocks(PATH, content, logits)
-    with h5py.File(part_path(PATH), "r+") as file:
+
+    def change(file: h5py.File) -> None:
         if damage == "rows":
             file["logits"][5, 2, 3] += 1
         elif damage == "crc":
             file["block_crc32"][2] += 1
         else:
             file["block_done"][2] = 0
+
+    caches.edited(part_path(PATH), change)
     with CacheWriter(PATH, content) as writer:
         assert writer.missing() == [2]
     caches.write_blocks(PATH, content, logits)

@@ -68,6 +68,17 @@ def test_a_cache_of_many_blocks_gets_a_larger_user_block(monkeypatch):
     np.testing.assert_array_equal(cache.logits, logits)
 
 
+def test_a_seal_that_is_right_is_not_written_again(sealed):
+    """A kill while it is written would leave a file without record and seal."""
+    content, _ = sealed
+    offset, size, length, block_bytes = struct.unpack_from("<QQQQ", content, 48)
+    crcs = np.frombuffer(content, dtype="<u4", count=4, offset=80)
+    with open(PATH, "rb") as file:  # not open for writing
+        seal.write(file, crcs, (offset, size), block_bytes, length)
+        with pytest.raises(OSError):
+            seal.write(file, crcs + np.uint32(1), (offset, size), block_bytes, length)
+
+
 @given(st.integers(0, 10**7))
 def test_the_room_for_a_seal_is_the_smallest_power_of_two_that_holds_it(blocks):
     room = seal.room_for(blocks)

@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import caches
@@ -109,7 +111,7 @@ def test_logits_that_the_teacher_does_not_say_are_found_though_they_classify_ali
 
 def test_a_row_of_another_view_is_found(copy, digits):
     def change(file: h5py.File) -> None:
-        file["views"][:] = file["views"][:][:, ::-1]
+        file["logits"][:] = file["logits"][:][:, ::-1]
 
     caches.resealed(copy, change)
     complaint = chain.dive("verify", copy, "--sample", 50, "--teacher", digits.teacher, "--quiet").complaint
@@ -246,3 +248,107 @@ def test_view_ids_outside_the_view_space_are_refused(copy, digits, wrong):
         ("student", *chain.DIGITS, "--cache", copy, "--epochs", 1, "--out", "s.pt"),
     ):
         assert "view ids that its view space does not have" in chain.dive(*words).complaint
+
+
+def changed_view(row: int, column: int, view: int) -> Callable[[h5py.File], None]:
+    """One other view id, in a file that is sealed anew."""
+
+    def change(file: h5py.File) -> None:
+        assert file["views"][row, column] != view
+        file["views"][row, column] = view
+
+    return change
+
+
+@pytest.mark.parametrize("name", ["cache", "clean_cache", "drawn_cache"])
+def test_one_wrong_view_id_under_a_right_seal_is_found_by_its_key(digits, name):
+    """Of the whole space, of the clean view and of a draw; each id is one of the space."""
+    shutil.copy(getattr(digits, name), PATH)
+    chain.succeed("verify", PATH, "--quiet")
+    with h5py.File(PATH, "r") as file:
+        key, stored = file["keys"][57].decode(), file["views"][57].tolist()
+    column = len(stored) - 1
+    wrong = next(view for view in range(9) if view not in stored or len(stored) == 9 and view != stored[-1])
+    caches.resealed(PATH, changed_view(57, column, wrong))
+    complaint = chain.dive("verify", PATH, "--quiet").complaint
+    assert f"{key!r}, column {column}, the id {wrong}, where" in complaint
+    assert re.search(rf"(draws|has) {stored[column]};", complaint)
+
+
+def test_two_views_of_a_draw_in_the_wrong_order_are_found(digits):
+    """Each is one of the draw, and a row of logits would be taken for the other's."""
+    shutil.copy(digits.drawn_cache, PATH)
+
+    def change(file: h5py.File) -> None:
+        file["views"][3, :2] = file["views"][3, :2][::-1]
+
+    caches.resealed(PATH, change)
+    assert "does not hold the views it says" in chain.dive("verify", PATH, "--quiet").complaint
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("view seed", 1, "of seed 1 draws"),
+        ("view seed", None, "of seed None, which no export does"),
+        ("views", "all", "'all', that is 9 a sample, and has 4"),
+        ("views", "clean", "'clean', that is 1 a sample, and has 4"),
+        ("views", "3", "'3', that is 3 a sample, and has 4"),
+        ("views", "10", "'10' of seed 0, which no export does"),
+        ("views", ["4"], "which no export does"),
+        ("dtype", "float32", "says its logits are float32, they are float16"),
+        ("view space", {"kind": "crop_flip", "pad": 0, "flip": True, "image": [8, 8]}, "its view space"),
+        ("view space", {"kind": "spiral", "pad": 1, "flip": False, "image": [8, 8]}, "views.kind"),
+        ("view space", {"kind": "crop_flip", "pad": 1, "flip": False}, "does not say of which image size"),
+        ("view space", {"kind": "crop_flip", "pad": 1, "flip": False, "image": [8, 1e9]}, "which image size"),
+    ],
+)
+def test_what_a_cache_says_of_its_views_must_be_true(digits, key, value, named):
+    shutil.copy(digits.drawn_cache, PATH)
+
+    def change(file: h5py.File) -> None:
+        file.attrs["identity"] = json.dumps(json.loads(file.attrs["identity"]) | {key: value})
+
+    caches.resealed(PATH, change)
+    assert named in chain.dive("verify", PATH, "--quiet").complaint
+
+
+def test_a_clean_id_that_is_not_the_view_spaces_is_found(copy):
+    def change(file: h5py.File) -> None:
+        file.attrs["facts"] = json.dumps(json.loads(file.attrs["facts"]) | {"clean id": 5})
+
+    caches.resealed(copy, change)
+    assert "says the clean view is 5, in its view space it is 4" in chain.dive("verify", copy).complaint
+
+
+def test_wrong_view_ids_of_an_unbounded_space_are_found():
+    """Drawn 62-bit ids, against a naive hash of (seed, key)."""
+    from dive.randomness import STORED_VIEWS, hash64, key_hashes
+
+    logits = caches.random_logits(30, 5, 3)
+    keys = [f"a/{i}.png" for i in range(30)]
+    hashes = map(int, key_hashes(keys))
+    drawn = [sorted(int(hash64(7, STORED_VIEWS, one, k)[0]) >> 2 for k in range(5)) for one in hashes]
+    identity = {
+        "views": "5",
+        "view seed": 7,
+        "view space": {"kind": "autoaugment", "pad": 4, "flip": True, "image": [8, 8]},
+    }
+    options = {"keys": keys, "identity": identity, "views": np.array(drawn, dtype=np.int64)}
+    caches.write_cache(PATH, logits, **options)
+    chain.succeed("verify", PATH)
+    caches.resealed(PATH, changed_view(29, 4, drawn[29][4] + 1))
+    complaint = chain.dive("verify", PATH).complaint
+    assert f"'a/29.png', column 4, the id {drawn[29][4] + 1}" in complaint
+    assert f"of seed 7 draws {drawn[29][4]};" in complaint
+
+
+def test_a_large_cache_is_compared_in_pieces(monkeypatch):
+    from dive import stored_views
+
+    monkeypatch.setattr(stored_views, "_IDS_AT_ONCE", 20)  # two samples at once
+    identity = {"views": "all", "view space": {"kind": "crop_flip", "pad": 1, "flip": False, "image": [8, 8]}}
+    caches.write_cache(PATH, caches.random_logits(7, 9, 3), identity=identity, clean_id=4)
+    chain.succeed("verify", PATH)
+    caches.resealed(PATH, changed_view(6, 8, 1))
+    assert "'class 0/image 6.png', column 8, the id 1, where" in chain.dive("verify", PATH).complaint

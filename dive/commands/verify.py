@@ -30,8 +30,9 @@ def command(
 ) -> None:
     """Check a logit cache from its seal to its last row.
 
-    Seal, CRCs, shapes, finiteness, labels against class counts, and that the teacher is right in as many
-    views as the export counted, which rows that slipped against their labels are not. With --sample and
+    Seal, CRCs, shapes, finiteness, labels against class counts, view ids against the space or the draw
+    that the cache says they are of, and that the teacher is right in as many views as the export counted,
+    which rows that slipped against their labels are not. With --sample and
     --teacher the teacher itself is asked again; --data says where the images are, --seed which pairs.
     """
     from dive.verification import sample as run_again

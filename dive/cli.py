@@ -16,21 +16,24 @@ _OUT_OF_MEMORY = (
 def main() -> None:
     """Run the command line and exit; a user's mistake never shows a traceback."""
     try:
-        code = _run()
-    except KeyboardInterrupt:  # before the handler was there
-        code = _interrupted()
+        try:
+            code = _run()
+        except KeyboardInterrupt:
+            code = _interrupted_early()
+    except KeyboardInterrupt:  # and once more
+        code = _interrupted_early()
     sys.exit(code)
 
 
 def _run() -> int:
-    from dive import streams
-
-    streams.prepare()
     from dive.interrupts import Interrupts
 
     interrupts = Interrupts()
     try:
         interrupts.begin()
+        from dive import streams
+
+        streams.prepare()
         from dive.commands.group import run
 
         code = run(sys.argv[1:])
@@ -47,7 +50,14 @@ def _run() -> int:
         return code
     finally:
         interrupts.end()
-        streams.settle()
+
+
+def _interrupted_early() -> int:
+    """Ctrl-C in the first milliseconds, before there was a handler."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return _interrupted()
 
 
 def _interrupted() -> int:
@@ -61,7 +71,9 @@ def _report(error: BaseException) -> int | None:
 
     from dive import streams
     from dive.errors import DiveError
+    from dive.printable import shortened
 
+    unwritten = streams.settle()
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context else ""
@@ -76,7 +88,7 @@ def _report(error: BaseException) -> int | None:
         _complain(_OUT_OF_MEMORY)
         return 1
     if isinstance(error, OSError):
-        where = error.filename or ("standard output" if streams.settle() else "")
+        where = shortened(str(error.filename or ""), 300) or ("standard output" if unwritten else "")
         _complain(_on_one_line(str(error.strerror or error)) + (f" ({where})" if where else ""))
         return 1
     return None
@@ -102,6 +114,8 @@ def _complain(message: str) -> None:
 
 
 def _tell(line: str) -> None:
+    if sys.stderr is None:
+        return
     try:
         print(f"dive: {line}", file=sys.stderr, flush=True)
     except OSError:

@@ -40,9 +40,12 @@ def advice(text: str) -> str:
     >>> advice("0x10"), advice("010"), advice("1_000"), advice("1:30"), advice("warm")
     ('; write 16', '; write 10', '; write 1000', '; write it in decimal digits', '')
     """
+    if len(text) > _MOST_DIGITS:
+        return ""
     for read in (lambda: int(text, 0), lambda: int(text), lambda: float(text)):
         try:
-            return f"; write {read()}"
+            number = read()
         except ValueError:
             continue
+        return f"; write {number:.15g}" if isinstance(number, float) else f"; write {number}"
     return "; write it in decimal digits" if re.match(r"[-+]?\.?\d", text) else ""

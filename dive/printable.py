@@ -11,7 +11,7 @@ from typing import Any
 MOST_CHARACTERS = 100  # of a value in a message
 # Control characters (C0, DEL, C1), marks and overrides of the writing direction, line and paragraph
 # separators, and surrogates, which stand for bytes that are not UTF-8 and cannot be encoded.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
@@ -23,7 +23,7 @@ def printable(text: str) -> str:
     >>> printable("caf\xe9 \x1b[31m b\udce4r")
     'café \\x1b[31m b\\xe4r'
     """
-    return _UNPRINTABLE.sub(_escape, text)
+    return UNPRINTABLE.sub(_escape, text)
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dive.errors import DataError
 from dive.recipe import Data
 
 
@@ -51,7 +52,12 @@ def sorted_split(keys: list[str], labels: np.ndarray, images: np.ndarray) -> Spl
 
 def open_source(data: Data) -> Source:
     """The source a recipe names; raises DataError where it is missing, incomplete or corrupt."""
-    path = Path(data.path).expanduser()
+    try:
+        path = Path(data.path).expanduser()
+    except RuntimeError as error:
+        raise DataError(
+            f"data.path {data.path} names a user whose home is not known; write it out"
+        ) from error
     if data.source == "digits":
         from dive.sources.digits import open_digits
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -45,16 +46,12 @@ def test_ctrl_c_soon_after_the_start_is_one_line(digits, command, longest, times
     assert command == "--help" or 130 in ends
 
 
-def python(code: str, **options: object) -> subprocess.CompletedProcess:
+def python(code: str) -> subprocess.CompletedProcess:
+    """A process, started as `python -m` starts one, that handles Ctrl-C and can `press` it itself."""
     begin = "from dive.interrupts import Interrupts\ninterrupts = Interrupts()\ninterrupts.begin()\n"
     press = "def press(): os.kill(os.getpid(), signal.SIGINT)\n"
-    return subprocess.run(
-        [sys.executable, "-c", HERE + begin + press + code],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        **options,
-    )
+    Path("program.py").write_text(HERE + begin + press + code)
+    return subprocess.run([sys.executable, "-m", "program"], capture_output=True, text=True, timeout=30)
 
 
 TIDYING = """

@@ -22,6 +22,7 @@ from dive.errors import CheckpointError
 from dive.files import Kind, open_regular, replacing, sha256
 from dive.models import build_model
 from dive.models.resnet import CifarResNet
+from dive.printable import excerpt
 
 FORMAT = "dive-checkpoint"
 VERSION = 1
@@ -71,7 +72,7 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever a forged pickle or archive raises, the answer is the same
         raise CheckpointError(f"{path} is sealed but not a file of plain tensors and values") from error
     if not isinstance(document, dict):
-        raise CheckpointError(f"{path} is sealed but holds {s.shown(document)}, not a document")
+        raise CheckpointError(f"{path} is sealed but holds {excerpt(document)}, not a document")
     if fault := _not_plain(document):
         raise CheckpointError(f"{path} is sealed but not a file of plain tensors and values: {fault}")
     found = document.get("format"), document.get("version")

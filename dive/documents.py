@@ -4,29 +4,41 @@ What their keys mean is the recipe's affair.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dive import notation
 from dive.errors import RecipeError
+from dive.files import open_regular
+from dive.printable import excerpt, shortened
+
+# A recipe has some forty keys, three levels deep. What lies far beyond is not read to its end.
+MOST_BYTES = 100_000
+MOST_NODES = 10_000
+MOST_DEPTH = 20
+MOST_BASES = 10
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Each key in which two nested documents differ, as `key: old, now new`; hashes are shortened."""
     found = []
-    for key in sorted({*old, *new}):
+    for key in sorted({*old, *new}, key=str):
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             found += differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            found.append(f"{prefix}{key}: {_shown(before)}, now {_shown(after)}")
+            found.append(f"{prefix}{shortened(str(key))}: {_shown(before)}, now {_shown(after)}")
     return found
 
 
-def _shown(value: Any) -> Any:
-    return value[:12] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else value
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return value[:12] if re.fullmatch("[0-9a-f]{64}", value) else shortened(value)
+    return excerpt(value)
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,18 +51,68 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-# Besides its own errors PyYAML lets through those of impossible dates, huge numbers and deep nesting.
-_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+# Besides its own errors PyYAML lets through those of impossible dates and of NUL.
+_YAML_ERRORS = (yaml.YAMLError, ValueError)
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key given twice instead of taking the last."""
+    """The safe loader, without what goes wrong in silence or takes for ever.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if repeated := sorted({str(key) for key in keys if keys.count(key) > 1}):
-            raise ValueError(f"{', '.join(repeated)} is given twice")
-        return super().construct_mapping(node, deep)
+    A key given twice is refused instead of the last being taken. Numbers are those of `dive.notation`:
+    anything else, which YAML 1.1 would read as octal, sexagesimal and so on, is a text. Documents are
+    bounded in their depth and in their nodes, those repeated by an alias counted each time.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INT, _FLOAT)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._nodes = 0
+        self._sizes: dict[int, int] = {}  # nodes under each finished node, by its id
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            return self._compose_alias(parent, index)
+        self._depth += 1
+        if self._depth > MOST_DEPTH:
+            raise ValueError(f"it is nested more than {MOST_DEPTH} levels deep")
+        before = self._nodes
+        self._count(1)
+        node = super().compose_node(parent, index)
+        self._sizes[id(node)] = self._nodes - before
+        self._depth -= 1
+        return node
+
+    def _compose_alias(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        node = super().compose_node(parent, index)
+        if id(node) not in self._sizes:
+            raise ValueError("an alias stands within what it names")
+        self._count(self._sizes[id(node)])
+        return node
+
+    def _count(self, nodes: int) -> None:
+        self._nodes += nodes
+        if self._nodes > MOST_NODES:
+            raise ValueError(f"it has more than {MOST_NODES} values, aliases written out")
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        count = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if repeated := sorted(key for key, times in count.items() if times > 1):
+            raise ValueError(f"{shortened(', '.join(repeated))} is given twice")
+        return node
+
+
+_StrictLoader.add_implicit_resolver(_INT, re.compile(rf"{notation.WHOLE}\Z"), list("-+0123456789"))
+_StrictLoader.add_implicit_resolver(
+    _FLOAT, re.compile(rf"(?![-+]?[0-9]+\Z){notation.DECIMAL}\Z"), list("-+0123456789.")
+)
+_StrictLoader.add_constructor(_INT, lambda loader, node: notation.whole(loader.construct_scalar(node)))
+_StrictLoader.add_constructor(_FLOAT, lambda loader, node: notation.decimal(loader.construct_scalar(node)))
 
 
 def _parse_yaml(text: str) -> Any:
@@ -67,9 +129,11 @@ def read_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = document.pop("base", None)
     if base is not None:
         if not isinstance(base, str):
-            raise RecipeError(f"{path}: base must be the path of another config, not {base!r}")
+            raise RecipeError(f"{path}: base must be the path of another config, not {excerpt(base)}")
         if path.resolve() in above:
             raise RecipeError(f"{path} is its own base")
+        if len(above) >= MOST_BASES:
+            raise RecipeError(f"{above[0]} has more than {MOST_BASES} bases, one of the other")
         below = read_config(path.parent / base, (*above, path.resolve()))
         del below["name"]
         document = merge(below, document)
@@ -78,14 +142,11 @@ def read_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        document = _parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"cannot read the config {path}: {error.strerror}") from error
+        document = _parse_yaml(_read(path).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not a text file in UTF-8") from error
     except _YAML_ERRORS as error:
-        detail = " ".join(str(error).split())
-        raise RecipeError(f"{path} is not valid YAML: {detail}") from error
+        raise RecipeError(f"{path} is not valid YAML: {_detail(error)}") from error
     if document is None:
         return {}
     if not isinstance(document, dict):
@@ -93,15 +154,34 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return document
 
 
+def _read(path: Path) -> bytes:
+    try:
+        with open_regular(path) as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise RecipeError(f"cannot read the config {path}: {error.strerror}") from error
+    except ValueError as error:  # NUL, or letters that cannot be encoded
+        raise RecipeError(f"cannot read the config {path}: no file can have this name") from error
+    if len(content) > MOST_BYTES:
+        raise RecipeError(f"{path} is no recipe: it has more than {MOST_BYTES // 1000} kB")
+    return content
+
+
+def _detail(error: Exception) -> str:
+    return shortened(" ".join(str(error).split()), 300)
+
+
 def parse_assignment(assignment: str) -> dict[str, Any]:
     """The document of a `KEY=VALUE`, its key dotted and its value YAML; raises RecipeError."""
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
-        raise RecipeError(f"--set {assignment!r}: give KEY=VALUE, for example --set optimizer.lr=0.05")
+        raise RecipeError(f"--set {excerpt(assignment)}: give KEY=VALUE, for example --set optimizer.lr=0.05")
     try:
         value = _parse_yaml(text)
     except _YAML_ERRORS as error:
-        raise RecipeError(f"--set {assignment!r}: the value is not valid YAML") from error
+        raise RecipeError(
+            f"--set {excerpt(assignment)}: the value is not valid YAML: {_detail(error)}"
+        ) from error
     return nest(key.strip(), value)
 
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dive.printable import printable
+
 LINE_EVERY_SECONDS = 15.0
 
 
@@ -29,6 +31,7 @@ class Progress:
         self._print(f"warning: {text}")
 
     def _print(self, text: str) -> None:
+        text = printable(text)
         if self._console is not None:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -37,6 +40,7 @@ class Progress:
     @contextmanager
     def bar(self, what: str, total: int, done: int = 0) -> Iterator["Bar"]:
         """A bar over `total` units of which `done` are done already."""
+        what = printable(what)
         if self.quiet:
             yield Bar()
         elif sys.stderr.isatty():
@@ -76,7 +80,7 @@ class _RichBar(Bar):
         self._rich, self._task = rich, task
 
     def advance(self, by: int = 1, status: str = "") -> None:
-        self._rich.update(self._task, advance=by, status=status)
+        self._rich.update(self._task, advance=by, status=printable(status))
 
 
 class _LineBar(Bar):

@@ -6,9 +6,10 @@ the first fault. No torch: caches are checked by it too.
 """
 
 import math
-import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from dive.printable import excerpt, shortened
 
 MOST_LEVELS = 12  # of nesting; dive writes five
 LARGEST_WHOLE = 2**63 - 1
@@ -25,7 +26,7 @@ def fault_of(document: Any, needed: Mapping[str, Check], optional: Mapping[str, 
     in lists and mappings of texts, not nested deeper than MOST_LEVELS.
     """
     if not isinstance(document, Mapping):
-        return f"it is {shown(document)}, not a mapping"
+        return f"it is {excerpt(document)}, not a mapping"
     if fault := not_plain(document):
         return fault
     for table, required in ((needed, True), (optional or {}, False)):
@@ -36,7 +37,7 @@ def fault_of(document: Any, needed: Mapping[str, Check], optional: Mapping[str, 
             if not found:
                 return f"it has no {path}"
             if wanted := check(value):
-                return f"its {path} is {shown(value)}, not {wanted}"
+                return f"its {path} is {excerpt(value)}, not {wanted}"
     return ""
 
 
@@ -48,8 +49,8 @@ def not_plain(value: Any, where: str = "", level: int = 0) -> str:
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
-                return f"{place} has the key {shown(key)}, which is not a text"
-            if fault := not_plain(item, f"{where}/{key}".lstrip("/"), level + 1):
+                return f"{place} has the key {excerpt(key)}, which is not a text"
+            if fault := not_plain(item, f"{where}/{shortened(key)}".lstrip("/"), level + 1):
                 return fault
         return ""
     if isinstance(value, list):
@@ -71,13 +72,6 @@ def look_up(document: Any, path: str) -> tuple[bool, Any]:
             return False, None
         value = value[key]
     return True, value
-
-
-def shown(value: Any) -> str:
-    """A value for a message: its start, where it is long."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = 60
-    return short.repr(value)
 
 
 def text(value: Any) -> str | None:

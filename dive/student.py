@@ -11,7 +11,7 @@ from dive import losses
 from dive.dataset import load_dataset
 from dive.device import choose_device
 from dive.documents import differences
-from dive.errors import CacheError, DiveError
+from dive.errors import CacheError, DiveError, OutputError
 from dive.journal import Journal
 from dive.logit_cache import LogitCache
 from dive.longtail import Samples
@@ -49,6 +49,7 @@ def train_students(
     where the cache is not whole or of other samples, classes or views, DataError, OutputError or
     TrainingError; an earlier result stays as it was.
     """
+    outs = grid_paths(out, recipes)
     if len(recipes) == 1:
         Journal(out).refuse_finished(order.force, [distill.cache])
     device = choose_device(order.device)
@@ -57,6 +58,7 @@ def train_students(
     _check_view_choice(cache, distill)
     if distill.auto:
         recipes = tuned(recipes, cache, progress)
+        outs = grid_paths(out, recipes)
     first = recipes[0]
     dataset = load_dataset(first, progress)
     space = view_space(first.views, dataset.train.images.shape[1:])
@@ -69,13 +71,31 @@ def train_students(
             "free views: the teacher saw the clean view only, the student sees others, which makes it a "
             "weaker teacher; a cache of more --views costs nothing but its size"
         )
-    outs = [out] if len(recipes) == 1 else [grid_path(out, recipe) for recipe in recipes]
     teacher = _teacher_logits(cache, rows, first.schedule.batch_size, device, progress)
     lessons = [
         _lesson(recipe, path, cache, rows, teacher, distill)
         for recipe, path in zip(recipes, outs, strict=True)
     ]
     return run(lessons, dataset, order, device, progress)
+
+
+def grid_paths(out: Path, recipes: Sequence[Recipe]) -> list[Path]:
+    """Where each student is written: `out` itself for one, of several what `grid_path` names.
+
+    Raises OutputError where two would have one name, because they differ beyond the 12 digits in it.
+    """
+    if len(recipes) == 1:
+        return [out]
+    first: dict[Path, Recipe] = {}
+    for recipe in recipes:
+        other = first.setdefault(path := grid_path(out, recipe), recipe)
+        if other is not recipe:
+            both = differences(other.as_dict(), recipe.as_dict()) or ["they are the same"]
+            raise OutputError(
+                f"two students would be written to {path} ({'; '.join(both)}); they differ beyond the 12 "
+                "digits of a name, by rounding perhaps: give one of the two"
+            )
+    return list(first)
 
 
 def grid_path(out: Path, recipe: Recipe) -> Path:

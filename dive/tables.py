@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dive.printable import printable
+
 if TYPE_CHECKING:
     from dive.comparison import Seeds
     from dive.evaluation import Accuracy
@@ -29,7 +31,7 @@ def print_table(table: Table) -> None:
 def new_table(title: str, text_columns: Iterable[str], number_columns: Iterable[str]) -> Table:
     """An empty table: text columns to the left, numbers aligned to the right."""
     table = Table(
-        title=escape(title),
+        title=cell(title),
         title_justify="left",
         title_style="bold",
         header_style="bold",
@@ -40,6 +42,11 @@ def new_table(title: str, text_columns: Iterable[str], number_columns: Iterable[
     for name in number_columns:
         table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def cell(text: str) -> str:
+    """A text as a cell shows it: neither markup nor what a terminal would obey."""
+    return escape(printable(text))
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
@@ -58,7 +65,7 @@ def shot_table(title: str, rows: Iterable[tuple[str, "Accuracy"]]) -> Table:
     """Many, medium and few-shot accuracy of named results, in percent."""
     table = new_table(title, ["model"], SHOT_COLUMNS)
     for name, accuracy in rows:
-        table.add_row(escape(name), *map(percent, figures(accuracy)))
+        table.add_row(cell(name), *map(percent, figures(accuracy)))
     return table
 
 
@@ -79,7 +86,7 @@ def figures(accuracy: "Accuracy") -> list[float | None]:
 def named(record: Mapping[str, Any], below: str, number: int | None = None) -> str:
     """A cell naming a checkpoint, with a fainter second line, and before it a number if given."""
     before = f"[{number}] " if number is not None else ""
-    return f"{escape(before + model_name(record['kind'], record))}\n[dim]{escape(below)}[/dim]"
+    return f"{cell(before + model_name(record['kind'], record))}\n[dim]{cell(below)}[/dim]"
 
 
 def model_name(kind: str, record: Mapping[str, Any]) -> str:

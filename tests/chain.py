@@ -64,7 +64,7 @@ def _refuse_constant(name: str) -> None:
 def dive(*arguments: object) -> Outcome:
     """Run `dive` with these arguments in this process, as the command line would."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
-    argv = sys.argv
+    argv, ctrl_c = sys.argv, signal.getsignal(signal.SIGINT)
     sys.argv = ["dive", *map(str, arguments)]
     code = 0
     try:
@@ -74,6 +74,7 @@ def dive(*arguments: object) -> Outcome:
         code = stop.code
     finally:
         sys.argv = argv
+        signal.signal(signal.SIGINT, ctrl_c)  # the command's process would end now
     return Outcome(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
 
 

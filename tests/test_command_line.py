@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dive.cli import COMMANDS, group
+from dive.commands.group import COMMANDS, group
 from dive.commands.options import VariadicCommand, spread
 
 VARIADIC = ("--tau", "--power")
@@ -207,7 +207,8 @@ def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess:
 
 ALL_HELP = """
 import contextlib, io, sys
-from dive.cli import COMMANDS, main
+from dive.cli import main
+from dive.commands.group import COMMANDS
 for words in (["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)):
     sys.argv = ["dive", *words]
     with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), encoding="utf-8")):

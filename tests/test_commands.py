@@ -17,6 +17,7 @@ import torch
 
 from dive import checkpoint
 from dive.logit_cache import LogitCache
+from dive.printable import UNPRINTABLE
 
 COMMANDS = ("teacher", "export-logits", "tune-tau", "student", "eval")
 
@@ -546,3 +547,98 @@ def test_json_has_no_numbers_that_json_does_not_know(defaults):
     for document in defaults[1].values():
         text = json.dumps(document, allow_nan=False)
         assert json.loads(text) == document
+
+
+STRANGE = {"not UTF-8": os.fsdecode(b"b\xe4r"), "escape codes": "a\x1b[31mb\u202ec\nd\x9be"}
+SHOWN = {"not UTF-8": r"b\xe4r", "escape codes": r"a\x1b[31mb\u202ec\nd\x9be"}
+
+
+def assert_fit_for_a_terminal(outcome: chain.Outcome) -> None:
+    assert not UNPRINTABLE.search((outcome.out + outcome.err).replace("\n", "")), outcome
+
+
+def test_images_at_a_path_that_cannot_be_recorded_are_refused_before_anything_is_read():
+    for name in ("teacher", "export-logits", "student", "eval"):
+        complaint = refused(name, "--data", STRANGE["not UTF-8"], code=2)
+        assert r"data.path must be a path in UTF-8, not 'b\xe4r'" in complaint
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_every_other_path_may_be_strange_and_is_shown_escaped(digits, kind):
+    place = Path(STRANGE[kind])
+    place.mkdir()
+    config = Path(f"{STRANGE[kind]}.yaml")
+    shutil.copy(chain.CONFIG, config)
+    told = ("--config", config, "--device", "cpu", "--precision", "fp32")
+    shutil.copy(digits.student, place / "s.pt")
+    lines = [
+        ("teacher", *told, "--epochs", 1, "--out", place / "t.pt"),
+        ("export-logits", *told, "--views", "clean", "--teacher", place / "t.pt", "--out", place / "c.h5"),
+        ("tune-tau", "--config", config, "--cache", place / "c.h5", "--plot", place / "p.png"),
+        ("eval", place / "t.pt", place / "s.pt", "--per-class"),
+        ("inspect", place / "c.h5"),
+        ("inspect", place / "s.pt"),
+        ("verify", place / "c.h5"),
+    ]
+    for arguments in lines:
+        outcome = chain.succeed(*arguments)
+        assert_fit_for_a_terminal(outcome)
+        assert SHOWN[kind] in (outcome.out + outcome.err).replace("\n", "")
+    for arguments in lines[3:]:
+        outcome = chain.succeed(*arguments[:2], "--json")
+        assert_fit_for_a_terminal(outcome)
+        assert STRANGE[kind] in json.dumps(outcome.document, ensure_ascii=False).replace(r"\n", "\n").replace(
+            r"\u001b", "\x1b"
+        )
+    for arguments in (("inspect", place / "no.pt"), ("tune-tau", "--config", place / "no.yaml"), lines[0]):
+        outcome = chain.dive(*arguments)
+        assert SHOWN[kind] in outcome.complaint
+        assert_fit_for_a_terminal(outcome)
+
+
+def test_class_names_and_facts_with_escape_codes_are_shown_escaped(digits):
+    document = checkpoint.load(digits.teacher)
+    bad = STRANGE["escape codes"]
+    document["classes"] = [f"{bad}{i}" for i in range(10)]
+    document["loss"] = bad
+    checkpoint.save(Path("t.pt"), document)
+    outcome = chain.dive("eval", "t.pt")
+    assert SHOWN["escape codes"] in outcome.complaint
+    assert_fit_for_a_terminal(outcome)
+    for options in ((), ("--json",)):
+        outcome = chain.succeed("inspect", "t.pt", *options)
+        assert_fit_for_a_terminal(outcome)
+    assert outcome.document["loss"] == bad
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("teacher", "--epochs", "٣"), "write 3"),
+        (("teacher", "--epochs", "1_0"), "write 10"),
+        (("teacher", "--epochs", "1000001"), "must be from 1 to 1000000"),
+        (("teacher", "--seed", "-1"), "must be from 0 to 9223372036854775807"),
+        (("teacher", "--seed", "010"), "write 10"),
+        (("teacher", "--eval-every", "0x10"), "write 16"),
+        (("student", "--seed", "0", "-1"), "must be from 0 to 9223372036854775807"),
+        (("student", "--tau", "٣"), "write 3"),
+        (("student", "--power", "0_5"), "write 5"),
+        (("student", "--weight", "00.5"), "write 0.5"),
+        (("tune-tau", "--tau", "1", "1:30"), "decimal digits"),
+        (("tune-tau", "--tau", "1e300"), "at most 1e+06"),
+        (("tune-tau", "--tau", "1e-300"), "at least 1e-06"),
+        (("tune-tau", "--power", "1e-300"), "at least 1e-06"),
+        (("verify", "c.h5", "--seed", "-1"), "must be from 0 to 9223372036854775807"),
+        (("verify", "c.h5", "--sample", "1_0"), "write 10"),
+        (("verify", "c.h5", "--sample", "9" * 5000), "must be a whole number"),
+        (("teacher", "--set", "data.path=~nosuchuser", "--set", "data.source=folder"), "home is not known"),
+    ],
+)
+def test_a_number_or_path_that_would_be_taken_for_another_is_refused(arguments, named):
+    assert named in refused(*arguments)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_config_that_is_a_pipe_is_not_waited_for(name):
+    os.mkfifo("pipe")
+    assert "cannot read the config pipe: it is a FIFO" in refused(name, "--config", "pipe", code=2)

@@ -125,7 +125,21 @@ def test_auto_stands_alone(digits):
 
 
 def test_a_student_that_fails_does_not_stop_the_others(digits, whole):
-    outcome = grid(digits, "--tau", 1e30, 3, "--seed", 1)
-    assert "dive: student-t1e+30-p0.5-w0.5-s1.pt: the loss is nan at epoch 1" in outcome.complaint
-    assert [path.name for path in Path().glob("*.pt")] == [NAMES[1]]
-    assert same_weights(NAMES[1], whole / NAMES[1])
+    outcome = grid(digits, "--student-tau", 1e-6, 3, "--seed", 1)  # the first makes steps of 10⁶
+    assert "dive: student-t3-p0.5-w0.5-st1e-06-s1.pt: the loss is nan at epoch 1" in outcome.complaint
+    assert [path.name for path in Path().glob("*.pt")] == ["student-t3-p0.5-w0.5-st3-s1.pt"]
+    assert same_weights("student-t3-p0.5-w0.5-st3-s1.pt", whole / NAMES[1])
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        (("--tau", "3", "3.0000000000001"), "distillation.tau: 3.0, now 3.0000000000001"),
+        (("--weight", "0.3", "0.30000000000000004"), "distillation.weight: 0.3, now 0.30000000000000004"),
+        (("--tau", "auto", "--weight", "0.3", "0.30000000000000004"), "distillation.weight: 0.3, now 0.3000"),
+    ],
+)
+def test_students_that_would_have_one_name_are_refused_naming_what_differs(digits, values, named):
+    complaint = grid(digits, *values).complaint
+    assert named in complaint and "two students would be written to student-t3-p0.5-w0." in complaint
+    assert chain.files_under() == {}

@@ -112,3 +112,32 @@ def test_a_failure_within_the_bar_passes_through(monkeypatch):
 )
 def test_a_span_of_time_is_written_as_people_do(seconds, text):
     assert duration(seconds) == text
+
+
+ODD = "a\x1b[31m\u202e\udce4\n"
+SHOWN = r"a\x1b[31m\u202e\xe4\n"
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped_in_a_log(capsys):
+    reporter = Progress()
+    reporter.note(ODD)
+    reporter.warn(ODD)
+    with reporter.bar(ODD, 1) as bar:
+        bar.advance(1, ODD)
+    assert capsys.readouterr().err.splitlines() == [
+        SHOWN,
+        f"warning: {SHOWN}",
+        f"{SHOWN}: 100% · {SHOWN} · 0 s left",
+    ]
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped_in_a_bar(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    reporter = Progress()
+    with reporter.bar(ODD, 1) as bar:
+        reporter.note(ODD)
+        bar.advance(1, ODD)
+    shown = sys.stderr.getvalue()
+    assert shown.count(SHOWN) >= 3 and "a\x1b[31m" not in shown and "\u202e" not in shown

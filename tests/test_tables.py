@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dive.evaluation import Accuracy
-from dive.tables import model_name, new_table, number, percent, print_table, shot_table
+from dive.tables import cell, model_name, named, new_table, number, percent, print_table, shot_table
 
 
 def printed(table, capsys) -> str:
@@ -89,3 +89,15 @@ def test_a_student_is_named_after_what_it_was_distilled_with(own, name):
 
 def test_a_teacher_is_named_after_its_loss():
     assert model_name("teacher", {"loss": "ce"}) == "teacher (ce)"
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped_and_makes_no_row_of_its_own(capsys):
+    odd = "a\x1b[31m\u202e\udce4\n  teacher   99.99"
+    record = {"kind": "teacher", "loss": odd}
+    table = new_table(odd, ["model"], [])
+    table.add_row(cell(odd))
+    table.add_row(named(record, odd, 1))
+    shown = printed(table, capsys)
+    escaped = r"a\x1b[31m\u202e\xe4\n  teacher   99.99"
+    assert shown.count(escaped) == 4 and len(shown.splitlines()) == 8
+    assert escaped in printed(shot_table("t", [(odd, Accuracy(1.0, 1.0, 1.0, 1.0, 1.0, ()))]), capsys)

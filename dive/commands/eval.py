@@ -84,19 +84,18 @@ def _print_shots(evaluated: "list[Result]", seeds: "list[Seeds]", numbered: bool
 def _print_classes(evaluated: "list[Result]") -> None:
     """Every class's accuracy; a column a checkpoint, by its number in the table above."""
     import numpy as np
-    from rich.markup import escape
 
     from dive.longtail import shot_groups
-    from dive.tables import new_table, percent, print_table
+    from dive.tables import cell, new_table, percent, print_table
 
     first = evaluated[0].record
     counts = np.array(first["class_counts"])
     shot_of = {int(c): shot for shot, members in shot_groups(counts).items() for c in members}
     numbers = [f"[{i}]" for i in range(1, len(evaluated) + 1)]
-    table = new_table("Test accuracy by class (%)", ["class", "shot"], ["images", *map(escape, numbers)])
+    table = new_table("Test accuracy by class (%)", ["class", "shot"], ["images", *map(cell, numbers)])
     for c in np.argsort(-counts, kind="stable"):
         accuracies = (percent(one.accuracy.per_class[c]) for one in evaluated)
-        table.add_row(escape(first["classes"][c]), shot_of[int(c)], str(counts[c]), *accuracies)
+        table.add_row(cell(first["classes"][c]), shot_of[int(c)], str(counts[c]), *accuracies)
     print_table(table)
 
 

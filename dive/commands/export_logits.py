@@ -58,7 +58,7 @@ def command(
     recipe = options.read_recipe(config, assignments, data__path=data, precision=precision)
     from dive.export import Export, export_logits
     from dive.files import readable_size
-    from dive.tables import model_name, new_table, print_table
+    from dive.tables import cell, model_name, new_table, print_table
 
     order = Export(
         teacher=teacher or options.default_checkpoint(recipe, "teacher"),
@@ -78,5 +78,7 @@ def command(
     )
     exported_model = exported.record["teacher"]
     size = readable_size(exported.record["bytes"])
-    table.add_row(model_name(exported_model["kind"], exported_model), f"{n:,}", f"{v}", f"{c}", dtype, size)
+    table.add_row(
+        cell(model_name(exported_model["kind"], exported_model)), f"{n:,}", f"{v}", f"{c}", dtype, size
+    )
     print_table(table)

@@ -26,15 +26,13 @@ def command(file: Path, as_json: bool) -> None:
 
 
 def _print_table(document: dict[str, Any]) -> None:
-    from rich.markup import escape
-
-    from dive.tables import new_table, print_table
+    from dive.tables import cell, new_table, print_table
 
     table = new_table(f"{document['file']}: {document['kind']}", ["what"], [])
     table.show_header = False
     table.add_column(overflow="fold")
     for name, value in _lines(document):
-        table.add_row(escape(name), escape(value))
+        table.add_row(cell(name), cell(value))
     print_table(table)
 
 

@@ -8,10 +8,51 @@ from typing import Any
 
 import click
 
+from dive import bounds, notation
+from dive.printable import UNPRINTABLE, excerpt
 from dive.progress import Progress
 from dive.recipe import Recipe, load
 
 FILE = click.Path(path_type=Path)
+
+
+class Number(click.ParamType):
+    """A number as `dive.notation` has them."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if not isinstance(value, str):
+            return value
+        try:
+            return notation.decimal(value)
+        except ValueError as error:
+            self.fail(f"{excerpt(value)} {error}", param, ctx)
+
+
+class Whole(click.ParamType):
+    """A whole number from `least` to `most`, as `dive.notation` has them."""
+
+    name = "whole number"
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if not isinstance(value, str):
+            return value
+        try:
+            number = notation.whole(value)
+        except ValueError as error:
+            self.fail(f"{excerpt(value)} {error}", param, ctx)
+        if not self.least <= number <= self.most:
+            self.fail(f"{excerpt(number)} must be from {self.least} to {self.most}", param, ctx)
+        return number
+
+
+NUMBER = Number()
+SEED = Whole(*bounds.SEEDS)
+EPOCHS = Whole(*bounds.EPOCHS)
 
 
 class VariadicCommand(click.Command):
@@ -56,7 +97,7 @@ def _is_option(arg: str) -> bool:
     if not arg.startswith("-") or arg == "-":
         return False
     try:
-        float(arg)
+        notation.decimal(arg)
     except ValueError:
         return True
     return False
@@ -79,16 +120,20 @@ precision = click.option(
     type=click.Choice(["auto", "fp32", "bf16"]),
     help="Precision; auto is bf16 where it is faster and right.",
 )
-seed = click.option("--seed", type=int, metavar="N", help="Seed of initialisation, sample order and views.")
+seed = click.option("--seed", type=SEED, metavar="N", help="Seed of initialisation, sample order and views.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 quiet = click.option("--quiet", is_flag=True, help="No progress, warnings only.")
 force = click.option("--force", is_flag=True, help="Start anew and replace a finished result.")
 eval_every = click.option(
-    "--eval-every", type=click.IntRange(0), default=0, metavar="N", help="Test accuracy every N epochs too."
+    "--eval-every",
+    type=Whole(0, bounds.EPOCHS[1]),
+    default=0,
+    metavar="N",
+    help="Test accuracy every N epochs too.",
 )
 
 
-def several(option: str, name: str, letter: str, help: str, kind: Any = float) -> Callable:
+def several(option: str, name: str, letter: str, help: str, kind: click.ParamType = NUMBER) -> Callable:
     """An option of a `VariadicCommand` that takes one or more values."""
     metavar = f"{letter} [{letter} ...]"
     return click.option(option, name, type=kind, multiple=True, metavar=metavar, help=help)
@@ -134,6 +179,11 @@ def reporter(quiet: bool) -> Progress:
 
 
 def print_json(document: Any) -> None:
-    """The document of `--json`: alone on stdout."""
-    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    """The document of `--json`: alone on stdout.
+
+    What a terminal would obey is escaped, which JSON can say of every character.
+    """
+    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    lines = json.dumps(document, indent=2, ensure_ascii=not utf8).split("\n")
+    escaped = (UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", line) for line in lines)
+    sys.stdout.write("\n".join(escaped) + "\n")

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dive import notation
 from dive.commands import options
+from dive.printable import excerpt
 
 if TYPE_CHECKING:
     from dive.run import Result
@@ -18,13 +20,15 @@ class TauType(click.ParamType):
 
     name = "tau"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
         if value == "auto":
             return "auto"
+        if not isinstance(value, str):
+            return value
         try:
-            return float(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a number nor auto", param, ctx)
+            return notation.decimal(value)
+        except ValueError as error:
+            self.fail(f"{excerpt(value)} is neither auto nor a number: it {error}", param, ctx)
 
 
 GRID = ("--tau", "--power", "--student-tau", "--weight", "--seed")
@@ -36,13 +40,13 @@ GRID = ("--tau", "--power", "--student-tau", "--weight", "--seed")
 @options.several("--power", "powers", "P", "Power normalisations of the target [0.5].")
 @options.several("--student-tau", "student_taus", "T", "The student's own temperatures [the teacher's].")
 @options.several("--weight", "weights", "W", "Weights of distillation against the labels [0.5].")
-@options.several("--seed", "seeds", "N", "Seeds of initialisation, sample order and views.", int)
+@options.several("--seed", "seeds", "N", "Seeds of initialisation, sample order and views.", options.SEED)
 @click.option("--free-views", is_flag=True, help="With a one-view cache: augment freely over its logits.")
 @click.option("--fixed-view", is_flag=True, help="With a one-view cache: train on that view alone.")
 @click.option("--allow-missing", is_flag=True, help="Leave out training images that the cache lacks.")
 @click.option(
     "--epochs",
-    type=click.IntRange(1),
+    type=options.EPOCHS,
     metavar="N",
     help="Train for N epochs; warm-up and milestones keep their share of them.",
 )

@@ -13,7 +13,7 @@ from dive.commands import options
 )
 @click.option(
     "--epochs",
-    type=click.IntRange(1),
+    type=options.EPOCHS,
     metavar="N",
     help="Train for N epochs; warm-up and milestones keep their share of them.",
 )

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dive import files
+from dive import bounds, files
 from dive.commands import options
 from dive.errors import CacheError
+from dive.printable import printable
 
 if TYPE_CHECKING:
     from dive.logit_cache import LogitCache
     from dive.virtual_examples import Advice, Pair
 
-LEAST, MOST_TAU = 1e-6, 1e6
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -51,8 +51,8 @@ def command(
     """
     # Before NumPy is loaded: threads of BLAS within the pass's own threads make it slower, up to five times.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    _check_range("--tau", taus, most=MOST_TAU)
-    _check_range("--power", powers, most=1)
+    _check_range("--tau", taus, bounds.TEMPERATURES)
+    _check_range("--power", powers, bounds.POWERS)
     recipe = options.read_recipe(config, assignments)
     paths = caches or (options.default_cache(recipe),)
     if plot is not None:
@@ -86,9 +86,10 @@ class _Examined:
 
         teacher = self.cache.facts.get("teacher")
         try:
-            return model_name(teacher["kind"], teacher)
+            name = model_name(teacher["kind"], teacher)
         except (KeyError, TypeError):
-            return self.cache.path.stem
+            name = self.cache.path.stem
+        return printable(name)
 
     def views(self, clean: bool) -> str:
         """The views that were averaged over, in words."""
@@ -106,12 +107,13 @@ def _examine(path: Path, taus: tuple[float, ...], powers: tuple[float, ...], cle
     return _Examined(cache, shot_means(cache.class_counts, cache.class_counts), pairs, recommend(pairs))
 
 
-def _check_range(option: str, values: tuple[float, ...], most: float) -> None:
-    """Refuse what is not above 0, NaN, and what float32 cannot divide by."""
-    wrong = [value for value in values if not LEAST <= value <= most]
+def _check_range(option: str, values: tuple[float, ...], range_: tuple[float, float]) -> None:
+    """Refuse what a student could not be trained with, NaN included."""
+    least, most = range_
+    wrong = [value for value in values if not least <= value <= most]
     if wrong:
         raise click.BadParameter(
-            f"{wrong[0]:g} must be > 0 (at least {LEAST:g}) and at most {most:g}", param_hint=option
+            f"{wrong[0]:g} must be > 0 (at least {least:g}) and at most {most:g}", param_hint=option
         )
 
 

@@ -12,7 +12,7 @@ from dive.commands import options
 @click.argument("cache", type=options.FILE)
 @click.option(
     "--sample",
-    type=click.IntRange(1),
+    type=options.Whole(1, 10**9),
     metavar="N",
     help="Run the teacher again on N random (sample, view) pairs.",
 )
@@ -58,9 +58,7 @@ def command(
 
 
 def _print_table(document: dict[str, Any]) -> None:
-    from rich.markup import escape
-
-    from dive.tables import new_table, percent, print_table
+    from dive.tables import cell, new_table, percent, print_table
 
     table = new_table(f"{document['cache']} is whole", ["check"], [])
     table.show_header = False
@@ -73,7 +71,7 @@ def _print_table(document: dict[str, Any]) -> None:
     if again := document.get("sampled"):
         table.add_row(
             "teacher run again",
-            escape(
+            cell(
                 f"{again['pairs']} views in {again['precision']}: largest difference {again['largest']:.3g} "
                 f"(rounding: up to {again['allowed']:.3g}), top-1 agreement {percent(again['agreement'])} %"
             ),

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dive.errors import DataError
+from dive.printable import printable
 from dive.sources import Source, Split, sorted_split
 from dive.sources.folder import open_folder
 from dive.sources.names import SPLITS
@@ -122,7 +123,7 @@ def _official_folder(path: Path, layout: _Layout) -> Path:
 def _download(root: Path, layout: _Layout) -> None:
     import torchvision.datasets
 
-    print(f"downloading {layout.torchvision_class} to {root}", file=sys.stderr)
+    print(printable(f"downloading {layout.torchvision_class} to {root}"), file=sys.stderr)
     try:
         root.mkdir(parents=True, exist_ok=True)
         getattr(torchvision.datasets, layout.torchvision_class)(str(root), train=True, download=True)

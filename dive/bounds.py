@@ -1,0 +1,70 @@
+"""What the value of a recipe's key may be: ranges, choices, names and paths.
+
+A check takes a value of the right type and says what it must be, or nothing where it is sound.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from dive.printable import excerpt, printable, shortened
+
+Check = Callable[[Any], str | None]
+
+# What `dive tune-tau` tries is what a student can be trained with. Beyond, τ² and z/τ leave float32.
+TEMPERATURES = (1e-6, 1e6)
+POWERS = (1e-6, 1.0)
+SEEDS = (0, 2**63 - 1)
+EPOCHS = (1, 1_000_000)
+DEEPEST = 1202  # layers of the deepest network of this family that was ever published
+MOST_NAME_BYTES = 200  # a file name may have 255, and suffixes follow
+
+
+def within(low: float, high: float) -> Check:
+    """A check that a number, or each of several, lies in [low, high]."""
+    ends = (f"{end:g}" if isinstance(end, float) else f"{end}" for end in (low, high))
+    wanted = "must be >= {} and <= {}".format(*ends)
+
+    def check(value: Any) -> str | None:
+        several = value if isinstance(value, tuple) else (value,)
+        if all(low <= number <= high for number in several):  # false of NaN
+            return None
+        return f"{wanted}, not {excerpt(value)}"
+
+    return check
+
+
+def one_of(*choices: str) -> Check:
+    """A check that a text is one of those."""
+    wanted = f"must be one of {', '.join(choices)}"
+    return lambda value: None if value in choices else f"{wanted}, not {excerpt(value)}"
+
+
+def resnet(value: str) -> str | None:
+    """A check that a text names a network that can be built."""
+    depth = re.fullmatch(r"resnet([1-9][0-9]{0,3})", value)
+    if depth and 8 <= int(depth[1]) <= DEEPEST and int(depth[1]) % 6 == 2:
+        return None
+    return (
+        f"must be resnetN with N = 6n+2, at most {DEEPEST} (resnet8, resnet20, resnet32, …), "
+        f"not {excerpt(value)}"
+    )
+
+
+def file_name(value: str) -> str | None:
+    """A check that a text may begin a file's name."""
+    if re.fullmatch(r"\w[\w .+-]{0,99}", value) and len(value.encode()) <= MOST_NAME_BYTES:
+        return None
+    return (
+        "must be usable as a file name (letters, digits, _ - + . and spaces, at most 100 of them and "
+        f"{MOST_NAME_BYTES} bytes), not {excerpt(value)}"
+    )
+
+
+def path(value: str) -> str | None:
+    """A check that a text is a path that can be recorded with a result, as JSON in UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return f"must be a path in UTF-8, not '{printable(shortened(value))}'; rename it or give a link to it"
+    return f"must be a path, which has no NUL, not {excerpt(value)}" if "\0" in value else None

@@ -1,0 +1,87 @@
+"""Ctrl-C while a command runs: the command ends in order, once.
+
+The first Ctrl-C raises KeyboardInterrupt, whereupon files are tidied and locks released on the way
+out. The second is ignored, for it would break off just that. The third ends the process at once, in case
+the way out is blocked.
+"""
+
+import atexit
+import os
+import signal
+import sys
+from types import FrameType, TracebackType
+
+RAISE_AGAIN_AFTER = 0.01  # seconds
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C.
+
+    Python notes a KeyboardInterrupt that passes through `exec`, as a `namedtuple` of an import uses it,
+    and ends the process by a signal at the end although it was handled; of a subclass it takes no note.
+    """
+
+
+class Interrupts:
+    """The handling of SIGINT from `begin` on; after `end` nothing is raised any more.
+
+    `count` is how often Ctrl-C was pressed.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._active = False
+        self._process = os.getpid()
+        self._hooks = sys.excepthook, sys.unraisablehook
+
+    def begin(self) -> None:
+        """Handle SIGINT, unless this process was started to ignore it, as `nohup` and `&` in scripts do."""
+        if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
+            return
+        self._active = True
+        signal.signal(signal.SIGINT, self._pressed)
+        sys.excepthook, sys.unraisablehook = self._printed, self._swallowed
+        # The first to be registered is the last to run: nothing of dive's runs after it.
+        atexit.unregister(_ignore)
+        atexit.register(_ignore)
+
+    def end(self) -> None:
+        """The command is over: what is left to do takes no time and is not to be broken off."""
+        self._active = False
+        sys.excepthook, sys.unraisablehook = self._hooks
+
+    def _pressed(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a forked worker: it ends with its parent, which got the signal too
+        self.count += 1
+        if self.count > 1:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        elif self._active:
+            raise Interrupted
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        if self._active:
+            raise Interrupted
+
+    # Where Python runs a callback or a finaliser, and where C code imports a module, an exception has no way
+    # out: it is printed and forgotten. A KeyboardInterrupt that hit there is raised again a moment later.
+
+    def _swallowed(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            self._raise_again()
+        else:
+            self._hooks[1](unraisable)
+
+    def _printed(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            self._raise_again()
+        else:
+            self._hooks[0](kind, error, trace)
+
+    def _raise_again(self) -> None:
+        signal.signal(signal.SIGALRM, self._raise)
+        signal.setitimer(signal.ITIMER_REAL, RAISE_AGAIN_AFTER)
+
+
+def _ignore() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

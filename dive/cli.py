@@ -88,7 +88,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # keeps the exit quiet too
         sys.exit(1)
     except DiveError as error:
-        _complain(str(error))
+        for message in error.messages:
+            _complain(message)
         sys.exit(error.exit_code)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):

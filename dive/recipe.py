@@ -164,7 +164,7 @@ class Recipe:
 
     name: str = _key("cifar100_lt_bbn", _file_name)
     seed: int = _key(0, _range(0, 2**63 - 1))
-    precision: str = _key("auto", _one_of("auto", "fp32", "bf16"))
+    precision: str = _key("auto", _one_of("auto", "fp32", "tf32", "bf16"))
     data: Data = field(default_factory=Data)
     views: Views = field(default_factory=Views)
     model: Model = field(default_factory=Model)

@@ -202,9 +202,7 @@ def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.0f}" if seconds >= 0.01 else f"{1000 * seconds:.2g}"
 
 
-def _trial(
-    runtime: Runtime, model: torch.nn.Module, batch: torch.Tensor, loss: Callable | None
-) -> _Trial:
+def _trial(runtime: Runtime, model: torch.nn.Module, batch: torch.Tensor, loss: Callable | None) -> _Trial:
     """A precision's trial on one batch; the model is changed by it."""
     model.train(loss is not None)
     if loss is not None:

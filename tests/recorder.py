@@ -6,6 +6,7 @@ pool, which any replay in that pool may overwrite; and an operation that waits f
 something from the host cannot be captured.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -136,6 +137,16 @@ def _place(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+class Stream:
+    """Stands in for torch.cuda.Stream: everything enqueued is done at once."""
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+    def wait_stream(self, other: object) -> None:
+        """Nothing to wait for."""
+
+
 class Recorder:
     """What was captured since `install`."""
 
@@ -143,8 +154,8 @@ class Recorder:
         self.graphs: list[Graph] = []
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> "Recorder":
-        """Put it in the place of torch.cuda's graphs."""
-        stream = object()
+        """Put it in the place of torch.cuda's graphs and streams."""
+        stream = Stream()
 
         def capture(graph: Graph, **options: Any) -> Capture:
             assert options["stream"] is stream, "captured on another stream than the current one"
@@ -156,6 +167,8 @@ class Recorder:
             "graph": capture,
             "graph_pool_handle": Pool,
             "current_stream": lambda device=None: stream,
+            "Stream": lambda device=None: stream,
+            "stream": lambda stream: contextlib.nullcontext(),
         }
         for name, stand_in in stand_ins.items():
             monkeypatch.setattr(torch.cuda, name, stand_in)

@@ -4,11 +4,12 @@ Every fault of a list that such a step can have is put into its source, and the 
 find it.
 """
 
-import contextlib
+import functools
 import inspect
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +47,15 @@ class Case:
     precision: str = "fp32"
     step: types.ModuleType = step
     teacher_logits: types.ModuleType = teacher_logits
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors of a few hundred values are computed faster by one thread than by two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -107,8 +117,7 @@ def trained(case: Case, capture: bool, task: Task | None = None) -> dict[str, to
     made = case.step.Step(task, Runtime(CPU, case.precision))
     made.take_plan(*begun(task, 1))
     if capture:
-        with contextlib.suppress(recorder.CannotCapture):
-            made.capture()
+        made.capture()
     found = {}
     for epoch in range(1, EPOCHS + 1):
         made.begin(*begun(task, epoch))
@@ -117,6 +126,12 @@ def trained(case: Case, capture: bool, task: Task | None = None) -> dict[str, to
         found[f"losses of epoch {epoch}"] = made.losses.clone()
         found[f"hits of epoch {epoch}"] = made.correct.clone()
     return found | state(made, task)
+
+
+@functools.cache
+def eager(case: Case = Case()) -> dict[str, torch.Tensor]:
+    """What eager steps of dive's own code train."""
+    return trained(case, capture=False)
 
 
 def differences(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
@@ -145,9 +160,9 @@ def test_three_epochs_of_captured_steps_are_those_of_eager_ones_bit_for_bit(
     graphs, views, streamed, precision
 ):
     case = Case(views, streamed, precision)
-    captured, eager = trained(case, capture=True), trained(case, capture=False)
+    captured = trained(case, capture=True)
     assert [len(graph.calls) > 50 for graph in graphs.graphs] == [True, True]
-    assert differences(captured, eager) == []
+    assert differences(captured, eager(case)) == []
     losses_of_epochs = [captured[f"losses of epoch {epoch}"] for epoch in (1, 2, 3)]
     assert torch.stack(losses_of_epochs).isfinite().all() and losses_of_epochs[0].unique().numel() == 3
 
@@ -210,15 +225,18 @@ WAITING: dict[str, Callable[[torch.Tensor], object]] = {
 }
 
 
-@pytest.mark.parametrize("wait", WAITING.values(), ids=WAITING)
-@pytest.mark.parametrize("sizes", [(SIZE, N % SIZE), (N % SIZE,)], ids=["both sizes", "the last"])
+@pytest.mark.parametrize(
+    ("wait", "sizes"),
+    [*((name, (SIZE, N % SIZE)) for name in WAITING), ("item", (N % SIZE,))],
+    ids=[*WAITING, "item in the second graph"],
+)
 def test_a_step_that_waits_for_the_device_is_not_captured_and_trains_eagerly(graphs, wait, sizes):
     plain = make_task()
 
     def loss(*arguments: torch.Tensor) -> torch.Tensor:
         found = plain.loss(*arguments)
         if len(found) in sizes:
-            wait(found)
+            WAITING[wait](found)
         return found
 
     task = replace(plain, loss=loss)
@@ -234,12 +252,8 @@ def test_a_step_that_waits_for_the_device_is_not_captured_and_trains_eagerly(gra
     made.begin(*begun(task, 1))
     for _ in range(task.steps_per_epoch):
         made.advance()
-    eager_task = make_task()
-    eager = Step(eager_task, Runtime(CPU, "fp32"))
-    eager.begin(*begun(eager_task, 1))
-    for _ in range(task.steps_per_epoch):
-        eager.advance()
-    assert differences(state(made, task), state(eager, eager_task)) == []
+    assert torch.equal(made.losses, eager()["losses of epoch 1"])
+    assert torch.equal(made.correct, eager()["hits of epoch 1"])
 
 
 # Faults of `dive.step` as pairs of source text (old, new) that a comparison of training has to find.
@@ -311,12 +325,18 @@ def faulty(module: types.ModuleType, replacements: list[tuple[str, str]]) -> typ
     return made
 
 
+def trains_otherwise(case: Case) -> bool:
+    """Whether captured steps train otherwise than dive's eager ones, or are lost in overwritten memory."""
+    try:
+        return differences(trained(case, capture=True), eager()) != []
+    except (IndexError, RuntimeError) as error:
+        return "out of" in str(error)  # an index read from there
+
+
 @pytest.mark.parametrize("fault", TRAINS_OTHERWISE)
 def test_a_fault_of_the_step_is_found_by_the_comparison_with_eager_steps(graphs, fault):
-    case = Case(step=faulty(step, TRAINS_OTHERWISE[fault]))
-    captured = trained(case, capture=True)
+    assert trains_otherwise(Case(step=faulty(step, TRAINS_OTHERWISE[fault])))
     assert all(graph.calls for graph in graphs.graphs) and len(graphs.graphs) == 2
-    assert differences(captured, trained(Case(), capture=False))
 
 
 @pytest.mark.parametrize("fault", CAPTURE_TRAINS)
@@ -325,20 +345,22 @@ def test_a_fault_of_the_capture_is_found_by_what_it_trains(graphs, fault):
 
 
 def test_a_buffer_of_streamed_logits_bound_anew_is_found_by_the_comparison(graphs):
-    anew = [("        while self._pending:", "        self._buffer = self._buffer.clone()\n        while self._pending:")]
-    case = Case(streamed=True, teacher_logits=faulty(teacher_logits, anew))
-    captured = trained(case, capture=True)
-    assert len(graphs.graphs) == 2 and differences(captured, trained(Case(), capture=False))
+    begins = "        while self._pending:"
+    anew = faulty(teacher_logits, [(begins, f"        self._buffer = self._buffer.clone()\n{begins}")])
+    assert trains_otherwise(Case(streamed=True, teacher_logits=anew))
+    assert all(graph.calls for graph in graphs.graphs) and len(graphs.graphs) == 2
+
+
+def test_an_unchanged_copy_of_the_source_trains_as_the_module_does(graphs):
+    assert not trains_otherwise(Case(step=faulty(step, []), teacher_logits=faulty(teacher_logits, [])))
+    assert changed_by_a_capture(Case(step=faulty(step, []))) == []
 
 
 def learner(monkeypatch, task: Task, name: str, on_cuda: bool) -> Learner:
     """A run in three epochs; on_cuda: as if on a stream of a GPU."""
-    from pathlib import Path
-
     made = Learner(task, Runtime(CPU, "fp32"), Journal(Path(name)), Evaluation(lambda _: 0.5, 2), None)
     if on_cuda:
-        monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
-        monkeypatch.setattr(made, "_stream", types.SimpleNamespace(synchronize=lambda: None))
+        monkeypatch.setattr(made, "_stream", torch.cuda.Stream())
     return made
 
 

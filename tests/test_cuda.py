@@ -19,7 +19,10 @@ from dive.recipe import load
 from dive.step import Step, Task
 from dive.views import FreeViews, ViewedImages, view_space
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device"),
+]
 
 ON_CUDA = ("--config", chain.CONFIG, "--device", "cuda")
 OUT = Path("s.pt")

@@ -42,7 +42,13 @@ class BatchCounts:
             state[prefix + _KEY] = torch.tensor(counts[module])
 
         def read(
-            module: nn.Module, state: dict[str, Any], prefix: str, _: Any, strict: bool, missing: list, *__: Any
+            module: nn.Module,
+            state: dict[str, Any],
+            prefix: str,
+            _: Any,
+            strict: bool,
+            missing: list,
+            *__: Any,
         ) -> None:
             if prefix + _KEY in state:
                 counts[module] = int(state.pop(prefix + _KEY))

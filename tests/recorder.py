@@ -173,3 +173,21 @@ class Recorder:
         for name, stand_in in stand_ins.items():
             monkeypatch.setattr(torch.cuda, name, stand_in)
         return self
+
+
+class Devices(TorchDispatchMode):
+    """Notes every operation that touches a tensor which is not on CUDA; with fake tensors, without a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+        self.on_host: list[str] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        results = function(*args, **(kwargs or {}))
+        self.operations += 1
+        if any(tensor.device.type != "cuda" for tensor in _tensors((args, kwargs, results))):
+            self.on_host.append(str(function))
+        return results

@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 import recorder
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dive import losses, step, teacher_logits
 from dive.autoaugment import AutoAugmentCutout
 from dive.device import Runtime
 from dive.journal import Journal
 from dive.models import build_model
+from dive.models.resnet import CifarResNet
 from dive.progress import Progress
 from dive.randomness import epoch_order, key_hashes, stored_choice
 from dive.recipe import load
@@ -254,6 +256,41 @@ def test_a_step_that_waits_for_the_device_is_not_captured_and_trains_eagerly(gra
         made.advance()
     assert torch.equal(made.losses, eager()["losses of epoch 1"])
     assert torch.equal(made.correct, eager()["hits of epoch 1"])
+
+
+def operations_on_the_host(views: str, constant: Callable[[], torch.Tensor | float]) -> list[str]:
+    """What views, model and loss of a batch on a GPU do with tensors of the host; computes nothing.
+
+    constant: made while the batch is computed, and multiplied into its loss.
+    """
+    space, gpu = SPACES[views](1, True, SIDE, SIDE), torch.device("cuda:0")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with gpu:
+            model = CifarResNet(blocks=1, classes=CLASSES)
+            rows = torch.zeros(SIZE, dtype=torch.int64)
+            said, log_counts = torch.zeros(SIZE, CLASSES, dtype=torch.float16), torch.zeros(CLASSES)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.num_batches_tracked = None  # as in a step
+        pixels = np.zeros((N, SIDE, SIDE, 3), np.uint8)
+        images = ViewedImages(pixels, space, (0.5,) * 3, (0.25,) * 3, gpu)
+        with recorder.Devices() as devices:
+            logits = model(images.batch(rows, rows))
+            loss = losses.dive(
+                logits, rows, said, log_counts, tau=3.0, power=0.5, student_tau=3.0, weight=0.5
+            )
+            loss = loss * constant()
+    assert devices.operations > 50 and loss.device == gpu
+    return devices.on_host
+
+
+@pytest.mark.parametrize("views", list(SPACES))
+def test_views_model_and_loss_bring_nothing_from_the_host(views):
+    assert operations_on_the_host(views, lambda: 2.0) == []
+
+
+def test_a_constant_of_the_host_in_the_loss_is_found():
+    assert operations_on_the_host("crop_flip", lambda: torch.tensor(2.0)) != []
 
 
 # Faults of `dive.step` as pairs of source text (old, new) that a comparison of training has to find.

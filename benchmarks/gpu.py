@@ -18,7 +18,7 @@ import torch
 from benchmarks.measure import Figure, interleaved, report
 from benchmarks.scene import Scene, machine
 from benchmarks.stepping import Stepping
-from dive.device import Runtime
+from dive.device import Runtime, choose_device, precisions
 from dive.journal import Journal
 from dive.progress import Progress
 from dive.step import Task
@@ -36,7 +36,7 @@ class TimedSteps(Stepping):
         self._stream.wait_stream(torch.cuda.current_stream(runtime.device))
         with (
             torch.cuda.stream(self._stream),
-            torch.backends.cudnn.flags(enabled=True, benchmark=autotune, allow_tf32=False),
+            torch.backends.cudnn.flags(enabled=True, benchmark=autotune),
         ):
             super().__init__(task, runtime)
             if graph:
@@ -82,9 +82,14 @@ def steps(scene: Scene) -> Iterator[Figure]:
         "none": TimedSteps(scene.task(None), scene.runtime, graph=True),
         "online": TimedSteps(scene.task(scene.online()), scene.runtime, graph=True),
     }
+    for precision in precisions(scene.device):
+        runtime = Runtime(scene.device, precision)
+        cases[precision] = TimedSteps(scene.task(resident), runtime, graph=True)
     times = interleaved(cases, rounds=7, warm_ups=2)
     yield times.figure("step as a graph / eager", "graph", "eager", at_most=0.4)
     yield Figure("step as a graph", 1000 * times.median("graph"), "ms")
+    for precision in precisions(scene.device):
+        yield Figure(f"step as a graph in {precision}", 1000 * times.median(precision), "ms")
     yield times.figure("step, cuDNN autotuned / not", "autotuned", "graph")
     yield times.figure("step, cache streamed / resident", "streamed", "graph", at_most=1.05)
     yield times.figure("step from cache / without distillation", "graph", "none", at_most=1.03)
@@ -141,7 +146,7 @@ def main() -> None:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="dive-bench-") as name:
         folder = Path(name)
-        scene = Scene(folder, torch.device("cuda"))
+        scene = Scene(folder, choose_device("cuda"))
         for part in (agreement(scene), steps(scene), whole_run(scene, folder), side_by_side(scene, folder)):
             figures += part
             print(f"{figures[-1].name}: {figures[-1].shown}", file=sys.stderr)

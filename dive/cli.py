@@ -80,7 +80,8 @@ def _report(error: BaseException) -> int | None:
         _complain(_on_one_line(error.format_message()) + hint)
         return error.exit_code
     if isinstance(error, DiveError):
-        _complain(str(error))
+        for message in error.messages:
+            _complain(message)
         return error.exit_code
     if isinstance(error, BrokenPipeError):
         return 1  # whoever read the output has gone away

@@ -1,63 +1,123 @@
-"""The device a command runs on, and the precision it computes in there."""
+"""The device a command runs on, and how it computes there: precision, threads, TF32.
 
+A `Runtime` changes torch's settings only inside its contexts and puts them back, so that no run
+computes under the settings of another.
+"""
+
+import contextlib
 import copy
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from dive.errors import DiveError
+from dive.models.batch_counts import BatchCounts
 
-# How far bf16 may lie from fp32 on one batch, as a share of the norm. bf16 keeps 8 significant bits;
-# a sound kernel through some thirty layers stays well below, a wrong one is off by the order of one.
+# How far a precision may lie from fp32 on one batch, as a share of the norm. bf16 keeps 8 significant
+# bits, TF32 11; a sound kernel through some thirty layers stays well below, a wrong one is off by the
+# order of one.
 LOGITS_TOLERANCE = 0.05
 GRADIENT_TOLERANCE = 0.2
-FIRST_WITH_BF16 = (8, 0)  # CUDA compute capability; older cards emulate it, slowly
-CLEARLY_FASTER = 0.9  # of the fp32 time; within that, exactness wins and noise does not decide
+TENSOR_CORES = (8, 0)  # CUDA compute capability that has TF32 and bf16; older cards lack or emulate them
+CLEARLY_FASTER = 0.9  # of the time of a more exact precision; within that, exactness wins
+NO_TF32 = "TF32 needs a CUDA device of compute capability 8.0 or later and is not there"
+ROUNDS, REPEATS = 5, 10  # of a trial on CUDA: rounds timed, passes in each
+
+Work = Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and in which precision a model runs. `reason` says how the precision was chosen."""
+    """Where and how a model computes.
+
+    precision: fp32, tf32 (CUDA alone) or bf16. reason: how the precision was chosen. threads: how many
+    a CPU computes with; those of this process unless given.
+    """
 
     device: torch.device
     precision: str
     reason: str = ""
+    threads: int = field(default_factory=torch.get_num_threads)
 
-    def autocast(self) -> AbstractContextManager:
-        """The context of a forward pass: bf16 autocast, or nothing in fp32."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """The settings to compute under, put back at the end: threads on a CPU, TF32 on or off on CUDA."""
+        if self.device.type == "cuda":
+            with _fp32_kernels("tf32" if self.precision == "tf32" else "ieee"):
+                yield
+        else:
+            with _threads(self.threads):
+                yield
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """The context of a forward pass: `computing`, with bf16 autocast where that is the precision."""
+        bf16 = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        with self.computing(), bf16:
+            yield
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _fp32_kernels(kind: str) -> Iterator[None]:
+    """Products and convolutions of float32 on CUDA computed as `ieee` or `tf32` asks."""
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = kind
+        yield
+    finally:
+        for switch, was in zip(switches, before, strict=True):
+            switch.fp32_precision = was
 
 
 def choose_device(wanted: str) -> torch.device:
     """The device `auto`, `cpu`, `cuda` or `cuda:N` names; raises DiveError where it is not there.
 
-    fp32 on CUDA is made real fp32: TF32 is switched off.
+    A CUDA device has its number, `cuda` being the current one, and becomes the current one: streams,
+    events and pinned memory that do not name a device are then its own.
     """
-    torch.backends.cudnn.allow_tf32 = False
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted == "cpu":
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     name, _, number = wanted.partition(":")
-    if name != "cuda" or (":" in wanted and not (number.isascii() and number.isdigit())):
+    if wanted != "auto" and (
+        name != "cuda" or (":" in wanted and not (number.isascii() and number.isdigit()))
+    ):
         raise DiveError(f"--device {wanted!r} is not auto, cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
         raise DiveError(f"--device {wanted}: this machine has no CUDA device torch can use; try --device cpu")
     if number and int(number) >= torch.cuda.device_count():
         raise DiveError(f"--device {wanted}: this machine has {torch.cuda.device_count()} CUDA device(s)")
-    return torch.device("cuda", int(number)) if number else torch.device("cuda")
+    device = torch.device("cuda", int(number) if number else torch.cuda.current_device())
+    torch.cuda.set_device(device)
+    return device
 
 
-def device_name(device: torch.device) -> str:
-    """The device in words, for results: the GPU's name, or the processor with its thread count."""
+def device_name(device: torch.device, threads: int | None = None) -> str:
+    """The device in words, for results: the GPU's name, or the processor with its thread count.
+
+    threads: those of this process unless given.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    return f"{_processor()}, {torch.get_num_threads() if threads is None else threads} threads"
 
 
 def _processor() -> str:
@@ -69,6 +129,15 @@ def _processor() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
 
 
+def precisions(device: torch.device) -> tuple[str, ...]:
+    """The precisions a device computes in by hardware of its own, the most exact first."""
+    if device.type == "cpu":
+        return "fp32", "bf16"
+    if torch.cuda.get_device_capability(device) >= TENSOR_CORES:
+        return "fp32", "tf32", "bf16"
+    return ("fp32",)
+
+
 def choose_precision(
     wanted: str,
     device: torch.device,
@@ -76,52 +145,128 @@ def choose_precision(
     batch: torch.Tensor | None = None,
     loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Runtime:
-    """The runtime for `auto`, `fp32` or `bf16`.
+    """The runtime for `auto`, `fp32`, `tf32` or `bf16`; raises DiveError where the device has no TF32.
 
-    On CUDA `auto` is bf16 where the card has it. On a CPU it is bf16 only if it measures clearly
-    faster than fp32 on this model and this real batch (B, channels, H, W), and agrees with it: bf16 on
-    CPUs has had slow and wrong kernels. With `loss` (logits to per-example losses) the trial is a
-    training step, else a forward pass in eval mode. The model itself is left as it was. Elsewhere
-    nothing is tried and no batch needed.
+    `auto` tries the device's precisions on this model and this real batch (B, channels, H, W), which
+    only `auto` needs. It is fp32 unless another agrees with fp32 and measures clearly faster than
+    every more exact one: bf16 on CPUs has had slow and wrong kernels, and on CUDA batch norm in bf16
+    takes other kernels than in fp32. With `loss` (logits to per-example losses) the trial is a
+    training step, else a forward pass in eval mode. The model itself is left as it was.
     """
+    if wanted == "tf32" and wanted not in precisions(device):
+        raise DiveError(f"--precision tf32: {NO_TF32} on {device_name(device)}; give fp32 or bf16")
     if wanted != "auto":
         return Runtime(device, wanted, "as asked for")
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= FIRST_WITH_BF16
-        return Runtime(
-            device, *(("bf16", "on CUDA") if native else ("fp32", "this GPU has no bf16 of its own"))
-        )
+    candidates = precisions(device)
+    if candidates == ("fp32",):
+        return Runtime(device, "fp32", "this GPU has no TF32 and no bf16 of its own")
     assert batch is not None
-    trials = {p: _trial(Runtime(device, p), copy.deepcopy(model), batch, loss) for p in ("fp32", "bf16")}
-    (slow, *exact), (fast, *rounded) = trials["fp32"], trials["bf16"]
-    off = [_distance(a, b) for a, b in zip(rounded, exact, strict=True)]
-    right = all(d <= limit for d, limit in zip(off, (LOGITS_TOLERANCE, GRADIENT_TOLERANCE), strict=False))
-    measured = (
-        f"{fast * 1000:.0f} ms a batch in bf16, {slow * 1000:.0f} ms in fp32, logits differ by {off[0]:.1%}"
+    trials = {p: _trial(Runtime(device, p), copy.deepcopy(model), batch, loss) for p in candidates}
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the memory of the trials' graphs
+    best = "fp32"
+    for candidate in candidates[1:]:
+        clearly_faster = trials[candidate].seconds < CLEARLY_FASTER * trials[best].seconds
+        if clearly_faster and trials[candidate].agrees(trials["fp32"]):
+            best = candidate
+    return Runtime(device, best, _told(trials))
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What a precision gave: seconds a pass, its logits, and if it trained its gradient."""
+
+    seconds: float
+    logits: torch.Tensor
+    gradient: torch.Tensor | None
+
+    def agrees(self, exact: "_Trial") -> bool:
+        """Whether logits and gradient are those of `exact` but for rounding."""
+        near = _distance(self.logits, exact.logits) <= LOGITS_TOLERANCE
+        if self.gradient is None or exact.gradient is None:
+            return near
+        return near and _distance(self.gradient, exact.gradient) <= GRADIENT_TOLERANCE
+
+
+def _told(trials: dict[str, _Trial]) -> str:
+    """The trials in words, the least exact first."""
+    *others, _ = names = list(reversed(trials))
+    times = ", ".join(
+        f"{_milliseconds(trials[p].seconds)} ms {'a batch ' if p == names[0] else ''}in {p}" for p in names
     )
-    faster = fast < CLEARLY_FASTER * slow
-    return Runtime(device, "bf16" if right and faster else "fp32", measured)
+    off = " and ".join(f"{_distance(trials[p].logits, trials['fp32'].logits):.1%}" for p in others)
+    return f"{times}, logits differ by {off}"
 
 
-def _trial(
-    runtime: Runtime, model: torch.nn.Module, batch: torch.Tensor, loss: Callable | None
-) -> list[float | torch.Tensor]:
-    """Median seconds of three passes, the first pass's logits and, if training, its gradient."""
-    seconds, results = [], []
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.0f}" if seconds >= 0.01 else f"{1000 * seconds:.2g}"
+
+
+def _trial(runtime: Runtime, model: torch.nn.Module, batch: torch.Tensor, loss: Callable | None) -> _Trial:
+    """A precision's trial on one batch; the model is changed by it."""
     model.train(loss is not None)
-    for _ in range(4):
-        start = time.perf_counter()
+    if loss is not None:
+        BatchCounts(model)  # as in the step
+
+    def work() -> torch.Tensor:
         model.zero_grad()
-        with runtime.autocast(), torch.set_grad_enabled(loss is not None):
-            logits = model(batch)
-        if loss is not None:
-            loss(logits).mean().backward()
-        seconds.append(time.perf_counter() - start)
-        if not results:
-            results = [logits.detach().float()]
+        with runtime.computing():
+            with runtime.autocast(), torch.set_grad_enabled(loss is not None):
+                logits = model(batch)
             if loss is not None:
-                results.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    return [statistics.median(seconds[1:]), *results]
+                loss(logits).mean().backward()
+        return logits.detach()
+
+    timed = _seconds_on_cuda if runtime.device.type == "cuda" else _seconds_on_cpu
+    logits = work().float()
+    gradient = None
+    if loss is not None:
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+    return _Trial(timed(work, runtime.device, loss is not None), logits, gradient)
+
+
+def _seconds_on_cpu(work: Work, device: torch.device, trains: bool) -> float:
+    """Median seconds of three passes."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def _seconds_on_cuda(work: Work, device: torch.device, trains: bool) -> float:
+    """Median seconds of a pass as the command will run it: training replays a graph, an export enqueues.
+
+    The launches of an eager step cost more than its kernels and would hide which precision is faster.
+    """
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    seconds = []
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            work()
+        repeat = _captured(work, stream) if trains else work
+        repeat()
+        for _ in range(ROUNDS):
+            stream.synchronize()
+            start = time.perf_counter()
+            for _ in range(REPEATS):
+                repeat()
+            stream.synchronize()
+            seconds.append((time.perf_counter() - start) / REPEATS)
+    return statistics.median(seconds)
+
+
+def _captured(work: Work, stream: torch.cuda.Stream) -> Callable[[], object]:
+    """`work` as a graph's replay; `work` itself where it cannot be captured, as the step will be then."""
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            work()
+    except RuntimeError:
+        return work
+    return graph.replay
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:

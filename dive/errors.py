@@ -4,11 +4,31 @@ Each message is one line for a person: what is wrong, where, and what to do next
 line prints it and exits with `exit_code`; nothing else in the package prints or exits.
 """
 
+from collections.abc import Sequence
+
 
 class DiveError(Exception):
     """Something the user can mend. Base of all errors dive raises on purpose."""
 
     exit_code = 1
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """What to tell, one line each."""
+        return (str(self),)
+
+
+class SeveralErrors(DiveError):
+    """Several things went wrong in one command, each told on a line of its own."""
+
+    def __init__(self, errors: Sequence[DiveError]) -> None:
+        super().__init__("; ".join(map(str, errors)))
+        self.errors = tuple(errors)
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """What to tell, one line each."""
+        return tuple(message for error in self.errors for message in error.messages)
 
 
 class RecipeError(DiveError):

@@ -14,7 +14,7 @@ from dive.cache_layout import Content
 from dive.cache_part import part_path, require_own_files
 from dive.cache_writer import CacheWriter, unfinished
 from dive.dataset import load_training
-from dive.device import Runtime, choose_device, choose_precision, device_name
+from dive.device import NO_TF32, Runtime, choose_device, choose_precision, device_name, precisions
 from dive.documents import differences, plain
 from dive.errors import CheckpointError, OutputError
 from dive.logit_cache import LogitCache
@@ -177,6 +177,11 @@ def _runtime(
             raise OutputError(
                 f"{part_path(export.out)} is an unfinished export in {facts['precision']}, not {wanted}; "
                 f"give --precision {facts['precision']} to go on with it, or --force to start anew"
+            )
+        if facts["precision"] == "tf32" and "tf32" not in precisions(device):
+            raise OutputError(
+                f"{part_path(export.out)} is an unfinished export in tf32: {NO_TF32} on "
+                f"{device_name(device)}; resume it on such a device, or --force to start anew"
             )
         warn_if_others(facts["versions"], str(part_path(export.out)), progress)
         return Runtime(device, facts["precision"], "as the stopped export"), facts

@@ -126,7 +126,7 @@ class Recipe:
 
     name: str = _key("cifar100_lt_bbn", bounds.file_name)
     seed: int = _key(0, within(*bounds.SEEDS))
-    precision: str = _key("auto", one_of("auto", "fp32", "bf16"))
+    precision: str = _key("auto", one_of("auto", "fp32", "tf32", "bf16"))
     data: Data = field(default_factory=Data)
     views: Views = field(default_factory=Views)
     model: Model = field(default_factory=Model)

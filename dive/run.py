@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from dive import checkpoint, files
-from dive.device import Runtime, choose_precision, device_name
+from dive.device import NO_TF32, Runtime, choose_precision, device_name, precisions
 from dive.documents import differences
-from dive.errors import OutputError, TrainingError
+from dive.errors import OutputError, SeveralErrors, TrainingError
 from dive.evaluation import Accuracy, evaluate
 from dive.journal import Journal
 from dive.longtail import Dataset
@@ -51,6 +51,21 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What became of the runs of one command: those that finished, in their order, and why others failed."""
+
+    results: list[Result]
+    failures: list[TrainingError]
+
+    def require_all(self) -> None:
+        """Raise the TrainingError of the run that failed, or SeveralErrors where several did."""
+        if len(self.failures) > 1:
+            raise SeveralErrors(self.failures)
+        if self.failures:
+            raise self.failures[0]
+
+
+@dataclass(frozen=True)
 class Lesson:
     """One run to make, and what makes it a teacher's or a student's.
 
@@ -72,19 +87,19 @@ class Lesson:
 
 def run(
     lessons: Sequence[Lesson], dataset: Dataset, order: Order, device: torch.device, progress: Progress
-) -> list[Result]:
+) -> Trained:
     """Train as the lessons say and write checkpoint, record and history of each; resume what was stopped.
 
     The recipes of several lessons may differ in seed and distillation alone. On CUDA they train side
     by side; on a CPU, which one fills, one after the other. Among several, one that is finished
-    already is kept as it is, and one that fails does not stop the others; its TrainingError is raised
-    after them. Raises OutputError where another finished result, another process or an
-    unfinished run of another recipe is in the way.
+    already is kept as it is, and one whose loss is not finite does not stop the others; it is among the
+    failures returned. Raises OutputError where another finished result, another process or an
+    unfinished run of another recipe is in the way. torch's settings are afterwards as they were.
     """
     with contextlib.ExitStack() as locks:
         for lesson in lessons:
             locks.enter_context(files.only_writer(lesson.out))
-        return _Runs(dataset, order, device, progress).results(lessons)
+        return _Runs(dataset, order, device, progress).trained(lessons)
 
 
 class _Runs:
@@ -97,8 +112,8 @@ class _Runs:
         self._log_counts = torch.from_numpy(np.log(dataset.train.counts)).float().to(device)
         self._runtime: Runtime | None = None
 
-    def results(self, lessons: Sequence[Lesson]) -> list[Result]:
-        """The results of all lessons, in their order."""
+    def trained(self, lessons: Sequence[Lesson]) -> Trained:
+        """What became of all lessons, in their order."""
         found: dict[Path, Result] = {}
         waiting = []
         for lesson in lessons:
@@ -113,9 +128,7 @@ class _Runs:
             results, failed = self._train(group)
             found |= {result.path: result for result in results}
             failures += failed
-        if failures:
-            raise failures[0]
-        return [found[lesson.out] for lesson in lessons]
+        return Trained([found[lesson.out] for lesson in lessons if lesson.out in found], failures)
 
     def _finished(self, lesson: Lesson) -> Result | None:
         """The result at the lesson's place, if there is one; raises OutputError where it is another's."""
@@ -182,7 +195,7 @@ class _Runs:
         self._progress.note(
             f"{lesson.kind}: {recipe.model.name}, {parameter_count(model):,} parameters, "
             f"{epochs_of(recipe.schedule, task.steps_per_epoch)} epochs of {task.steps_per_epoch} steps, "
-            f"on {device_name(self._device)}"
+            f"on {device_name(self._device, runtime.threads)}"
         )
         evaluation = Evaluation(lambda trained: self._accuracy(trained, recipe).all, self._order.eval_every)
         return Learner(task, runtime, Journal(lesson.out), evaluation, state)
@@ -202,7 +215,8 @@ class _Runs:
     def _finish(self, lesson: Lesson, learner: Learner, together: int) -> Result:
         """Evaluate a trained model and write its history, record and checkpoint."""
         model, history, journal = learner.task.model, learner.history, learner.journal
-        final = self._accuracy(model, lesson.recipe)
+        with learner.runtime.computing():
+            final = self._accuracy(model, lesson.recipe)
         history[-1]["test_accuracy"] = final.all
         weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
         record = _record(lesson, self._dataset, learner.runtime, weights, final, history)
@@ -229,7 +243,7 @@ def _identity(recipe: Recipe, kind: str, fingerprint: str, facts: dict[str, Any]
 def _try_precisions(task: Task, device: torch.device) -> Runtime:
     """The runtime for the recipe's precision; where that is `auto`, chosen on the first real batch."""
     recipe = task.recipe
-    if recipe.precision != "auto" or device.type != "cpu":
+    if recipe.precision != "auto" or len(precisions(device)) == 1:
         return choose_precision(recipe.precision, device, task.model)  # nothing to try
     order = epoch_order(recipe.seed, 1, task.hashes)[: recipe.schedule.batch_size]
     columns = np.zeros_like(order)
@@ -255,13 +269,19 @@ def _runtime_of(
             f"{path} is an unfinished run in {state['precision']}, not {wanted}; "
             f"give --precision {state['precision']} to go on with it, or --force to start anew"
         )
-    if device.type == "cpu" and state["threads"] != torch.get_num_threads():
-        progress.note(f"going on with the {state['threads']} threads of the stopped run")
-        torch.set_num_threads(state["threads"])
+    if state["precision"] == "tf32" and "tf32" not in precisions(device):
+        raise OutputError(
+            f"{path} is an unfinished run in tf32: {NO_TF32} on {device_name(device)}; "
+            "resume it on such a device, or --force to start anew"
+        )
+    threads = torch.get_num_threads()
+    if device.type == "cpu" and state["threads"] != threads:
+        threads = state["threads"]
+        progress.note(f"going on with the {threads} threads of the stopped run")
     warn_if_others(state.get("versions", {}), f"{path}", progress)
     done, epochs = len(state["history"]), state["epochs"]
     progress.note(f"going on after epoch {done} of {epochs} in {state['precision']} ({path})")
-    return Runtime(device, state["precision"], "as the stopped run")
+    return Runtime(device, state["precision"], "as the stopped run", threads)
 
 
 def _record(
@@ -293,8 +313,8 @@ def _record(
         "train_accuracy": history[-1]["train_accuracy"],
         "epochs": len(history),
         "seconds": round(sum(entry["seconds"] for entry in history), 1),
-        "device": device_name(runtime.device),
+        "device": device_name(runtime.device, runtime.threads),
         "precision": runtime.precision,
-        "threads": torch.get_num_threads(),
+        "threads": runtime.threads,
         "versions": versions(),
     }

@@ -2,7 +2,9 @@
 
 A step is one gather, one forward and backward, one fused update. It reads where it stands from a
 cursor on the device and moves that on, so the host says "step" and nothing else. On CUDA it is
-captured as a graph, one for the full batch and one for the last, smaller one, and replayed.
+captured as a graph, one for the full batch and one for the last, smaller one, and replayed. All it
+leaves behind lies in tensors that exist before it: a replay fills those, and what a step makes for
+itself is gone with the next one.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +16,7 @@ import torch
 
 from dive.checkpoint import same_tensors
 from dive.device import Runtime
+from dive.models.batch_counts import BatchCounts
 from dive.recipe import Recipe
 from dive.schedule import steps_per_epoch
 from dive.teacher_logits import TeacherLogits
@@ -107,7 +110,8 @@ class Step:
         self.losses = torch.zeros(steps, device=device)
         self.correct = torch.zeros(1, dtype=torch.int64, device=device)
         self.optimizer = make_optimizer(task.model, task.recipe, self._rate)
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._counts = BatchCounts(task.model)
+        self._graphs: dict[int, _Graph] = {}
 
     def load_state(self, model: dict[str, Any], optimizer: dict[str, Any]) -> None:
         """Take up weights and momentum, as `state_dict` gave them; to be called before `capture`.
@@ -148,10 +152,11 @@ class Step:
         size = self._last_size if self._at == self._steps - 1 else self._size
         if self._task.teacher is not None:
             self._task.teacher.load()
-        if size in self._graphs:
-            self._graphs[size].replay()
-        else:
+        if (recorded := self._graphs.get(size)) is None:
             self._run(size)
+        else:
+            recorded.graph.replay()
+            self._counts.add(recorded.passes)
         self._at += 1
 
     def _run(self, size: int) -> None:
@@ -159,12 +164,13 @@ class Step:
         task = self._task
         rows, ids, columns = self._plan.index_select(1, self._cursor * self._size + self._offsets[:size])
         self._rate.copy_(self._rates.index_select(0, self._cursor)[0])
-        with self._runtime.autocast():
-            logits = task.model(task.images.batch(rows, ids))
-        loss = task.losses(logits, rows, columns).mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        with self._runtime.computing():
+            with self._runtime.autocast():
+                logits = task.model(task.images.batch(rows, ids))
+            loss = task.losses(logits, rows, columns).mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
         self.losses.index_copy_(0, self._cursor, loss.detach()[None])
         self.correct += (logits.detach().argmax(dim=1) == task.labels[rows]).sum()
         self._cursor += 1
@@ -176,29 +182,51 @@ class Step:
         nothing then. Nothing is trained by it. Raises RuntimeError where the capture fails; the step
         goes on eagerly then.
         """
-        stream = torch.cuda.current_stream(self._runtime.device)
         before = [(tensor, tensor.clone()) for tensor in self._trained()]
-        sizes = {self._last_size} | ({self._size} if self._steps > 1 else set())
-        graphs = {}
+        counts = self._counts.values()
+        sizes = list(dict.fromkeys([self._size, self._last_size] if self._steps > 1 else [self._last_size]))
         try:
             for size in sizes:
                 for _ in range(WARM_UPS):
                     self._cursor.zero_()
                     self._run(size)
             self._cursor.zero_()
-            for size in sizes:
-                graphs[size] = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graphs[size], stream=stream):
-                    self._run(size)
-            self._graphs = graphs
+            self._graphs = self._record(sizes)
         finally:
             self.optimizer.zero_grad()
             with torch.no_grad():
                 for tensor, value in before:
                     tensor.copy_(value)
+            self._counts.restore(counts)
             self._rewind()
+
+    def _record(self, sizes: list[int]) -> dict[int, "_Graph"]:
+        """The graph of each batch size.
+
+        They share one memory pool: they replay one after the other on one stream, and none reads what
+        another left in it.
+        """
+        stream = torch.cuda.current_stream(self._runtime.device)
+        pool = torch.cuda.graph_pool_handle()
+        graphs = {}
+        for size in sizes:
+            counts = self._counts.values()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool, stream=stream):
+                self._run(size)
+            graphs[size] = _Graph(graph, self._counts.since(counts))
+        return graphs
 
     def _trained(self) -> list[torch.Tensor]:
         """Every tensor that training changes: weights, batch norm's statistics, momentum."""
+        model = self._task.model
         momentum = [state["momentum_buffer"] for state in self.optimizer.state.values()]
-        return [*self._task.model.state_dict().values(), *momentum]
+        return [*model.parameters(), *model.buffers(), *momentum]
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A captured step. passes: how often each batch norm is gone through in it."""
+
+    graph: torch.cuda.CUDAGraph
+    passes: dict[torch.nn.Module, int]

@@ -17,7 +17,7 @@ from dive.logit_cache import LogitCache
 from dive.longtail import Samples
 from dive.progress import Progress
 from dive.recipe import Recipe
-from dive.run import Lesson, Order, Result, run
+from dive.run import Lesson, Order, Trained, run
 from dive.step import Loss
 from dive.teacher_logits import ResidentLogits, StreamedLogits, TeacherLogits, fits
 from dive.versions import warn_if_others
@@ -42,12 +42,12 @@ class Distill:
 
 def train_students(
     recipes: Sequence[Recipe], out: Path, distill: Distill, order: Order, progress: Progress
-) -> list[Result]:
+) -> Trained:
     """Train each recipe's student from one cache; recipes may differ in seed and distillation alone.
 
     One student is written to `out`; of several, each to the file `grid_path` names. Raises CacheError
-    where the cache is not whole or of other samples, classes or views, DataError, OutputError or
-    TrainingError; an earlier result stays as it was.
+    where the cache is not whole or of other samples, classes or views, DataError or OutputError; an
+    earlier result stays as it was. Students whose loss is not finite are among the failures returned.
     """
     outs = grid_paths(out, recipes)
     if len(recipes) == 1:

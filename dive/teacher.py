@@ -23,7 +23,9 @@ def train_teacher(recipe: Recipe, out: Path, order: Order, progress: Progress) -
     Journal(out).refuse_finished(order.force)
     device = choose_device(order.device)
     dataset = load_dataset(recipe, progress)
-    return run([_lesson(recipe, out)], dataset, order, device, progress)[0]
+    trained = run([_lesson(recipe, out)], dataset, order, device, progress)
+    trained.require_all()
+    return trained.results[0]
 
 
 def _lesson(recipe: Recipe, out: Path) -> Lesson:

@@ -1,7 +1,9 @@
 """The training loop: one for teacher and student, one run or several at once.
 
 The order and the views of an epoch are functions of (seed, epoch), so a run that is stopped and
-started again ends in the weights of one that never was.
+resumed takes the steps of one that never was. On a CPU it ends in the same weights bit for bit, with
+the same threads and precision; on CUDA only where torch is told to use deterministic algorithms, as
+some of its kernels add in no fixed order.
 """
 
 import contextlib
@@ -161,7 +163,7 @@ class Learner:
         A loss that is not finite ends the run instead.
         """
         epoch = self.epoch
-        with self.on_stream():
+        with self.on_stream(), self.runtime.computing():
             losses, correct = self._step.losses.cpu(), int(self._step.correct)
             if not torch.isfinite(losses).all():
                 step = int((~torch.isfinite(losses)).int().argmax())
@@ -192,7 +194,7 @@ class Learner:
             "history": self.history,
             "epochs": self.epochs,
             "precision": self.runtime.precision,
-            "threads": torch.get_num_threads(),
+            "threads": self.runtime.threads,
             "versions": versions(),
         }
 

@@ -71,7 +71,7 @@ def sample(
 
     from dive import checkpoint
     from dive.dataset import load_training
-    from dive.device import Runtime, choose_device
+    from dive.device import Runtime, choose_device, precisions
     from dive.stored_views import recipe_of
     from dive.views import ViewedImages, require_ids, require_same, view_space
 
@@ -102,7 +102,8 @@ def sample(
         target,
     )
     model = model.to(target, memory_format=torch.channels_last).eval()
-    runtime = Runtime(target, cache.facts["precision"])
+    recorded = cache.facts["precision"]
+    runtime = Runtime(target, "fp32" if recorded not in precisions(target) else recorded)
     said = []
     places = torch.from_numpy(np.stack([rows_here[rows], cache.views[rows, columns]]).astype(np.int64))
     with torch.inference_mode():
@@ -143,9 +144,9 @@ def _rows_here(cache: LogitCache, train: "Samples") -> np.ndarray:
 def _allowed(cache: LogitCache, largest: float) -> float:
     """How far a logit may lie from the stored one, by rounding alone.
 
-    In fp32 kernels of another batch size may differ by some 10⁻⁴ of the largest logit, in bf16 by four
-    units in its last place; storing adds half a unit of the cache's own type.
+    In fp32 kernels of another batch size may differ by some 10⁻⁴ of the largest logit, in TF32 and bf16
+    by four units in its last place; storing adds half a unit of the cache's own type.
     """
-    computing = 1e-4 if cache.facts["precision"] == "fp32" else 4 * 2.0**-8
+    computing = {"fp32": 1e-4, "tf32": 4 * 2.0**-11}.get(cache.facts["precision"], 4 * 2.0**-8)
     storing = float(np.finfo(cache.dtype).eps) / 2
     return float(largest) * (computing + storing)

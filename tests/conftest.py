@@ -8,7 +8,7 @@ import hashlib
 import io
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import hypothesis
@@ -27,6 +27,20 @@ hypothesis.settings.register_profile(
     "dive", max_examples=40, deadline=None, database=None, derandomize=True, print_blob=True
 )
 hypothesis.settings.load_profile("dive")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Hide GPUs from every test that is not marked `cuda`: `--device auto` is the CPU in it.
+
+    The tests' figures are a CPU's; a machine with a GPU must give them too, in child processes as here.
+    """
+    if item.get_closest_marker("cuda"):
+        return (yield)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ import folders
 import h5py
 import numpy as np
 import pytest
-import torch
 
 from dive import checkpoint
 from dive.logit_cache import LogitCache
@@ -510,7 +509,6 @@ def test_an_output_that_is_a_folder_is_named(digits):
         assert "is a folder" in refused(*arguments, "--force", code=1)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
 def test_cuda_where_there_is_none_is_refused(digits, device):
     for arguments in (*writers(digits, "out")[:3], ("eval", digits.teacher)):

@@ -19,7 +19,10 @@ from dive.recipe import load
 from dive.step import Step, Task
 from dive.views import FreeViews, ViewedImages, view_space
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device"),
+]
 
 ON_CUDA = ("--config", chain.CONFIG, "--device", "cuda")
 OUT = Path("s.pt")
@@ -92,6 +95,26 @@ def test_every_step_of_an_epoch_is_the_same_as_a_graph_the_last_smaller_one_too(
     torch.testing.assert_close(graph, eager, rtol=1e-3, atol=1e-4)
     assert abs(right - right_too) <= 2
     torch.testing.assert_close(means, means_too, rtol=1e-3, atol=1e-4)
+
+
+def test_auto_is_measured_and_its_choice_is_recorded(digits):
+    arguments = ("student", *ON_CUDA, *GENTLE, "--precision", "auto", "--cache", digits.cache, "--out", OUT)
+    outcome = chain.succeed(*arguments)
+    (note,) = [line for line in outcome.err.splitlines() if line.startswith("precision ")]
+    document = checkpoint.load(OUT)
+    assert note.startswith(f"precision {document['precision']}: ")
+    if torch.cuda.get_device_capability() >= (8, 0):
+        assert "ms a batch in bf16" in note and "ms in tf32" in note and "ms in fp32" in note
+
+
+def test_tf32_is_a_runs_own_and_a_checkpoint_counts_the_batches_of_its_captured_steps(digits):
+    parts = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before = [part.fp32_precision for part in parts]
+    student(digits, "--precision", "tf32" if torch.cuda.get_device_capability() >= (8, 0) else "fp32")
+    assert [part.fp32_precision for part in parts] == before
+    weights = checkpoint.load(OUT)["model"]
+    counts = [int(value) for name, value in weights.items() if name.endswith("num_batches_tracked")]
+    assert counts == [2 * 13] * 7
 
 
 def test_a_failing_capture_says_so_in_one_line_and_trains_eagerly(digits, eager):

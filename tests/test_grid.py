@@ -1,12 +1,15 @@
 """Several students from one cache in one command, each as if it had been trained alone."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import chain
 import pytest
 import torch
 
+from dive import training
 from dive.step import Step
 
 GRID = ("--tau", 3, 6, "--seed", 0, 1)
@@ -26,6 +29,22 @@ def weights(path: Path | str) -> dict[str, torch.Tensor]:
 def same_weights(one: Path | str, other: Path | str) -> bool:
     a, b = weights(one), weights(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@contextlib.contextmanager
+def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[None]:
+    """Ctrl-C comes just before a step, counted from 1 over all students."""
+    real, calls = Step.advance, []
+
+    def stopping(self: Step) -> None:
+        calls.append(1)
+        if len(calls) == step:
+            raise KeyboardInterrupt
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "advance", stopping)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +97,7 @@ def test_json_is_one_document_of_all_students(digits):
 
 
 def test_a_stopped_grid_keeps_what_is_finished_and_goes_on_with_the_rest(digits, whole, monkeypatch):
-    real, calls = Step.advance, []
-
-    def stopping(self):
-        calls.append(1)
-        if len(calls) == 2 * 13 + 5:  # in the second student
-            raise KeyboardInterrupt
-        return real(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Step, "advance", stopping)
+    with stopped_at(monkeypatch, 2 * 13 + 5):  # in the second student
         assert grid(digits, *GRID).code == 130
     first = Path(NAMES[0]).stat()
     assert [name for name in NAMES if Path(name).exists()] == NAMES[:1]
@@ -124,11 +134,74 @@ def test_auto_stands_alone(digits):
         assert "--tau auto chooses" in complaint
 
 
+FAILING = ("--student-tau", 1e-6, 3, 2e-6, "--seed", 1)  # the first and last make steps of 10⁶
+FAILED = [f"student-t3-p0.5-w0.5-st{tau}-s1.pt" for tau in ("1e-06", "2e-06")]
+SURVIVOR = "student-t3-p0.5-w0.5-st3-s1.pt"
+
+
 def test_a_student_that_fails_does_not_stop_the_others(digits, whole):
-    outcome = grid(digits, "--student-tau", 1e-6, 3, "--seed", 1)  # the first makes steps of 10⁶
-    assert "dive: student-t3-p0.5-w0.5-st1e-06-s1.pt: the loss is nan at epoch 1" in outcome.complaint
-    assert [path.name for path in Path().glob("*.pt")] == ["student-t3-p0.5-w0.5-st3-s1.pt"]
-    assert same_weights("student-t3-p0.5-w0.5-st3-s1.pt", whole / NAMES[1])
+    assert grid(digits, *FAILING).code == 1
+    assert [path.name for path in Path().glob("*.pt")] == [SURVIVOR]
+    assert same_weights(SURVIVOR, whole / NAMES[1])
+
+
+def test_every_student_that_fails_is_told_on_a_line_of_its_own(digits):
+    lines = grid(digits, *FAILING).err.splitlines()
+    expected = [f"dive: {name}: the loss is nan at epoch 1" for name in FAILED]
+    assert [line.partition(", step")[0] for line in lines] == expected
+
+
+def test_the_students_that_do_not_fail_are_shown_in_the_table(digits):
+    outcome = grid(digits, *FAILING)
+    accuracy = json.loads(Path(SURVIVOR).with_suffix(".json").read_text())["accuracy"]["all"]
+    (row,) = [line for line in outcome.out.splitlines() if "student (" in line]
+    assert "(τ=3, p=0.5, w=0.5)" in row and row.split()[-2] == f"{100 * accuracy:.2f}"
+
+
+def test_the_students_that_do_not_fail_are_in_the_json_document(digits):
+    outcome = grid(digits, *FAILING, "--json")
+    assert outcome.code == 1 and len(outcome.err.splitlines()) == 2
+    assert [student["checkpoint"] for student in outcome.document["students"]] == [SURVIVOR]
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)], ids=["table", "json"])
+@pytest.mark.parametrize("taus", [(1e-6,), (1e-6, 2e-6)], ids=["one", "two"])
+def test_where_every_student_fails_nothing_is_printed_but_their_errors(digits, taus, as_json):
+    outcome = grid(digits, "--student-tau", *taus, "--seed", 1, *as_json)
+    assert outcome.code == 1 and outcome.out == ""
+    lines = outcome.err.splitlines()
+    assert len(lines) == len(taus) and all(line.startswith("dive: student") for line in lines)
+
+
+def settings() -> list[object]:
+    """What torch computes with, as a program that calls dive sees it."""
+    backends = torch.backends
+    kinds = [part.fp32_precision for part in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)]
+    return [torch.get_num_threads(), backends.cudnn.allow_tf32, *kinds]
+
+
+def test_a_resumed_student_keeps_its_threads_and_the_next_one_does_not_take_them(digits, whole, monkeypatch):
+    monkeypatch.setattr(training, "SAVING_SHARE", float("inf"))
+    before = torch.get_num_threads()
+    arguments = ("--tau", 3, "--seed", 0, 1)
+    try:
+        with stopped_at(monkeypatch, 13 + 5):
+            assert grid(digits, *arguments).code == 130
+        torch.set_num_threads(before + 1)
+        own = settings()
+        with stopped_at(monkeypatch, 5):  # an exception puts them back too
+            assert grid(digits, *arguments).code == 130
+        assert settings() == own
+        assert grid(digits, *arguments).code == 0
+        assert settings() == own
+    finally:
+        torch.set_num_threads(before)
+    records = [json.loads(Path(name).with_suffix(".json").read_text()) for name in NAMES[:2]]
+    assert [record["threads"] for record in records] == [before, before + 1]
+    assert [record["device"].rsplit(", ")[-1] for record in records] == [
+        f"{count} threads" for count in (before, before + 1)
+    ]
+    assert same_weights(NAMES[0], whole / NAMES[0])
 
 
 @pytest.mark.parametrize(

@@ -486,7 +486,7 @@ def documents(draw) -> dict:
     sections = {
         "name": st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatch=True),
         "seed": seed,
-        "precision": st.sampled_from(["auto", "fp32", "bf16"]),
+        "precision": st.sampled_from(["auto", "fp32", "tf32", "bf16"]),
         "data": st.fixed_dictionaries(
             {"source": st.just(source), "mean": triple(share), "std": triple(positive)},
             optional={

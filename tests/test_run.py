@@ -249,13 +249,31 @@ def test_an_unfinished_run_keeps_its_precision(every_epoch):
     assert checkpoint.load(OUT)["precision"] == "bf16"
 
 
+def test_an_unfinished_run_in_tf32_is_not_resumed_where_there_is_none(every_epoch):
+    stop(STEPS + 3, *TEACHER, "--out", OUT)
+    path = OUT.with_suffix(".state")
+    checkpoint.save(path, checkpoint.load(path) | {"precision": "tf32"})
+    before = chain.files_under()
+    auto = (*TEACHER, "--out", OUT)
+    complaint = chain.dive(*auto, "--precision", "auto").complaint
+    assert "run.state is an unfinished run in tf32: TF32 needs a CUDA device" in complaint
+    assert chain.files_under() == before
+
+
+def test_tf32_on_a_cpu_is_refused_in_one_line():
+    arguments = ("--config", chain.CONFIG, "--device", "cpu", "--quiet", "--precision", "tf32")
+    complaint = chain.dive("teacher", *arguments, "--out", OUT).complaint
+    assert complaint.startswith("dive: --precision tf32: TF32 needs a CUDA device")
+    assert chain.files_under() == {}
+
+
 def test_an_unfinished_run_keeps_its_number_of_threads(every_epoch, whole):
     before = torch.get_num_threads()
     try:
         stop(2 * STEPS + 3, *TEACHER, "--out", OUT)
         torch.set_num_threads(before + 1)
         chain.succeed(*TEACHER, "--out", OUT)
-        assert torch.get_num_threads() == before
+        assert torch.get_num_threads() == before + 1  # the run's own threads were its alone
         assert checkpoint.load(OUT)["threads"] == before
         assert_same(ended(OUT), whole["teacher"])
     finally:

@@ -233,6 +233,7 @@ def test_the_draw_of_an_epoch_can_be_repeated_and_another_epoch_is_another_draw(
     assert tuple(free.draw(1, 2, hashes)[0]) == draws[1, 2]
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_view_is_the_same_on_a_gpu():
     images, space = noise(4), CropFlip(4, True, 32, 32)

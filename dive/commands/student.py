@@ -124,17 +124,24 @@ def command(
     distill = Distill(cache or options.default_cache(first), auto, free_views, fixed_view, allow_missing)
     where = out or options.default_checkpoint(first, "student")
     order = Order(device, force, eval_every)
-    results = train_students(recipes, where, distill, order, options.reporter(quiet))
-    if as_json:
-        documents = [{"checkpoint": str(result.path), **result.record} for result in results]
-        options.print_json(documents[0] if len(recipes) == 1 else {"students": documents})
-    else:
-        _print_tables(results, first.name)
+    trained = train_students(recipes, where, distill, order, options.reporter(quiet))
+    if trained.results:
+        _print_results(trained.results, first.name, as_json, several=len(recipes) > 1)
+    trained.require_all()
 
 
 def _combinations(*given: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     """Every combination of the values given, each value once; None for an option that was not given."""
     return itertools.product(*(dict.fromkeys(values) or (None,) for values in given))
+
+
+def _print_results(results: "list[Result]", name: str, as_json: bool, several: bool) -> None:
+    """The finished students as tables, or as the document of `--json`: one record, or a list of several."""
+    if not as_json:
+        _print_tables(results, name)
+        return
+    documents = [{"checkpoint": str(result.path), **result.record} for result in results]
+    options.print_json({"students": documents} if several else documents[0])
 
 
 def _print_tables(results: "list[Result]", name: str) -> None:

@@ -1,0 +1,77 @@
+"""Batch norm's count of batches, kept on the host instead of in a tensor.
+
+torch's batch norm adds 1 to an int64 tensor in each training pass: one more kernel a layer, for a
+number that only a cumulative average (`momentum=None`) uses. State dicts hold it as ever.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_KEY = "num_batches_tracked"
+
+
+class BatchCounts:
+    """Takes `num_batches_tracked` out of a model's training passes and keeps its value.
+
+    Every batch norm with a momentum counts its training passes here. `state_dict()` of the model has
+    the key with the value torch would have given it, and `load_state_dict()` takes it up. Passes that
+    run no Python, those of a CUDA graph, are added with `add`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._counts: dict[nn.Module, int] = {}
+        for module in model.modules():
+            counts = isinstance(module, _KINDS) and module.num_batches_tracked is not None
+            if counts and module.momentum is not None:
+                self._take_over(module)
+
+    def _take_over(self, module: nn.Module) -> None:
+        counts = self._counts
+        counts[module] = int(module.num_batches_tracked)
+        module.num_batches_tracked = None
+
+        def count(module: nn.Module, _: tuple[Any, ...]) -> None:
+            if module.training:
+                counts[module] += 1
+
+        def write(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+            state[prefix + _KEY] = torch.tensor(counts[module])
+
+        def read(
+            module: nn.Module,
+            state: dict[str, Any],
+            prefix: str,
+            _: Any,
+            strict: bool,
+            missing: list,
+            *__: Any,
+        ) -> None:
+            if prefix + _KEY in state:
+                counts[module] = int(state.pop(prefix + _KEY))
+            elif strict:
+                missing.append(prefix + _KEY)
+
+        module.register_forward_pre_hook(count)
+        module.register_state_dict_post_hook(write)
+        module.register_load_state_dict_pre_hook(read)
+
+    def values(self) -> dict[nn.Module, int]:
+        """The count of each module now."""
+        return dict(self._counts)
+
+    def since(self, before: Mapping[nn.Module, int]) -> dict[nn.Module, int]:
+        """How much each count has grown."""
+        return {module: count - before[module] for module, count in self._counts.items()}
+
+    def add(self, passes: Mapping[nn.Module, int]) -> None:
+        """Count passes that ran without their modules."""
+        for module, count in passes.items():
+            self._counts[module] += count
+
+    def restore(self, values: Mapping[nn.Module, int]) -> None:
+        """Set every count to an earlier value."""
+        self._counts.update(values)

@@ -24,7 +24,7 @@ VERSION = 1
 # SHA-256 and length of the record, where it begins, version, magic: the last bytes of the file
 _FOOTER = struct.Struct("<32sQQI8s")
 _MAGIC = b"DIVEPART"
-_LARGEST_RECORD = 1 << 24
+_LARGEST_RECORD = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,7 @@ def _record_text(handle: int, size: int) -> bytes | None:
 
 
 def _parse(document: Any, size: int) -> Record:
+    repr(document)  # a RecursionError here, where it is expected, and not in a message later
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
         raise ValueError(f"it is not of {FORMAT}")
     record = Record(**{**document, "shape": tuple(document["shape"])})

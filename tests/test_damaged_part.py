@@ -1,5 +1,6 @@
 """Damaged, edited and hostile unfinished exports: refused in one line, or ending in the right bytes."""
 
+import hashlib
 import json
 import os
 import random
@@ -53,8 +54,11 @@ def _options() -> dict:
     return {"pixel_digests": CONTENT.pixel_digests, "facts": CONTENT.facts}
 
 
-def resume() -> str | None:
-    """Resume the part as an export does and finish it; the line with which it was refused, or None."""
+def resume(*beside: str) -> str | None:
+    """Resume the part as an export does and finish it; the line with which it was refused, or None.
+
+    beside: the files that lie here besides it.
+    """
     before = PART.read_bytes()
     try:
         facts = cache_writer.unfinished(PATH, CONTENT.identity)
@@ -65,9 +69,9 @@ def resume() -> str | None:
     except OutputError as error:
         assert "\n" not in str(error) and "cache.h5.part" in str(error) and "--force" in str(error)
         assert PART.read_bytes() == before  # refused before anything was written
-        assert sorted(os.listdir()) == ["cache.h5.part"]
+        assert sorted(os.listdir()) == ["cache.h5.part", *beside]
         return str(error)
-    assert sorted(os.listdir()) == ["cache.h5"]
+    assert sorted(os.listdir()) == ["cache.h5", *beside]
     return None
 
 
@@ -291,8 +295,6 @@ def test_a_part_that_was_begun_with_other_tables_is_refused_and_not_rewritten(st
 @pytest.mark.parametrize("place", ["facts", "producer", "layout", "block_rows", "shape"])
 @pytest.mark.parametrize("value", [None, [], {}, "x", -1, 1e300, [1, 2, 3]])
 def test_a_forged_record_is_refused_or_has_no_effect(stopped, place, value):
-    import hashlib
-
     part, whole = stopped
     digest, length, begin, *rest = struct.unpack("<32sQQI8s", part[-60:])
     record = json.loads(part[begin : begin + length])
@@ -343,16 +345,24 @@ def test_a_hostile_part_writes_into_no_other_file(stopped, make, record):
     if record == "cut off":
         PART.write_bytes(PART.read_bytes()[: len(whole)])
     victim = Path("victim").read_bytes()
-    Path("victim").rename("../victim")
-    Path("victim").symlink_to(Path("../victim").absolute())
-    try:
-        chain.dive("inspect", PART)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "listdir", lambda: ["cache.h5" if PATH.exists() else "cache.h5.part"])
-            refusal = resume()
-    finally:
-        assert Path("victim").read_bytes() == victim
+    chain.dive("inspect", PART)
+    refusal = resume("victim")
+    assert Path("victim").read_bytes() == victim
     assert refusal if record == "cut off" else PATH.read_bytes() == whole
+
+
+@pytest.mark.parametrize("nested", ["recipe", "facts"])
+def test_a_record_that_is_nested_too_deeply_is_refused_in_one_line(stopped, nested):
+    part = stopped[0]
+    length, begin, *rest = struct.unpack("<32sQQI8s", part[-60:])[1:]
+    text = part[begin : begin + length].decode()
+    for depth in (900, 970, 100_000):
+        changed = text.replace('"small"', "[" * depth + "]" * depth)
+        if nested == "facts":
+            changed = text.replace('"fp32"', "[" * depth + "]" * depth)
+        footer = (hashlib.sha256(changed.encode()).digest(), len(changed), begin, *rest)
+        PART.write_bytes(part[:begin] + changed.encode() + struct.pack("<32sQQI8s", *footer))
+        assert resume(), depth
 
 
 def test_hdf5_never_opens_an_unfinished_export(stopped):

@@ -280,9 +280,9 @@ def raise_interrupt(*_: object) -> None:
 BLOCKS = {"dive.cache_writer:BLOCK_IMAGES": 64 * 9}  # seven blocks
 LAYING_OUT = 3  # writes: what stands before and behind the logits, and the record
 STRIKES = [  # four writes a block; replaced are .part.tmp and .part; synced besides them: their folder
-    *(("os:pwrite", call) for call in (1, 2, LAYING_OUT)),
-    *(("os:pwrite", LAYING_OUT + call) for call in (1, 2, 3, 4, 5, 14, 28, 29)),
-    *(("os:ftruncate", call) for call in (1,)),
+    *(("os:pwrite", call) for call in (1, LAYING_OUT)),
+    *(("os:pwrite", LAYING_OUT + call) for call in (1, 2, 3, 4, 14, 29)),
+    ("os:ftruncate", 1),
     ("os:replace", 1),
     ("os:replace", 2),
     ("os:fsync", 3),

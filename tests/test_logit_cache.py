@@ -1,6 +1,8 @@
 """The cache's format: anyone can read it, a kill loses a block at most, and damage is refused."""
 
+import errno
 import json
+import os
 import shutil
 import zlib
 from collections import namedtuple
@@ -402,6 +404,19 @@ def test_a_disk_too_small_is_told_before_anything_is_written(monkeypatch):
     logits = caches.random_logits(1000, 40, 5)  # 400 kB of logits, to which tables are added
     with pytest.raises(OutputError, match=r"small.h5.part needs \d+ kB and the disk has 400 kB free"):
         CacheWriter(PATH, caches.content_for(logits))
+    assert names() == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
+@pytest.mark.parametrize("call", ["posix_fallocate", "pwrite", "fsync", "replace"])
+def test_whatever_fails_while_a_cache_is_laid_out_is_one_line_and_leaves_nothing(monkeypatch, call, code):
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(OutputError, match=rf"small.h5.part needs .* {os.strerror(code)}; make room"):
+            CacheWriter(PATH, caches.content_for(caches.random_logits(3, 2, 4)))
     assert names() == []
 
 

@@ -60,6 +60,21 @@ def part_path(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
+def is_own(part: Path) -> bool:
+    """Whether a file begins or ends as an unfinished export does; it may be damaged in between."""
+    try:
+        with files.open_regular(part) as file:
+            if seal.is_sealed(file.read(8)) or seal.holds_hdf5(file):
+                return True
+            file.seek(max(0, os.fstat(file.fileno()).st_size - len(_MAGIC)))
+            return file.read() == _MAGIC
+    except OSError:
+        return False
+
+
+KIND = files.Kind("an unfinished export", is_own)
+
+
 def require_own_files(path: Path) -> None:
     """Raise OutputError where an export to `path` would meet something that is not a file of its own.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dive import checkpoint, files, seal
+from dive import cache_part, checkpoint, files, seal
 from dive.cache_layout import Content
 from dive.cache_part import part_path, require_own_files
 from dive.cache_writer import CacheWriter, unfinished
@@ -116,6 +116,7 @@ def export_logits(recipe: Recipe, export: Export, progress: Progress) -> Exporte
 def _refuse_finished(export: Export) -> None:
     """Refuse to replace a cache, unless asked to, or asked to when its unfinished successor was begun."""
     require_own_files(export.out)
+    files.refuse_foreign(part_path(export.out), cache_part.KIND)
     begun = part_path(export.out).exists()
     files.refuse_existing(export.out, export.force or begun, seal.KIND, [export.teacher])
 

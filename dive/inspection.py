@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from dive import seal
 from dive.errors import CacheError, CheckpointError, DiveError
 from dive.files import open_regular
 
-_SEALED = b"DIVESEAL"
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
-_LARGEST_USER_BLOCK = 1 << 26
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -20,32 +18,18 @@ def inspect(path: Path) -> dict[str, Any]:
     try:
         with open_regular(path) as file:
             start = file.read(8)
-            hdf5 = start != _SEALED and _is_hdf5(file)
+            hdf5 = not seal.is_sealed(start) and seal.holds_hdf5(file)
     except FileNotFoundError:
         raise DiveError(f"there is no {path}") from None
     except OSError as error:
         raise DiveError(f"cannot read {path}: {error.strerror}") from error
-    if start == _SEALED and path.suffix != ".part":
+    if seal.is_sealed(start) and path.suffix != ".part":
         return _cache(path)
     if hdf5 or path.suffix == ".part":
         return _part(path)
     if start[:4] == _ZIP:
         return _checkpoint(path)
     raise DiveError(f"{path} is neither a logit cache nor a checkpoint of dive's")
-
-
-def _is_hdf5(file: Any) -> bool:
-    """Whether HDF5's signature stands where a user block may end."""
-    place = 512
-    while place <= _LARGEST_USER_BLOCK:
-        file.seek(place)
-        found = file.read(8)
-        if found == _HDF5:
-            return True
-        if len(found) < 8:
-            return False
-        place *= 2
-    return False
 
 
 def _cache(path: Path) -> dict[str, Any]:

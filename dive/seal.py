@@ -21,7 +21,8 @@ VERSION = 1
 _SEAL = struct.Struct("<8sII32sQQQQ")
 _MAGIC = b"DIVESEAL"
 _DIGEST = slice(16, 48)
-_SMALLEST_USER_BLOCK = 512
+_SMALLEST_USER_BLOCK, _LARGEST_USER_BLOCK = 512, 1 << 26
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _PIECE = 1 << 20
 
 
@@ -35,6 +36,17 @@ def is_own(path: Path) -> bool:
 
 
 KIND = Kind("a logit cache", is_own)
+
+
+def holds_hdf5(file: BinaryIO) -> bool:
+    """Whether HDF5's signature stands where the user block of a file may end."""
+    place = _SMALLEST_USER_BLOCK
+    while place <= _LARGEST_USER_BLOCK:
+        file.seek(place)
+        if file.read(len(_HDF5)) == _HDF5:
+            return True
+        place *= 2
+    return False
 
 
 def room_for(blocks: int) -> int:

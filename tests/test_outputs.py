@@ -121,3 +121,11 @@ def test_a_checkpoint_or_cache_that_is_no_regular_file_is_refused_before_it_is_o
     for path in ("fifo.pt", "/dev/zero", "."):
         words = {"export-logits": (*chain.DIGITS, "--teacher", path, "--out", "c.h5")}.get(command, (path,))
         assert "not a regular file" in chain.dive(command, *words).complaint
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_part_that_is_no_unfinished_export_is_kept(digits, force):
+    Path("c.h5.part").write_bytes(b"half a download" * 1000)
+    words = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out", "c.h5", *force)
+    assert "c.h5.part is in the way" in chain.dive(*words).complaint
+    assert chain.files_under() == {"c.h5.part": b"half a download" * 1000}

@@ -2,10 +2,12 @@
 
 import contextlib
 import copy
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import conftest
 import pytest
 import recorder
 import torch
@@ -32,6 +34,20 @@ def cuda_devices(monkeypatch):
         return current
 
     return pretend
+
+
+@pytest.mark.parametrize("marker", [None, pytest.mark.cuda])
+def test_the_suite_hides_a_gpu_from_every_test_that_is_not_of_one(cuda_devices, monkeypatch, marker):
+    cuda_devices(1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    run = conftest.pytest_runtest_protocol(SimpleNamespace(get_closest_marker=lambda name: marker))
+    next(run)
+    hidden = marker is None
+    assert choose_device("auto") == torch.device("cpu" if hidden else "cuda:0")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ("" if hidden else "0")
+    with pytest.raises(StopIteration):
+        next(run)
+    assert torch.cuda.is_available() and os.environ["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_auto_is_the_gpu_where_there_is_one(cuda_devices):

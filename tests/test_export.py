@@ -273,6 +273,15 @@ def test_a_stopped_export_keeps_its_precision(insects):
     assert LogitCache(OUT).facts["precision"] == "bf16"
 
 
+def test_an_unfinished_export_in_tf32_is_not_resumed_where_there_is_none(insects, monkeypatch):
+    from dive import export as module
+
+    facts = {"precision": "tf32", "versions": {}}
+    monkeypatch.setattr(module, "unfinished", lambda *_, **__: facts)
+    complaint = export(insects, "--device", "cpu", "--quiet").complaint
+    assert "cache.h5.part is an unfinished export in tf32: TF32 needs a CUDA device" in complaint
+
+
 def raise_interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 

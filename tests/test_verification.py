@@ -143,6 +143,19 @@ def test_a_cache_in_bf16_is_compared_with_bf16_in_mind(digits):
     assert found.precision == "bf16" and 0.01 < found.allowed < 1
 
 
+def test_a_cache_in_tf32_is_computed_again_in_fp32_where_there_is_no_tf32(digits):
+    from dive.progress import Progress
+
+    found = {}
+    for precision in ("fp32", "tf32", "bf16"):
+        cache = LogitCache(digits.cache)
+        cache.facts["precision"] = precision
+        found[precision] = sample(cache, digits.teacher, 50, 0, None, "cpu", Progress(quiet=True))
+    assert [one.precision for one in found.values()] == ["fp32", "fp32", "bf16"]
+    assert found["tf32"].largest == found["fp32"].largest
+    assert found["fp32"].allowed < found["tf32"].allowed < found["bf16"].allowed / 2
+
+
 def test_the_pixel_digests_are_those_of_the_images(digits):
     import hashlib
 

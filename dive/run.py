@@ -99,15 +99,21 @@ def run(
     with contextlib.ExitStack() as locks:
         for lesson in lessons:
             locks.enter_context(files.only_writer(lesson.out))
-        return _Runs(dataset, order, device, progress).trained(lessons)
+        return _Runs(lessons[0].recipe, dataset, order, device, progress).trained(lessons)
 
 
 class _Runs:
-    """What the runs of one command share: the data on the device, and the user's order."""
+    """What the runs of one command share: the data on the device, their views, and the user's order.
 
-    def __init__(self, dataset: Dataset, order: Order, device: torch.device, progress: Progress) -> None:
+    recipe: of one of them; the others differ in seed and distillation alone.
+    """
+
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, order: Order, device: torch.device, progress: Progress
+    ) -> None:
         self._dataset, self._order, self._device, self._progress = dataset, order, device, progress
-        self._train_set = dataset.train
+        self._data, self._train_set = recipe.data, dataset.train
+        self._space = view_space(recipe.views, dataset.train.images.shape[1:])
         self._labels = torch.from_numpy(dataset.train.labels).to(device)
         self._log_counts = torch.from_numpy(np.log(dataset.train.counts)).float().to(device)
         self._runtime: Runtime | None = None
@@ -155,18 +161,21 @@ class _Runs:
         journal.refuse_finished(self._order.force, lesson.reads)
         if self._order.force:
             journal.discard()
-        return journal.read(self._identity(lesson))
+        return journal.read(self._identity_of_state(lesson))
 
     def _identity(self, lesson: Lesson) -> dict[str, Any]:
         return _identity(lesson.recipe, lesson.kind, self._train_set.fingerprint, lesson.facts)
+
+    def _identity_of_state(self, lesson: Lesson) -> dict[str, Any]:
+        """What must be equal for a run to be resumed: also what its views are made by."""
+        return self._identity(lesson) | {"view space": self._space.describe()}
 
     def _train(
         self, group: Sequence[tuple[Lesson, dict[str, Any] | None]]
     ) -> tuple[list[Result], list[TrainingError]]:
         """Train some lessons side by side and write their results; and the errors of those that failed."""
-        first = group[0][0].recipe
-        space = view_space(first.views, self._train_set.images.shape[1:])
-        images = ViewedImages(self._train_set.images, space, first.data.mean, first.data.std, self._device)
+        data = self._data
+        images = ViewedImages(self._train_set.images, self._space, data.mean, data.std, self._device)
         learners = [self._learner(lesson, state, images) for lesson, state in group]
         train(learners, self._progress)
         results, failures = [], []
@@ -182,7 +191,7 @@ class _Runs:
         model = build_model(recipe.model.name, len(train_set.classes), images.channels, recipe.seed)
         task = Task(
             recipe=recipe,
-            identity=self._identity(lesson),
+            identity=self._identity_of_state(lesson),
             model=model.to(self._device, memory_format=torch.channels_last),
             images=images,
             labels=self._labels,

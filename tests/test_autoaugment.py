@@ -21,12 +21,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 from torchvision.transforms import functional as transforms
 
-from dive import autoaugment, recipe
+from dive import autoaugment, recipe, training
 from dive.autoaugment import _CONTRAST, AutoAugmentCutout, _draws, _grey, _mean, _Tables
 from dive.cache_writer import CacheWriter
 from dive.errors import OutputError
 from dive.logit_cache import LogitCache
 from dive.randomness import hash64
+from dive.step import Step
 from dive.views import CropFlip, FreeViews, ViewedImages, view_space
 
 POLICY = AutoAugment(AutoAugmentPolicy.CIFAR10)
@@ -397,6 +398,28 @@ def test_a_cache_made_with_another_torchvisions_tables_is_refused_by_student_ver
         assert re.search(rf"insects\.h5 holds views that .* of other pixels \(views\.{differs}", complaint)
     complaint = chain.dive("export-logits", *insects.told, "--out", "stopped.h5").complaint
     assert re.search(rf"stopped\.h5\.part .* \(view space\.{differs}", complaint)
+
+
+def test_a_teacher_stopped_under_another_torchvisions_tables_is_not_resumed(insects, monkeypatch):
+    monkeypatch.chdir(insects.folder)
+    monkeypatch.setattr(training, "SAVING_SHARE", float("inf"))
+    real, calls = Step.advance, []
+
+    def stopping(self):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(self)
+
+    words = ("teacher", *insects.told, "--out", "half.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "advance", stopping)
+        assert chain.dive(*words).code == 130
+    with monkeypatch.context() as other:
+        draw_other_policies(other)
+        complaint = chain.dive(*words).complaint
+    assert re.search(r"half\.state .* \(view space\.tables hash: [0-9a-f]{12}, now [0-9a-f]{12}\)", complaint)
+    chain.succeed(*words)
 
 
 def raising(error: Exception) -> Callable[..., None]:

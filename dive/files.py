@@ -205,8 +205,14 @@ def refuse_existing(
 
 
 def refuse_foreign(path: Path, kind: Kind, option: str = "--out") -> None:
-    """Raise OutputError where there is anything at `path` but a file of the kind that dive writes there."""
-    if os.path.lexists(path) and not (path.is_file() and not path.is_symlink() and kind.is_own(path)):
+    """Raise OutputError where there is anything at `path` but a file of the kind that dive writes there.
+
+    An empty file is nobody's.
+    """
+    if not os.path.lexists(path):
+        return
+    regular = path.is_file() and not path.is_symlink()
+    if not regular or not (path.stat().st_size == 0 or kind.is_own(path)):
         raise OutputError(
             f"{path} is in the way: it is not {kind.name} written by dive, or is damaged; move it away, or "
             f"give another {option}"

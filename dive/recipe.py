@@ -75,7 +75,7 @@ class Model:
 class Optimizer:
     """SGD with momentum; weight decay on every parameter."""
 
-    lr: float = _key(0.1, within(1e-12, 1e6))
+    lr: float = _key(0.1, within(1e-12, 1e30))
     momentum: float = _key(0.9, within(0, 0.9999))
     weight_decay: float = _key(2e-4, within(0, 1))
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from dive import structure as s
 from dive.errors import RecipeError
-from dive.recipe import Recipe, build
+from dive.recipe import build
 
 _ACCURACY: dict[str, s.Check] = {
     **dict.fromkeys(("many", "medium", "few"), s.or_none(s.share)),
@@ -20,6 +20,17 @@ _DISTILLATION: dict[str, s.Check] = {
     **dict.fromkeys(("tau", "power", "weight"), s.number()),
     "student_tau": s.or_none(s.number()),
 }
+
+
+def _recipe_or_part(value: Any) -> str | None:
+    """A recipe, or some of its parts; null where it is one."""
+    try:
+        build(value if isinstance(value, Mapping) else {"not": "a mapping"})
+    except RecipeError as error:
+        return f"a recipe ({error})"
+    return None
+
+
 # What a cache and a student keep of the checkpoint that they were made from.
 TEACHER: dict[str, s.Check] = {
     "kind": s.one_of("teacher", "student"),
@@ -31,6 +42,7 @@ TEACHER: dict[str, s.Check] = {
     "recipe/name": s.text,
     "recipe/schedule": s.mapping,
     "recipe/distillation": s.record_of(_DISTILLATION),
+    "recipe": _recipe_or_part,
 }
 EPOCH: dict[str, s.Check] = {
     "epoch": s.whole(1),
@@ -138,6 +150,6 @@ def _run_of(record: Mapping[str, Any]) -> str:
     common["recipe"] = recipe
     if "teacher" in common:
         teacher = {key: value for key, value in common["teacher"].items() if key not in ("seed", "accuracy")}
-        whole = build(Recipe().as_dict() | teacher["recipe"]).as_dict()
+        whole = build(teacher["recipe"]).as_dict()
         common["teacher"] = teacher | {"recipe": {key: whole[key] for key in teacher["recipe"]}}
     return json.dumps(common, sort_keys=True)

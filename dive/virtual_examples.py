@@ -278,8 +278,9 @@ def _tally(
 def _clean_columns(cache: LogitCache) -> np.ndarray:
     """The column of each sample's clean view, (N,)."""
     clean_id = cache.facts.get("clean id")
-    is_clean = cache.views == clean_id
-    if clean_id is None or not is_clean.any(axis=1).all():
+    stated = type(clean_id) is int
+    is_clean = cache.views == (clean_id if stated else -1)
+    if not stated or not is_clean.any(axis=1).all():
         raise CacheError(f"{cache.path} does not hold the clean view of every sample; leave --clean out")
     return is_clean.argmax(axis=1)
 

@@ -598,7 +598,7 @@ def test_class_names_and_facts_with_escape_codes_are_shown_escaped(digits):
     document = checkpoint.load(digits.teacher)
     bad = STRANGE["escape codes"]
     document["classes"] = [f"{bad}{i}" for i in range(10)]
-    document["loss"] = bad
+    document["versions"]["torch"] = bad
     checkpoint.save(Path("t.pt"), document)
     outcome = chain.dive("eval", "t.pt")
     assert SHOWN["escape codes"] in outcome.complaint
@@ -606,7 +606,7 @@ def test_class_names_and_facts_with_escape_codes_are_shown_escaped(digits):
     for options in ((), ("--json",)):
         outcome = chain.succeed("inspect", "t.pt", *options)
         assert_fit_for_a_terminal(outcome)
-    assert outcome.document["loss"] == bad
+    assert outcome.document["versions"]["torch"] == bad
 
 
 @pytest.mark.parametrize(
@@ -629,7 +629,7 @@ def test_class_names_and_facts_with_escape_codes_are_shown_escaped(digits):
         (("verify", "c.h5", "--seed", "-1"), "must be from 0 to 9223372036854775807"),
         (("verify", "c.h5", "--sample", "1_0"), "write 10"),
         (("verify", "c.h5", "--sample", "9" * 5000), "must be a whole number"),
-        (("teacher", "--set", "data.path=~nosuchuser", "--set", "data.source=folder"), "home is not known"),
+        (("teacher", "--set", "data.path=~nosuchuser", "--set", "data.source=folder"), "no such home folder"),
     ],
 )
 def test_a_number_or_path_that_would_be_taken_for_another_is_refused(arguments, named):

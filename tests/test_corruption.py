@@ -9,6 +9,7 @@ from pathlib import Path
 
 import caches
 import chain
+import forging
 import h5py
 import numpy as np
 import pytest
@@ -202,7 +203,7 @@ def test_a_hostile_file_with_a_right_seal_is_refused_in_one_line(change):
 def test_a_cache_that_does_not_say_what_it_is_of_is_refused_by_those_who_must_know():
     caches.write_cache(PATH, caches.random_logits(50, 3, 10))
     words = ("student", *chain.DIGITS, "--cache", PATH, "--out", "s.pt")
-    assert "does not say its identity/data/mean" in chain.dive(*words).complaint
+    assert "does not say what it is of: it has no identity/data/mean" in chain.dive(*words).complaint
     chain.succeed("tune-tau", "--cache", PATH)
     chain.succeed("inspect", PATH)
     chain.succeed("verify", PATH)
@@ -221,6 +222,30 @@ def test_documents_of_another_shape_are_refused_or_shown(attribute, document):
         outcome = chain.dive(*words)
         assert outcome.code == 0 or outcome.complaint
     assert "cache.h5" in chain.dive("student", *chain.DIGITS, "--cache", PATH, "--out", "s.pt").complaint
+
+
+def test_forty_caches_that_say_something_odd_of_themselves_are_refused_or_read_as_they_are(digits):
+    """What a command does not need to know may be anything; what it needs is checked before it is used."""
+    whole = digits.cache.read_bytes()
+    with h5py.File(digits.cache) as file:
+        said = {name: json.loads(file.attrs[name]) for name in ("identity", "facts")}
+    refused = 0
+    for path, document in forging.forgeries(said, 40, seed=1):
+        PATH.write_bytes(whole)
+
+        def change(file: h5py.File, document: dict = document) -> None:
+            for name in said:
+                file.attrs[name] = json.dumps(document.get(name))
+
+        caches.resealed(PATH, change)
+        for words in (("inspect", PATH), ("verify", PATH), ("tune-tau", "--clean", "--cache", PATH)):
+            outcome = chain.dive(*words, *(() if words[0] == "inspect" else ("--quiet",)))
+            assert outcome.code == 0 or "cache.h5" in outcome.complaint, path
+        words = ("student", *chain.DIGITS, "--cache", PATH, "--epochs", 1, "--force", "--out", "s.pt")
+        outcome = chain.dive(*words)
+        assert outcome.code == 0 or "cache.h5" in outcome.complaint, path
+        refused += outcome.code != 0
+    assert refused >= 20
 
 
 def test_blocks_of_no_rows_are_refused():

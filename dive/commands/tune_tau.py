@@ -82,14 +82,13 @@ class _Examined:
     @property
     def model(self) -> str:
         """Whose logits the cache holds; its file's name where it does not say."""
+        from dive.records import TEACHER
+        from dive.structure import fault_of
         from dive.tables import model_name
 
         teacher = self.cache.facts.get("teacher")
-        try:
-            name = model_name(teacher["kind"], teacher)
-        except (KeyError, TypeError):
-            name = self.cache.path.stem
-        return printable(name)
+        told = not fault_of(teacher, TEACHER)
+        return model_name(teacher["kind"], teacher) if told else printable(self.cache.path.stem)
 
     def views(self, clean: bool) -> str:
         """The views that were averaged over, in words."""

@@ -13,15 +13,17 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from dive.cli import main
+from dive.step import Step
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "digits_lt" / "bbn.yaml"
@@ -83,6 +85,22 @@ def succeed(*arguments: object) -> Outcome:
     outcome = dive(*arguments)
     assert outcome.code == 0, outcome
     return outcome
+
+
+@contextlib.contextmanager
+def stopped_at(step: int, error: type[BaseException] = KeyboardInterrupt) -> Iterator[None]:
+    """An exception, Ctrl-C's if no other is given, comes just before a step, counted from 1 over all runs."""
+    real, calls = Step.advance, []
+
+    def stopping(self: Step) -> None:
+        calls.append(1)
+        if len(calls) == step:
+            raise error
+        real(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Step, "advance", stopping)
+        yield
 
 
 def struck(

@@ -27,7 +27,6 @@ from dive.cache_writer import CacheWriter
 from dive.errors import OutputError
 from dive.logit_cache import LogitCache
 from dive.randomness import hash64
-from dive.step import Step
 from dive.views import CropFlip, FreeViews, ViewedImages, view_space
 
 POLICY = AutoAugment(AutoAugmentPolicy.CIFAR10)
@@ -403,17 +402,8 @@ def test_a_cache_made_with_another_torchvisions_tables_is_refused_by_student_ver
 def test_a_teacher_stopped_under_another_torchvisions_tables_is_not_resumed(insects, monkeypatch):
     monkeypatch.chdir(insects.folder)
     monkeypatch.setattr(training, "SAVING_SHARE", float("inf"))
-    real, calls = Step.advance, []
-
-    def stopping(self):
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return real(self)
-
     words = ("teacher", *insects.told, "--out", "half.pt")
-    with monkeypatch.context() as patch:
-        patch.setattr(Step, "advance", stopping)
+    with chain.stopped_at(5):
         assert chain.dive(*words).code == 130
     with monkeypatch.context() as other:
         draw_other_policies(other)

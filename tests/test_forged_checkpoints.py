@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from dive import checkpoint, training
-from dive.step import Step
 
 EPOCHS = 3
 TEACHER = ("teacher", *chain.DIGITS, "--epochs", EPOCHS)
@@ -47,18 +46,9 @@ def test_a_pickle_of_lists_a_hundred_thousand_deep_is_refused_in_one_line(digits
 @pytest.fixture(scope="module")
 def state(tmp_path_factory) -> dict[str, Any]:
     """The state of a run stopped in its third epoch."""
-    real, calls = Step.advance, []
-
-    def stopping(self):
-        calls.append(1)
-        if len(calls) == 30:
-            raise KeyboardInterrupt
-        return real(self)
-
     path = tmp_path_factory.mktemp("state") / "run.pt"
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, chain.stopped_at(30):
         patch.setattr(training, "SAVING_SHARE", math.inf)
-        patch.setattr(Step, "advance", stopping)
         assert chain.dive(*TEACHER, "--out", path).code == 130
     return checkpoint.load(path.with_suffix(".state"))
 

@@ -1,8 +1,6 @@
 """Several students from one cache in one command, each as if it had been trained alone."""
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import chain
@@ -10,7 +8,6 @@ import pytest
 import torch
 
 from dive import training
-from dive.step import Step
 
 GRID = ("--tau", 3, 6, "--seed", 0, 1)
 NAMES = [f"student-t{tau}-p0.5-w0.5-s{seed}.pt" for tau in (3, 6) for seed in (0, 1)]
@@ -29,22 +26,6 @@ def weights(path: Path | str) -> dict[str, torch.Tensor]:
 def same_weights(one: Path | str, other: Path | str) -> bool:
     a, b = weights(one), weights(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@contextlib.contextmanager
-def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[None]:
-    """Ctrl-C comes just before a step, counted from 1 over all students."""
-    real, calls = Step.advance, []
-
-    def stopping(self: Step) -> None:
-        calls.append(1)
-        if len(calls) == step:
-            raise KeyboardInterrupt
-        real(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Step, "advance", stopping)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +78,7 @@ def test_json_is_one_document_of_all_students(digits):
 
 
 def test_a_stopped_grid_keeps_what_is_finished_and_goes_on_with_the_rest(digits, whole, monkeypatch):
-    with stopped_at(monkeypatch, 2 * 13 + 5):  # in the second student
+    with chain.stopped_at(2 * 13 + 5):  # in the second student
         assert grid(digits, *GRID).code == 130
     first = Path(NAMES[0]).stat()
     assert [name for name in NAMES if Path(name).exists()] == NAMES[:1]
@@ -185,11 +166,11 @@ def test_a_resumed_student_keeps_its_threads_and_the_next_one_does_not_take_them
     before = torch.get_num_threads()
     arguments = ("--tau", 3, "--seed", 0, 1)
     try:
-        with stopped_at(monkeypatch, 13 + 5):
+        with chain.stopped_at(13 + 5):
             assert grid(digits, *arguments).code == 130
         torch.set_num_threads(before + 1)
         own = settings()
-        with stopped_at(monkeypatch, 5):  # an exception puts them back too
+        with chain.stopped_at(5):  # an exception puts them back too
             assert grid(digits, *arguments).code == 130
         assert settings() == own
         assert grid(digits, *arguments).code == 0

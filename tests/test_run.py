@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from dive import checkpoint, files, training
-from dive.step import Step
 
 OUT = Path("run.pt")
 FINISHED = ["run.history.jsonl", "run.json", "run.pt"]
@@ -57,16 +56,7 @@ def assert_same(found: tuple[dict, list[dict]], expected: tuple[dict, list[dict]
 
 def stop(step: int, *arguments: object, error: type[BaseException] = KeyboardInterrupt) -> chain.Outcome:
     """Run a command that stops by an exception before its `step`-th step (from 1)."""
-    real, calls = Step.advance, []
-
-    def stopping(self):
-        calls.append(1)
-        if len(calls) == step:
-            raise error
-        return real(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Step, "advance", stopping)
+    with chain.stopped_at(step, error):
         return chain.dive(*arguments)
 
 

@@ -7,28 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dive import notation
 from dive.commands import options
-from dive.printable import excerpt
 
 if TYPE_CHECKING:
     from dive.run import Result
 
 
-class TauType(click.ParamType):
+class Tau(options.Number):
     """A temperature, or `auto`."""
 
     name = "tau"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
-        if value == "auto":
-            return "auto"
-        if not isinstance(value, str):
-            return value
-        try:
-            return notation.decimal(value)
-        except ValueError as error:
-            self.fail(f"{excerpt(value)} is neither auto nor a number: it {error}", param, ctx)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else super().convert(value, param, ctx)
 
 
 GRID = ("--tau", "--power", "--student-tau", "--weight", "--seed")
@@ -36,7 +27,7 @@ GRID = ("--tau", "--power", "--student-tau", "--weight", "--seed")
 
 @click.command("student", cls=options.VariadicCommand, variadic=GRID)
 @click.option("--cache", type=options.FILE, help="Logit cache to train from [cache/<recipe>.h5].")
-@options.several("--tau", "taus", "T", "Teacher temperatures; auto tunes τ and p [3].", TauType())
+@options.several("--tau", "taus", "T", "Teacher temperatures; auto tunes τ and p [3].", Tau())
 @options.several("--power", "powers", "P", "Power normalisations of the target [0.5].")
 @options.several("--student-tau", "student_taus", "T", "The student's own temperatures [the teacher's].")
 @options.several("--weight", "weights", "W", "Weights of distillation against the labels [0.5].")

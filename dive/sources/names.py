@@ -44,13 +44,13 @@ def one_spelling(name: str) -> str:
     return unicodedata.normalize("NFC", collapsed(name.replace("\\", "/")))
 
 
-def printable(name: str) -> str:
-    """A name as it can be printed: bytes that are not UTF-8 are escaped."""
+def _is_text(name: str) -> bool:
+    """Whether the bytes of a name are UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:
-        return ascii(name)
-    return name
+        return False
+    return True
 
 
 def check_names(root: Path, names: Iterable[str]) -> None:
@@ -60,7 +60,7 @@ def check_names(root: Path, names: Iterable[str]) -> None:
     """
     spelled: dict[str, str] = {}
     for name in names:
-        if printable(name) != name:  # keys are texts
+        if not _is_text(name):  # as keys are
             raise DataError(f"{root}: the file name {ascii(name)} is not UTF-8; rename the file")
         if (spelling := one_spelling(name)) in spelled:
             raise DataError(f"{root}: {_likeness(spelled[spelling], name)}; rename or remove one of them")

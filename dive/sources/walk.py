@@ -13,7 +13,8 @@ from pathlib import Path
 
 from dive.errors import DataError
 from dive.files import open_regular
-from dive.sources.names import SPLITS, has_extension, printable
+from dive.printable import printable
+from dive.sources.names import SPLITS, has_extension
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from dive.models import build_model
-from dive.recipe import Recipe
+from dive.models.registry import build_model
+from dive.recipe.recipe import Recipe
 
 WORKERS = 2
 

@@ -21,10 +21,10 @@ from benchmarks.common_way import CommonWay
 from benchmarks.measure import Figure, interleaved, report
 from benchmarks.scene import Scene, machine, write_cache
 from benchmarks.stepping import Epochs, Stepping
-from dive.cache_writer import CacheWriter, Content
-from dive.export import BATCH, write_missing
-from dive.logit_cache import LogitCache
+from dive.cache.reader import LogitCache
+from dive.cache.writer import CacheWriter, Content
 from dive.progress import Progress
+from dive.workflows.export import BATCH, write_missing
 
 CPU = torch.device("cpu")
 INATURALIST = (437_513, 8_142)

@@ -18,11 +18,12 @@ import torch
 from benchmarks.measure import Figure, interleaved, report
 from benchmarks.scene import Scene, machine
 from benchmarks.stepping import Stepping
-from dive.device import Runtime, choose_device, precisions
-from dive.journal import Journal
 from dive.progress import Progress
-from dive.step import Task
-from dive.training import Evaluation, Learner, train
+from dive.recipe.reading import with_epochs
+from dive.training.device import Runtime, choose_device, precisions
+from dive.training.journal import Journal
+from dive.training.loop import Evaluation, Learner, train
+from dive.training.step import Task
 
 STUDENTS = 4
 SHORT = 10  # epochs of the runs that are compared with each other
@@ -122,7 +123,7 @@ def side_by_side(scene: Scene, folder: Path) -> Iterator[Figure]:
 
 def _learners(scene: Scene, folder: Path, students: int, epochs: int) -> list[Learner]:
     resident = scene.resident()
-    recipe = scene.recipe.with_epochs(epochs)
+    recipe = with_epochs(scene.recipe, epochs)
     return [
         Learner(
             scene.task(resident, replace(recipe, seed=seed)),

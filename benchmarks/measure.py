@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dive.tables import new_table, print_table
+from dive.cli.tables import new_table, print_table
 
 Case = Callable[[], float | None]
 

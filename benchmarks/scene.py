@@ -11,18 +11,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dive import losses
-from dive.cache_writer import CacheWriter, Content
-from dive.device import Runtime, choose_precision, device_name
-from dive.logit_cache import LogitCache
-from dive.longtail import Samples, class_counts
-from dive.models import build_model
+from dive.cache.reader import LogitCache
+from dive.cache.writer import CacheWriter, Content
+from dive.data.longtail import Samples, class_counts
+from dive.feeds.images import ViewedImages
+from dive.feeds.teacher_logits import ResidentLogits, StreamedLogits, TeacherLogits
+from dive.method import losses
+from dive.models.registry import build_model
 from dive.randomness import epoch_order
-from dive.recipe import Recipe
-from dive.step import Loss, Task
-from dive.teacher_logits import ResidentLogits, StreamedLogits, TeacherLogits
+from dive.recipe.recipe import Recipe
+from dive.training.device import Runtime, choose_precision, device_name
+from dive.training.step import Loss, Task
 from dive.versions import versions
-from dive.views import CropFlip, StoredViews, ViewedImages, view_space
+from dive.views.crop_flip import CropFlip
+from dive.views.draw import StoredViews
+from dive.views.registry import view_space
 
 CLASSES = 100
 

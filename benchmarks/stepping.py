@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dive.device import Runtime
-from dive.journal import Journal
 from dive.randomness import epoch_order
-from dive.step import Step, Task
-from dive.training import Evaluation, Learner
+from dive.training.device import Runtime
+from dive.training.journal import Journal
+from dive.training.loop import Evaluation, Learner
+from dive.training.step import Step, Task
 
 RATE = 0.01
 

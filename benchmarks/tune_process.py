@@ -13,8 +13,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as dive tune-tau does
 
 import numpy as np
 
-from dive.logit_cache import LogitCache
-from dive.virtual_examples import distributions
+from dive.cache.reader import LogitCache
+from dive.method.virtual_examples import distributions
 
 
 def main() -> None:

@@ -1,25 +1,20 @@
-"""Results on disk: written whole or not at all, by one process at a time.
+"""Files: read if they are regular, written whole or not at all.
 
 A result is written beside its place under a temporary name, forced to the disk, and then moved
 over its final name, so that a final name never holds half a file.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dive.errors import OutputError
-
-_KINDS = {
+KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFIFO: "a FIFO",
@@ -35,10 +30,10 @@ def open_regular(path: Path) -> BinaryIO:
     Raises OSError that says what it is where it is something else: a FIFO would block, a device may
     have no end, so neither is opened.
     """
-    _require_regular(os.stat(path), path)
+    require_regular(os.stat(path), path)
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _require_regular(os.fstat(handle), path)  # again: it may have been replaced meanwhile
+        require_regular(os.fstat(handle), path)  # again: it may have been replaced meanwhile
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
@@ -51,9 +46,10 @@ def read_regular(path: Path) -> bytes:
         return file.read()
 
 
-def _require_regular(status: os.stat_result, path: Path) -> None:
+def require_regular(status: os.stat_result, path: Path) -> None:
+    """Raise OSError that says what a path is, unless its status is that of a regular file."""
     if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "of an unknown kind")
+        kind = KINDS.get(stat.S_IFMT(status.st_mode), "of an unknown kind")
         raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
 
 
@@ -113,7 +109,7 @@ def create(path: Path) -> BinaryIO:
     """
     with suppress(FileNotFoundError):
         if not stat.S_ISLNK((status := os.lstat(path)).st_mode):
-            _require_regular(status, path)
+            require_regular(status, path)
         path.unlink()
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "w+b")
 
@@ -166,85 +162,6 @@ def sha256(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of file that dive writes. name: in words. is_own: whether a regular file is of it."""
-
-    name: str
-    is_own: Callable[[Path], bool]
-
-
-def refuse_existing(
-    path: Path, force: bool, kind: Kind, inputs: Iterable[Path] = (), option: str = "--out"
-) -> None:
-    """Raise OutputError where something stands at `path`, unless `force` and it is of the same kind.
-
-    Only a regular file that dive wrote is ever replaced, and never one of `inputs`, which the command
-    reads. A link is not written through and not replaced.
-    """
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise OutputError(f"{path} is a folder; give a file name with {option}")
-    if stat.S_ISLNK(status.st_mode) and (force or not path.exists()):
-        raise OutputError(f"{path} is a symbolic link; give the file that it leads to with {option}")
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        what = _KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "not a file")
-        raise OutputError(f"{path} is {what}, not a regular file; give another {option}")
-    for one in inputs:
-        if one.exists() and one.samefile(path):
-            raise OutputError(f"{option} {path} is a file that the command reads; give another file")
-    if not force:
-        _remove_stale_lock(path)
-        raise OutputError(f"{path} exists already; give another {option}, or --force to replace it")
-    refuse_foreign(path, kind, option)
-
-
-def refuse_foreign(path: Path, kind: Kind, option: str = "--out") -> None:
-    """Raise OutputError where there is anything at `path` but a file of the kind that dive writes there.
-
-    An empty file is nobody's.
-    """
-    if not os.path.lexists(path):
-        return
-    regular = path.is_file() and not path.is_symlink()
-    if not regular or not (path.stat().st_size == 0 or kind.is_own(path)):
-        raise OutputError(
-            f"{path} is in the way: it is not {kind.name} written by dive, or is damaged; move it away, or "
-            f"give another {option}"
-        )
-
-
-def prepare_folder(path: Path) -> None:
-    """Make the folder that `path` will lie in; raise OutputError if it cannot be written to."""
-    folder = path.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    probe = folder / f".{path.name}.probe-{os.getpid()}"
-    try:
-        probe.unlink(missing_ok=True)
-        probe.touch(exist_ok=False)
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"cannot write to the folder {folder}: {error.strerror}") from error
-
-
-def require_space(path: Path, needed: int) -> None:
-    """Raise OutputError unless `needed` more bytes fit on the disk that holds `path`'s folder."""
-    free = shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise OutputError(
-            f"{path} needs {readable_size(needed)} and the disk has {readable_size(free)} free; "
-            "make room, or choose fewer --views or another --out"
-        )
-
-
 def readable_size(size: float) -> str:
     """A size in bytes as people write it: 351 MB, 7.1 GB (powers of ten)."""
     for unit in ("bytes", "kB", "MB", "GB"):
@@ -252,55 +169,3 @@ def readable_size(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" or size >= 99.95 else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
-
-
-@contextmanager
-def only_writer(path: Path) -> Iterator[None]:
-    """Hold the right to write `path`, its folder made; raise OutputError if another process has it.
-
-    The lock belongs to the operating system and dies with its process. The lock file goes when
-    the writer is done.
-    """
-    prepare_folder(path)
-    lock = _lock_file(path)
-    handle = _lock(lock, path)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def _remove_stale_lock(path: Path) -> None:
-    """Remove the lock file of a writer that was killed when its result was already in place."""
-    if _lock_file(path).exists():
-        with suppress(OutputError, OSError), only_writer(path):
-            pass
-
-
-def _lock_file(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
-
-
-def _lock(lock: Path, path: Path) -> int:
-    while True:
-        with suppress(FileNotFoundError):
-            _require_regular(os.lstat(lock), lock)
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise OutputError(f"{path} is being written by another process") from None
-            raise
-        if _still_there(handle, lock):
-            return handle
-        os.close(handle)  # its previous owner removed the file in between: take the new one
-
-
-def _still_there(handle: int, lock: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(lock))
-    except FileNotFoundError:
-        return False

@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dive import checkpoint, files
+from dive import files
+from dive.models import checkpoint
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import yaml
 
+from dive.cli.tables import model_name
 from dive.errors import RecipeError
 from dive.progress import duration
-from dive.recipe import Recipe, build, load
-from dive.records import of_one_run
-from dive.tables import model_name
+from dive.recipe.reading import build, load, with_epochs
+from dive.recipe.recipe import Recipe
+from dive.recipe.records import of_one_run
 
 ROOT = Path(__file__).parents[1]
 SHOTS = ("many", "medium", "few", "all")
@@ -191,7 +192,7 @@ def command(record: Mapping[str, Any], configs: Path) -> str:
         base = load(config)
         words += ["--config", str(config.relative_to(configs.parent))]
     if recipe.schedule.epochs not in (None, base.schedule.epochs):
-        base = base.with_epochs(recipe.schedule.epochs)
+        base = with_epochs(base, recipe.schedule.epochs)
         words += ["--epochs", str(recipe.schedule.epochs)]
     for key, value in _leaves(recipe.as_dict()):
         if key in ("data.path", "precision") or value == dict(_leaves(base.as_dict()))[key]:

@@ -9,9 +9,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dive import seal
-from dive.cache_writer import CacheWriter, Content, block_rows
-from dive.logit_cache import LogitCache
+from dive.cache import seal
+from dive.cache.reader import LogitCache
+from dive.cache.writer import CacheWriter, Content, block_rows
 
 IDENTITY = {"recipe": "small", "data": {"seed": 0, "imbalance": 10.0}, "teacher": {"weights hash": "abc"}}
 

@@ -23,11 +23,17 @@ import pytest
 import torch
 
 from dive.cli import main
-from dive.step import Step
+from dive.training.step import Step
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "digits_lt" / "bbn.yaml"
-PRELOADED = ["dive.student", "dive.teacher", "dive.export", "sklearn.datasets", "torch._dynamo"]
+PRELOADED = [
+    "dive.workflows.student",
+    "dive.workflows.teacher",
+    "dive.workflows.export",
+    "sklearn.datasets",
+    "torch._dynamo",
+]
 # As most tests run teacher and student, also where there is a GPU.
 DIGITS = ("--config", CONFIG, "--device", "cpu", "--precision", "fp32", "--quiet")
 

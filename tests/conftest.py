@@ -18,7 +18,7 @@ import torch
 from chain import Chain
 from PIL import Image
 
-from dive.sources import cifar
+from dive.data.sources import cifar
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from dive.dataset import load_dataset
-from dive.longtail import Samples
-from dive.models import build_model
+from dive.data.dataset import load_dataset
+from dive.data.longtail import Samples
+from dive.models.registry import build_model
 from dive.progress import Progress
 from dive.randomness import epoch_choice, epoch_order
-from dive.recipe import Recipe
+from dive.recipe.recipe import Recipe
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 

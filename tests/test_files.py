@@ -14,11 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from dive import files
+from dive import files, outputs
 from dive.errors import OutputError
 
 PATH = Path("result.bin")
-KIND = files.Kind("a note", lambda path: path.read_bytes().startswith(b"old"))
+KIND = outputs.Kind("a note", lambda path: path.read_bytes().startswith(b"old"))
 
 
 def names() -> list[str]:
@@ -145,11 +145,11 @@ def test_sha256_is_the_published_one():
 
 
 def test_a_finished_result_is_refused_unless_forced():
-    files.refuse_existing(PATH, False, KIND)
+    outputs.refuse_existing(PATH, False, KIND)
     PATH.write_bytes(b"old")
     with pytest.raises(OutputError, match=r"result\.bin exists already.*--out.*--force"):
-        files.refuse_existing(PATH, False, KIND)
-    files.refuse_existing(PATH, True, KIND)
+        outputs.refuse_existing(PATH, False, KIND)
+    outputs.refuse_existing(PATH, True, KIND)
     assert PATH.read_bytes() == b"old"
 
 
@@ -158,11 +158,11 @@ def test_a_refusal_removes_the_lock_of_a_writer_killed_when_its_result_was_in_pl
     lock = PATH.with_name(f".{PATH.name}.lock")
     lock.touch()
     with pytest.raises(OutputError, match="exists already"):
-        files.refuse_existing(PATH, False, KIND)
+        outputs.refuse_existing(PATH, False, KIND)
     assert names() == [PATH.name]
-    with files.only_writer(PATH):
+    with outputs.only_writer(PATH):
         with pytest.raises(OutputError, match="exists already"):
-            files.refuse_existing(PATH, False, KIND)
+            outputs.refuse_existing(PATH, False, KIND)
         assert lock.exists()
 
 
@@ -170,26 +170,26 @@ def test_a_refusal_removes_the_lock_of_a_writer_killed_when_its_result_was_in_pl
 def test_a_folder_is_never_an_output(force):
     PATH.mkdir()
     with pytest.raises(OutputError, match="is a folder"):
-        files.refuse_existing(PATH, force, KIND)
+        outputs.refuse_existing(PATH, force, KIND)
 
 
 def test_the_folder_of_an_output_is_made():
-    files.prepare_folder(Path("a/b/result.bin"))
+    outputs.prepare_folder(Path("a/b/result.bin"))
     assert Path("a/b").is_dir() and list(Path("a/b").iterdir()) == []
-    files.prepare_folder(Path("a/b/result.bin"))
+    outputs.prepare_folder(Path("a/b/result.bin"))
 
 
 def test_a_folder_that_cannot_be_made_is_refused():
     Path("file").write_text("")
     for path in ("file/result.bin", "file/deeper/result.bin"):
         with pytest.raises(OutputError, match=r"cannot make the folder file"):
-            files.prepare_folder(Path(path))
+            outputs.prepare_folder(Path(path))
     assert names() == ["file"]
 
 
 def test_a_name_the_disk_cannot_hold_is_refused():
     with pytest.raises(OutputError, match="cannot write to the folder"):
-        files.prepare_folder(Path("folder") / ("x" * 300))
+        outputs.prepare_folder(Path("folder") / ("x" * 300))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -197,9 +197,9 @@ def test_a_folder_without_permission_is_refused():
     folder = Path("closed")
     folder.mkdir(mode=0o500)
     with pytest.raises(OutputError, match="cannot write to the folder closed"):
-        files.prepare_folder(folder / "result.bin")
+        outputs.prepare_folder(folder / "result.bin")
     with pytest.raises(OutputError, match="cannot make the folder"):
-        files.prepare_folder(folder / "deeper" / "result.bin")
+        outputs.prepare_folder(folder / "deeper" / "result.bin")
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(monkeypatch):
@@ -208,14 +208,14 @@ def test_a_folder_that_cannot_be_written_to_is_refused(monkeypatch):
 
     monkeypatch.setattr(Path, "touch", touch)
     with pytest.raises(OutputError, match="cannot write to the folder here: Permission denied"):
-        files.prepare_folder(Path("here/result.bin"))
+        outputs.prepare_folder(Path("here/result.bin"))
 
 
 def test_too_little_space_is_refused_with_both_sizes(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000_000))
-    files.require_space(PATH, 10_000_000)
+    outputs.require_space(PATH, 10_000_000)
     with pytest.raises(OutputError, match=r"result\.bin needs 351 MB and the disk has 10\.0 MB free"):
-        files.require_space(PATH, 10_847 * 162 * 100 * 2)
+        outputs.require_space(PATH, 10_847 * 162 * 100 * 2)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_sizes_are_written_as_people_write_them(size, text):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from dive.files import only_writer
+from dive.outputs import only_writer
 with only_writer(Path("result.bin")):
     print("held", flush=True)
     sys.stdin.readline()
@@ -260,45 +260,45 @@ def holder():
 
 def test_a_second_process_is_refused_until_the_first_is_done(holder):
     with pytest.raises(OutputError, match=r"result\.bin is being written by another process"):
-        with files.only_writer(PATH):
+        with outputs.only_writer(PATH):
             pytest.fail("two processes held the same right")
-    with files.only_writer(Path("other.bin")):
+    with outputs.only_writer(Path("other.bin")):
         pass  # another output is free
     holder.stdin.write("\n")
     holder.stdin.flush()
     assert holder.stdout.readline() == "let go\n"
     assert names() == []
-    with files.only_writer(PATH):
+    with outputs.only_writer(PATH):
         pass
 
 
 def test_the_right_to_write_dies_with_its_process(holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait(30)
-    with files.only_writer(PATH):
+    with outputs.only_writer(PATH):
         pass
     assert names() == []
 
 
 def test_a_refused_process_leaves_the_lock_of_the_first(holder):
     for _ in range(3):
-        with pytest.raises(OutputError), files.only_writer(PATH):
+        with pytest.raises(OutputError), outputs.only_writer(PATH):
             pass
 
 
 def test_an_exception_gives_the_right_back():
-    with pytest.raises(ValueError), files.only_writer(PATH):
+    with pytest.raises(ValueError), outputs.only_writer(PATH):
         raise ValueError
     assert names() == []
-    with files.only_writer(PATH):
+    with outputs.only_writer(PATH):
         pass
 
 
 def test_a_lock_file_left_behind_does_not_hold_anyone_up():
-    with files.only_writer(PATH):
+    with outputs.only_writer(PATH):
         (lock,) = names()
     Path(lock).write_text("")
-    with files.only_writer(PATH):
+    with outputs.only_writer(PATH):
         assert names() == [lock]
     assert names() == []
 
@@ -314,10 +314,10 @@ def test_a_lock_file_removed_while_it_was_being_locked_is_not_taken_for_a_lock(m
             Path(lock).unlink()
 
     monkeypatch.setattr(fcntl, "flock", race)
-    with files.only_writer(PATH):
+    with outputs.only_writer(PATH):
         assert len(attempts) == 2
         assert len(names()) == 1
-        with pytest.raises(OutputError), files.only_writer(PATH):
+        with pytest.raises(OutputError), outputs.only_writer(PATH):
             pass
 
 
@@ -350,7 +350,7 @@ def test_only_a_regular_file_is_opened_and_the_others_are_named(tmp_path):
 def test_force_replaces_only_what_dive_wrote():
     PATH.write_bytes(b"my own")
     with pytest.raises(OutputError, match=r"result\.bin is in the way: it is not a note written by dive"):
-        files.refuse_existing(PATH, True, KIND)
+        outputs.refuse_existing(PATH, True, KIND)
     assert PATH.read_bytes() == b"my own"
 
 
@@ -358,7 +358,7 @@ def test_a_file_that_is_read_is_never_replaced_under_whatever_name():
     PATH.write_bytes(b"old")
     os.link(PATH, "other.bin")
     with pytest.raises(OutputError, match=r"--plot result\.bin is a file that the command reads"):
-        files.refuse_existing(PATH, True, KIND, [Path("missing"), Path("other.bin")], "--plot")
+        outputs.refuse_existing(PATH, True, KIND, [Path("missing"), Path("other.bin")], "--plot")
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -366,11 +366,11 @@ def test_an_output_is_a_new_or_a_regular_file(tmp_path, force):
     for said, path in kinds_that_are_not_regular(tmp_path).items():
         said = "a symbolic link|a FIFO" if path.name == "link" else said
         with pytest.raises(OutputError, match=f"{path} is ({said})"):
-            files.refuse_existing(path, force, KIND)
+            outputs.refuse_existing(path, force, KIND)
     dangling = tmp_path / "dangling"
     dangling.symlink_to(tmp_path / "nothing")
     with pytest.raises(OutputError, match="is a symbolic link"):
-        files.refuse_existing(dangling, force, KIND)
+        outputs.refuse_existing(dangling, force, KIND)
     assert not (tmp_path / "nothing").exists()
 
 
@@ -391,6 +391,6 @@ def test_what_is_no_file_at_the_temporary_name_is_named_and_left():
 
 def test_a_lock_that_is_a_link_is_not_followed():
     Path(".result.bin.lock").symlink_to("elsewhere")
-    with pytest.raises(OSError, match="a symbolic link"), files.only_writer(PATH):
+    with pytest.raises(OSError, match="a symbolic link"), outputs.only_writer(PATH):
         pass
     assert names() == [".result.bin.lock"]

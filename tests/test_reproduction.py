@@ -10,8 +10,8 @@ import chain
 import pytest
 import yaml
 
-from dive import checkpoint
-from dive.recipe import build, load
+from dive.models import checkpoint
+from dive.recipe.reading import build, load, with_epochs
 from reproduction import report, runs
 
 STUDENT = ("--tau", "2", "--weight", "0.3", "--seed", "3", "--epochs", "1", "--set", "optimizer.lr=0.02")
@@ -32,7 +32,7 @@ def test_a_runs_command_makes_the_same_recipe_again(record, repository, monkeypa
     words = shlex.split(report.command(record, repository / "configs"))
     assert words[:4] == ["dive", "student", "--config", "configs/digits_lt/bbn.yaml"]
     monkeypatch.chdir(repository)
-    from dive.commands import options
+    from dive.cli import options
 
     found = dict(zip(words[4::2], words[5::2], strict=True))
     assert found.keys() == {"--tau", "--weight", "--seed", "--epochs", "--set"}
@@ -48,7 +48,7 @@ def test_a_length_in_epochs_given_to_a_recipe_in_steps_is_in_its_command(reposit
     record = {"kind": "teacher", "recipe": recipe.as_dict()}
     words = "dive teacher --config configs/cifar100_lt/balms.yaml"
     assert report.command(record, repository / "configs") == words
-    record["recipe"] = load(recipe.as_dict(), ("data.imbalance=null",)).with_epochs(9).as_dict()
+    record["recipe"] = with_epochs(load(recipe.as_dict(), ("data.imbalance=null",)), 9).as_dict()
     assert report.command(record, repository / "configs") == f"{words} --epochs 9 --set data.imbalance=null"
 
 

@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import chain
 
-from dive import checkpoint
+from dive.cache.reader import LogitCache
 from dive.errors import DiveError
-from dive.logit_cache import LogitCache
+from dive.models import checkpoint
 
 EPOCHS = 8
 KILLS_A_RUN = 4  # then the run is left to end
@@ -142,10 +142,10 @@ def _run(words: tuple, out: Path, force: bool, moment: float | None) -> int:
 
 
 def _child(words: list[str], threads: int, folder: str) -> None:
-    from dive import training
+    from dive.training import loop
 
     torch.set_num_threads(threads)
-    training.SAVING_SHARE = math.inf  # after every epoch, so that there is something to break
+    loop.SAVING_SHARE = math.inf  # after every epoch, so that there is something to break
     os.chdir(folder)
     sys.argv = ["dive", *words]
     with open(os.devnull, "w") as sys.stdout, open("stderr", "a") as sys.stderr:

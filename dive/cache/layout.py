@@ -1,0 +1,257 @@
+"""The layout of a logit cache: every byte of its file besides the logits, computed in memory.
+
+HDF5 lays the file out, but into memory: the library crashes where a disk fills or a file may not grow,
+and it believes what a damaged or hostile file says. What it laid out is written to the disk, compared
+with it and repaired there as plain bytes at known places. The same content is laid out as the same bytes.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+
+from dive.cache import seal
+from dive.cache.reader import FORMAT, VERSION
+
+_PAGE = 1 << 16
+_ALIGNMENT = 64  # bytes, of every table: the logits are mapped and used in place
+_BLOCK_TABLES = {"block_crc32": "<u4", "block_done": "u1", "block_correct": "<u4"}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a cache is made of besides the logits.
+
+    views: (N, V) view ids. labels: (N,). keys: N texts. pixel_digests: (N, 16) uint8, of the images.
+    classes: C names. class_counts: (C,). identity: nested plain values that must be equal for an
+    unfinished export to be resumed. facts: further plain values to record (precision, versions, …).
+    """
+
+    views: np.ndarray
+    labels: np.ndarray
+    keys: list[str]
+    pixel_digests: np.ndarray
+    classes: tuple[str, ...]
+    class_counts: np.ndarray
+    dtype: str
+    identity: dict[str, Any]
+    facts: dict[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, V, C)."""
+        return (*self.views.shape, len(self.classes))
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file, but for some kilobytes of HDF5's own."""
+        n, v, c = self.shape
+        keys = n * max(len(key.encode()) for key in self.keys)
+        tables = (self.views, self.labels, self.pixel_digests)
+        return n * v * c * np.dtype(self.dtype).itemsize + sum(table.nbytes for table in tables) + keys
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something lies in a file: offset and size in bytes."""
+
+    offset: int
+    size: int
+
+    @property
+    def stop(self) -> int:
+        """The first byte behind it."""
+        return self.offset + self.size
+
+
+class Layout:
+    """A cache's file as it is before the first row: all blocks to do, not complete, not sealed.
+
+    length: of the file in bytes. logits, block_crc32, block_done, block_correct: where these tables lie.
+    complete: the place of the byte that says so. digest: SHA-256 in hexadecimal of every byte that never
+    changes again, and of its place.
+    """
+
+    def __init__(self, memory: "_MemoryFile", tables: dict[str, Place], complete: Place, room: int) -> None:
+        self._memory = memory
+        self.length = len(memory)
+        self.complete = complete
+        self.logits = tables["logits"]
+        self.block_crc32, self.block_done, self.block_correct = (tables[name] for name in _BLOCK_TABLES)
+        changing = [Place(0, room), complete, *tables.values()]
+        self._fixed = _between(changing, self.length)
+        digest = hashlib.sha256()
+        for offset, content in self._pieces(self._fixed):
+            digest.update(f"{offset} {len(content)}\n".encode() + content)
+        self.digest = digest.hexdigest()
+
+    def _pieces(self, places: list[Place]) -> Iterator[tuple[int, bytes]]:
+        for place in places:
+            for start in range(place.offset, place.stop, 1 << 20):
+                yield start, self._memory.at(start, min(1 << 20, place.stop - start))
+
+    def write(self, handle: int) -> None:
+        """Write everything but the logits to an empty file; raises OSError."""
+        for offset, content in self._pieces(_between([self.logits], self.length)):
+            write_at(handle, content, offset)
+
+    def damage(self, handle: int) -> list[tuple[int, bytes]]:
+        """Offset and right content of each piece, up to a megabyte, that changed and never should."""
+        return [
+            (offset, content)
+            for offset, content in self._pieces(self._fixed)
+            if read_at(handle, len(content), offset) != content
+        ]
+
+
+def lay_out(content: Content, producer: str, blocks: int) -> Layout:
+    """The layout of a cache of so many blocks. producer: the dive that begins it."""
+    memory, room = _MemoryFile(), seal.room_for(blocks)
+    with h5py.File(
+        memory, "w", userblock_size=room, alignment_threshold=1, alignment_interval=_ALIGNMENT
+    ) as file:
+        for key, value in {
+            "format": FORMAT,
+            "version": VERSION,
+            "producer": producer,
+            "identity": json.dumps(content.identity),
+            "facts": json.dumps(content.facts),
+            "complete": True,  # and False below, which shows where this stands
+        }.items():
+            file.attrs[key] = value
+        for name, texts in (("keys", content.keys), ("classes", content.classes)):
+            encoded = [text.encode() for text in texts]
+            file[name] = np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded))))
+        file["labels"], file["views"] = content.labels, content.views
+        file["class_counts"], file["pixel_digests"] = content.class_counts, content.pixel_digests
+        _allocate_logits(file, content)
+        for name, kind in _BLOCK_TABLES.items():
+            file[name] = np.zeros(blocks, dtype=kind)
+        tables = {
+            name: Place(file[name].id.get_offset(), file[name].nbytes) for name in ("logits", *_BLOCK_TABLES)
+        }
+        file.flush()
+        memory.watch()
+        file.attrs.modify("complete", np.bool_(False))
+    (complete,) = memory.changes()
+    return Layout(memory, tables, Place(complete, 1), room)
+
+
+def _allocate_logits(file: h5py.File, content: Content) -> None:
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_layout(h5py.h5d.CONTIGUOUS)
+    plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plan.set_obj_track_times(False)  # the same content makes the same bytes
+    kind = h5py.h5t.py_create(np.dtype(content.dtype).newbyteorder("<"))
+    h5py.h5d.create(file.id, b"logits", kind, h5py.h5s.create_simple(content.shape), plan)
+
+
+def _between(places: list[Place], length: int) -> list[Place]:
+    """What of a file of this length lies outside the places, which do not overlap."""
+    found, start = [], 0
+    for place in sorted(places, key=lambda place: place.offset):
+        found.append(Place(start, place.offset - start))
+        start = place.stop
+    found.append(Place(start, length - start))
+    return [place for place in found if place.size]
+
+
+class _MemoryFile:
+    """A file in memory as h5py takes one; pages that nobody writes take no room."""
+
+    def __init__(self) -> None:
+        self._pages: dict[int, bytearray] = {}
+        self._length = self._position = 0
+        self._before: dict[int, bytes] | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def at(self, offset: int, size: int) -> bytes:
+        """`size` bytes from an offset on."""
+        first, last = offset // _PAGE, (offset + size - 1) // _PAGE
+        pages = b"".join(self._pages.get(page, bytes(_PAGE)) for page in range(first, last + 1))
+        return pages[offset - first * _PAGE :][:size]
+
+    def watch(self) -> None:
+        """Begin to remember what `changes` tells."""
+        self._before = {}
+
+    def changes(self) -> list[int]:
+        """The offsets of the bytes that are others than when `watch` was called."""
+        return [
+            page * _PAGE + at
+            for page, before in (self._before or {}).items()
+            for at in np.flatnonzero(np.frombuffer(before, "u1") != np.frombuffer(self._pages[page], "u1"))
+        ]
+
+    # What h5py calls.
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to an offset from the start, the position or the end."""
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence, self._length)
+        return self._position
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def truncate(self, size: int) -> int:
+        """Set the length."""
+        self._length = size
+        return size
+
+    def flush(self) -> None:
+        """Nothing: every write is there at once."""
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes from the position on."""
+        content = self.at(self._position, max(0, min(size, self._length - self._position)))
+        self._position += len(content)
+        return content
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill a buffer from the position on."""
+        view = memoryview(buffer).cast("B")
+        content = self.read(len(view))
+        view[: len(content)] = content
+        return len(content)
+
+    def write(self, content: bytes | memoryview) -> int:
+        """Write at the position."""
+        view = memoryview(content).cast("B")
+        done = 0
+        while done < len(view):
+            number, start = divmod(self._position, _PAGE)
+            page = self._pages.setdefault(number, bytearray(_PAGE))
+            if self._before is not None:
+                self._before.setdefault(number, bytes(page))
+            some = view[done : done + _PAGE - start]
+            page[start : start + len(some)] = some
+            done += len(some)
+            self._position += len(some)
+        self._length = max(self._length, self._position)
+        return done
+
+
+def write_at(handle: int, content: bytes | memoryview, offset: int) -> None:
+    """Write all of `content` to an open file at an offset; raises OSError."""
+    rest = memoryview(content).cast("B")
+    while rest:
+        done = os.pwrite(handle, rest, offset)
+        rest, offset = rest[done:], offset + done
+
+
+def read_at(handle: int, size: int, offset: int) -> bytes:
+    """`size` bytes of an open file from an offset on, fewer where it ends before; raises OSError."""
+    pieces = []
+    while size > 0 and (piece := os.pread(handle, size, offset)):
+        pieces.append(piece)
+        size, offset = size - len(piece), offset + len(piece)
+    return b"".join(pieces)

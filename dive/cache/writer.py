@@ -1,0 +1,215 @@
+"""Writing a logit cache: block by block as `NAME.part`, resumed after a stop, sealed at the end.
+
+A part is laid out once, with every byte allocated; then only rows and what is said of their blocks
+are written, as plain bytes at places that the layout gives. A resumed part has the identity, the facts
+and the producer of the export that began it; everything else must be what would be laid out now.
+What the file holds is said in `logit_cache`.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dive import __version__, files, outputs
+from dive.cache import seal
+from dive.cache.layout import Content, Layout, Place, lay_out, read_at, write_at
+from dive.cache.part import Record, begun, open_part, part_path, require_own_files
+from dive.cache.reader import correct_views, crc
+from dive.errors import CacheError, OutputError
+from dive.recipe.documents import differences
+
+BLOCK_IMAGES = 2048  # views in a block; what a kill can cost, and what one CRC covers
+
+
+def block_rows(views: int) -> int:
+    """Samples in a block."""
+    return max(1, BLOCK_IMAGES // views)
+
+
+class CacheWriter:
+    """Writes a cache block by block; use as a context manager, then `finish`.
+
+    Opens `NAME.part` and resumes it where it is of the same identity. Raises OutputError where
+    it is of another one, naming the keys that differ, or its record is damaged, or it is not a file of its
+    own, and where the disk is too small.
+
+    blocks: how many there are. repaired: whether bytes besides the rows were damaged and are right again.
+    """
+
+    def __init__(self, path: Path, content: Content) -> None:
+        self._path, self._part = path, part_path(path)
+        require_own_files(path)
+        n, v, c = content.shape
+        self._samples, self._rows_a_block = n, block_rows(v)
+        self.blocks = -(-n // self._rows_a_block)
+        self._labels, self._row_shape = content.labels, (v, c)
+        self._dtype = np.dtype(content.dtype).newbyteorder("<")
+        self._row_bytes = v * c * self._dtype.itemsize
+        record, producer = begun(self._part), f"dive {__version__}"
+        if record is not None:
+            _require_same(self._part, record, content.identity)
+            content = replace(content, identity=record.identity, facts=record.facts)
+            producer = record.producer
+        self._layout = lay_out(content, producer, self.blocks)
+        if record is None:
+            done, rows = self._layout.block_done.offset, self._rows_a_block
+            record = Record(
+                content.identity, content.facts, producer, content.shape, rows, done, self._layout.digest
+            )
+            _create(self._part, self._layout, record)
+        self._handle = open_part(self._part, os.O_RDWR)
+        try:
+            self.repaired = self._repair(record)
+        except BaseException:
+            os.close(self._handle)
+            raise
+
+    def _repair(self, record: Record) -> bool:
+        """Write what never changes and did as it was; whether there was any of it.
+
+        Raises OutputError where the part was begun with other tables, or where they were laid out
+        otherwise: its rows may be of other views or samples then.
+        """
+        damage = self._layout.damage(self._handle)
+        if record.layout != self._layout.digest and (record.layout is not None or damage):
+            raise OutputError(
+                f"{self._part} was begun by {record.producer} with other tables, or laid out by another "
+                f"h5py, than dive {__version__} writes here; finish it there, or --force to start anew"
+            )
+        for offset, content in damage:
+            self._put(content, offset)
+        return bool(damage)
+
+    def __enter__(self) -> "CacheWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._handle)
+
+    def rows(self, block: int) -> slice:
+        """The samples of a block."""
+        start = block * self._rows_a_block
+        return slice(start, min(start + self._rows_a_block, self._samples))
+
+    def missing(self) -> list[int]:
+        """Blocks still to be written: those not done, and those whose rows do not fit CRC and count."""
+        done, crcs, correct = (
+            self._table(self._layout.block_done, "u1"),
+            self._table(self._layout.block_crc32, "<u4"),
+            self._table(self._layout.block_correct, "<u4"),
+        )
+        return [
+            block
+            for block in range(self.blocks)
+            if done[block] != 1 or self._of_stored(block) != (crcs[block], correct[block])
+        ]
+
+    def _of_stored(self, block: int) -> tuple[int, int]:
+        """CRC32 of a block's rows as they lie on the disk, and in how many views they are right."""
+        rows = self.rows(block)
+        count = rows.stop - rows.start
+        offset = self._layout.logits.offset + rows.start * self._row_bytes
+        content = read_at(self._handle, count * self._row_bytes, offset)
+        stored = np.frombuffer(content, self._dtype).reshape(count, *self._row_shape)
+        return crc(stored), correct_views(stored, self._labels[rows])
+
+    def _table(self, place: Place, kind: str) -> np.ndarray:
+        return np.frombuffer(read_at(self._handle, place.size, place.offset), kind)
+
+    def _put(self, content: bytes | memoryview, offset: int) -> None:
+        try:
+            write_at(self._handle, content, offset)
+        except OSError as error:
+            error.filename = str(self._part)
+            raise
+
+    def write(self, block: int, logits: np.ndarray) -> None:
+        """Write a block's logits (rows, V, C); raises CacheError where they are not finite."""
+        with np.errstate(over="ignore"):
+            stored = logits.astype(self._dtype, copy=False)
+        if not np.isfinite(stored).all():
+            raise CacheError(
+                f"{self._path}: the teacher's logits are not finite in {stored.dtype} "
+                f"(samples {self.rows(block).start} to {self.rows(block).stop - 1}); "
+                "try --dtype float32, or another teacher"
+            )
+        rows, tables = self.rows(block), self._layout
+        stored = np.ascontiguousarray(stored)
+        self._put(stored.view("u1").reshape(-1).data, tables.logits.offset + rows.start * self._row_bytes)
+        correct = correct_views(stored, self._labels[rows])
+        self._put(crc(stored).to_bytes(4, "little"), tables.block_crc32.offset + 4 * block)
+        self._put(correct.to_bytes(4, "little"), tables.block_correct.offset + 4 * block)
+        self._put(
+            b"\1", tables.block_done.offset + block
+        )  # the last: a kill before it costs this block alone
+
+    def finish(self) -> None:
+        """Mark the cache complete, seal it, force it to the disk and move it to its place.
+
+        The record is cut off once the seal is on the disk: a kill in between leaves one of the two whole.
+        """
+        layout = self._layout
+        self._put(b"\1", layout.complete.offset)
+        crcs = self._table(layout.block_crc32, "<u4")
+        place = (layout.logits.offset, layout.logits.size)
+        with os.fdopen(os.dup(self._handle), "r+b") as file:
+            seal.write(file, crcs, place, self._rows_a_block * self._row_bytes, layout.length)
+        os.fsync(self._handle)
+        os.ftruncate(self._handle, layout.length)
+        os.fsync(self._handle)
+        files.publish(self._part, self._path)
+
+
+def unfinished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The facts of the unfinished export of `path`, None where there is none.
+
+    Raises OutputError where it is of another identity, naming the keys that differ, or damaged.
+    """
+    part = part_path(path)
+    if (record := begun(part)) is None:
+        return None
+    _require_same(part, record, identity)
+    return record.facts
+
+
+def _require_same(part: Path, record: Record, identity: dict[str, Any]) -> None:
+    if different := differences(record.identity, identity):
+        raise OutputError(
+            f"{part} is an unfinished export of another recipe ({'; '.join(different)}); "
+            "resume it with that recipe, give another --out, or --force to start anew"
+        )
+    if record.block_rows != (rows := block_rows(record.shape[1])):
+        raise OutputError(
+            f"{part} has blocks of {record.block_rows} samples, here of {rows}: its tables do not fit its "
+            "logits; --force starts anew"
+        )
+
+
+def _create(part: Path, layout: Layout, record: Record) -> None:
+    """Lay a new file out whole, with every byte allocated, and force it to the disk before the first row."""
+    trailer = record.trailer(layout.length)
+    size = layout.length + len(trailer)
+    outputs.require_space(part, size)
+    fresh = files.temporary_name(part)
+    fresh.unlink(missing_ok=True)
+    handle = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            os.posix_fallocate(handle, 0, size)
+            layout.write(handle)
+            write_at(handle, trailer, layout.length)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        files.publish(fresh, part)
+    except BaseException as error:
+        fresh.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OutputError(
+                f"{part} needs {files.readable_size(size)} and cannot be laid out: {error.strerror}; "
+                "make room or raise the limit, or choose fewer --views or another --out"
+            ) from error
+        raise

@@ -1,0 +1,123 @@
+"""The process of the `dive` command: its standard streams, Ctrl-C, errors as one line, and exit codes.
+
+Nothing is imported before `main` runs that the interpreter has not loaded already, so that a Ctrl-C
+during the imports is handled too. The commands are in the modules beside this one.
+"""
+
+import sys
+
+INTERRUPTED = 130
+MOST_CHARACTERS = 4000  # of a message: what a path may have
+_OUT_OF_MEMORY = (
+    "out of memory; try a smaller schedule.batch_size or data.size, fewer --views, or --device cpu"
+)
+
+
+def main() -> None:
+    """Run the command line and exit; a user's mistake never shows a traceback."""
+    try:
+        try:
+            code = _run()
+        except KeyboardInterrupt:
+            code = _interrupted_early()
+    except KeyboardInterrupt:  # and once more
+        code = _interrupted_early()
+    sys.exit(code)
+
+
+def _run() -> int:
+    from dive.cli.interrupts import Interrupts
+
+    interrupts = Interrupts()
+    try:
+        interrupts.begin()
+        from dive.cli import streams
+
+        streams.prepare()
+        from dive.cli.group import run
+
+        code = run(sys.argv[1:])
+        if error := streams.settle():
+            raise error
+        return code
+    except BaseException as error:
+        # Whatever else a Ctrl-C on its way out made fail is not the user's concern.
+        if interrupts.count or isinstance(error, KeyboardInterrupt):
+            return _interrupted()
+        code = _report(error)
+        if code is None:
+            raise
+        return code
+    finally:
+        interrupts.end()
+
+
+def _interrupted_early() -> int:
+    """Ctrl-C in the first milliseconds, before there was a handler."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return _interrupted()
+
+
+def _interrupted() -> int:
+    _tell("interrupted; the same command resumes from its last saved state, or starts again")
+    return INTERRUPTED
+
+
+def _report(error: BaseException) -> int | None:
+    """Tell the user of an error in one line; the exit code, None where it is a fault of dive's own."""
+    import click
+
+    from dive.cli import streams
+    from dive.errors import DiveError
+    from dive.printable import shortened
+
+    unwritten = streams.settle()
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context else ""
+        _complain(_on_one_line(error.format_message()) + hint)
+        return error.exit_code
+    if isinstance(error, DiveError):
+        for message in error.messages:
+            _complain(message)
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
+        return 1  # whoever read the output has gone away
+    if _out_of_memory(error):
+        _complain(_OUT_OF_MEMORY)
+        return 1
+    if isinstance(error, OSError):
+        where = shortened(str(error.filename or ""), 300) or ("standard output" if unwritten else "")
+        _complain(_on_one_line(str(error.strerror or error)) + (f" ({where})" if where else ""))
+        return 1
+    return None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether Python, a GPU's allocator or torch's on the CPU ran out of memory."""
+    if not isinstance(error, MemoryError | RuntimeError):
+        return False
+    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+    return named or "can't allocate memory" in str(error)
+
+
+def _on_one_line(text: str) -> str:
+    """A library's message, which may have several lines."""
+    return " ".join(text.split())
+
+
+def _complain(message: str) -> None:
+    from dive.printable import printable, shortened
+
+    _tell(shortened(printable(message), MOST_CHARACTERS))
+
+
+def _tell(line: str) -> None:
+    if sys.stderr is None:
+        return
+    try:
+        print(f"dive: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        pass  # nobody is there to be told

@@ -1,0 +1,128 @@
+"""`dive eval`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dive.cli import options
+from dive.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from dive.progress import Progress
+    from dive.recipe.recipe import Recipe
+    from dive.workflows.evaluate import Seeds
+    from dive.workflows.lesson import Result
+
+
+@click.command("eval")
+@click.argument("checkpoints", nargs=-1, type=options.FILE, metavar="[CHECKPOINT ...]")
+@click.option("--per-class", is_flag=True, help="Every class's accuracy too.")
+@options.apply(
+    options.config,
+    options.assignments,
+    options.data,
+    options.device,
+    options.as_json,
+    options.quiet,
+)
+def command(
+    checkpoints: tuple[Path, ...],
+    per_class: bool,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    data: str | None,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Many, medium and few-shot accuracy of checkpoints.
+
+    In fp32, on the whole test set. Several seeds of one run are summed up as mean ± standard
+    deviation. Without an argument: the recipe's teacher and student. The test set is the recipe's
+    of --config, or the one the first checkpoint was trained with.
+    """
+    from dive.workflows.evaluate import across_seeds, compare, recorded_recipe
+
+    progress = options.reporter(quiet)
+    if checkpoints and config is None:
+        recipe = recorded_recipe(checkpoints[0], assignments, data)
+    else:
+        recipe = options.read_recipe(config, assignments, data__path=data)
+    evaluated = compare(checkpoints or _of_recipe(recipe, progress), recipe, device, progress)
+    seeds = across_seeds(evaluated)
+    if as_json:
+        options.print_json(_document(evaluated, seeds))
+        return
+    _print_shots(evaluated, seeds, numbered=per_class)
+    if per_class:
+        _print_classes(evaluated)
+
+
+def _of_recipe(recipe: "Recipe", progress: "Progress") -> list[Path]:
+    paths = {kind: options.default_checkpoint(recipe, kind) for kind in ("teacher", "student")}
+    found = [path for path in paths.values() if path.exists()]
+    if not found:
+        raise CheckpointError(f"there is no {paths['teacher']} yet; dive teacher makes it")
+    for kind, path in paths.items():
+        if path not in found:
+            progress.note(f"there is no {path} yet; dive {kind} makes it")
+    return found
+
+
+def _print_shots(evaluated: "list[Result]", seeds: "list[Seeds]", numbered: bool) -> None:
+    from dive.cli.tables import SHOT_COLUMNS, figures, named, new_table, percent, print_seeds, print_table
+
+    table = new_table("Test accuracy (%)", ["model"], SHOT_COLUMNS)
+    for i, one in enumerate(evaluated, start=1):
+        name = named(one.record, f"{one.path}, seed {one.record['seed']}", i if numbered else None)
+        table.add_row(name, *map(percent, figures(one.accuracy)))
+    print_table(table)
+    print_seeds(seeds)
+
+
+def _print_classes(evaluated: "list[Result]") -> None:
+    """Every class's accuracy; a column a checkpoint, by its number in the table above."""
+    import numpy as np
+
+    from dive.cli.tables import cell, new_table, percent, print_table
+    from dive.data.longtail import shot_groups
+
+    first = evaluated[0].record
+    counts = np.array(first["class_counts"])
+    shot_of = {int(c): shot for shot, members in shot_groups(counts).items() for c in members}
+    numbers = [f"[{i}]" for i in range(1, len(evaluated) + 1)]
+    table = new_table("Test accuracy by class (%)", ["class", "shot"], ["images", *map(cell, numbers)])
+    for c in np.argsort(-counts, kind="stable"):
+        accuracies = (percent(one.accuracy.per_class[c]) for one in evaluated)
+        table.add_row(cell(first["classes"][c]), shot_of[int(c)], str(counts[c]), *accuracies)
+    print_table(table)
+
+
+def _document(evaluated: "list[Result]", seeds: "list[Seeds]") -> dict[str, Any]:
+    from dive.cli.tables import SHOT_COLUMNS, model_name
+
+    columns = [name.replace(" ", "_") for name in SHOT_COLUMNS]
+    return {
+        "checkpoints": [
+            {
+                "path": str(one.path),
+                "kind": one.record["kind"],
+                "model": model_name(one.record["kind"], one.record),
+                "seed": one.record["seed"],
+                "weights hash": one.record["weights hash"],
+                "accuracy": one.accuracy.as_dict(),
+                "per_class": dict(zip(one.record["classes"], one.accuracy.per_class, strict=True)),
+            }
+            for one in evaluated
+        ],
+        "over seeds": [
+            {
+                "model": model_name(run.record["kind"], run.record),
+                "seeds": run.count,
+                "mean": dict(zip(columns, run.means, strict=True)),
+                "standard deviation": dict(zip(columns, run.deviations, strict=True)),
+            }
+            for run in seeds
+        ],
+    }

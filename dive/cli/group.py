@@ -1,0 +1,74 @@
+"""The group of `dive`'s subcommands, each loaded when it is asked for.
+
+A subcommand's module is imported only when it runs or shows its help, so that `dive --help` and
+`dive tune-tau` start without torch.
+"""
+
+import importlib
+import os
+
+import click
+
+from dive import __version__
+
+COMMANDS = {
+    "teacher": "Train the teacher.",
+    "export-logits": "Run the teacher once over every view and keep its logits.",
+    "tune-tau": "Choose temperature and power normalisation from the cached logits.",
+    "student": "Train a student from the cache alone.",
+    "eval": "Many, medium and few-shot accuracy of checkpoints.",
+    "inspect": "Show what a cache or a checkpoint is.",
+    "verify": "Check a logit cache from its seal to its last row.",
+}
+COMPLETION = "_DIVE_COMPLETE"
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and imports a command's module when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"dive.cli.{name.replace('-', '_')}")
+        return module.command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands, in the order of their use"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="dive")
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    """Distil virtual examples for long-tailed recognition from a logit cache.
+
+    With no option at all each command does its part of the paper's experiment: CIFAR-100-LT at
+    imbalance 100. Other experiments: --config configs/…/….yaml
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command that the arguments name; returns the exit code and raises what goes wrong.
+
+    click's own `main` is not used: it prints an empty line of its own for a KeyboardInterrupt.
+    """
+    if instruction := os.environ.get(COMPLETION):  # set by the shell when Tab is pressed
+        from click.shell_completion import shell_complete
+
+        return shell_complete(group, {}, "dive", COMPLETION, instruction)
+    try:
+        with group.make_context("dive", arguments) as context:
+            group.invoke(context)
+    except click.exceptions.Exit as stop:  # --help, --version
+        return stop.exit_code
+    return 0

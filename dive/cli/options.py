@@ -1,0 +1,191 @@
+"""Options that several commands share, and the variadic options click does not have."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dive import notation
+from dive.printable import UNPRINTABLE, excerpt
+from dive.progress import Progress
+from dive.recipe import bounds
+from dive.recipe.reading import load, with_epochs
+from dive.recipe.recipe import Recipe
+
+FILE = click.Path(path_type=Path)
+
+
+class Number(click.ParamType):
+    """A number as `dive.notation` has them."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if not isinstance(value, str):
+            return value
+        try:
+            return notation.decimal(value)
+        except ValueError as error:
+            self.fail(f"{excerpt(value)} {error}", param, ctx)
+
+
+class Whole(click.ParamType):
+    """A whole number from `least` to `most`, as `dive.notation` has them."""
+
+    name = "whole number"
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if not isinstance(value, str):
+            return value
+        try:
+            number = notation.whole(value)
+        except ValueError as error:
+            self.fail(f"{excerpt(value)} {error}", param, ctx)
+        if not self.least <= number <= self.most:
+            self.fail(f"{excerpt(number)} must be from {self.least} to {self.most}", param, ctx)
+        return number
+
+
+NUMBER = Number()
+SEED = Whole(*bounds.SEEDS)
+EPOCHS = Whole(*bounds.EPOCHS)
+
+
+class VariadicCommand(click.Command):
+    """A command whose options named in `variadic` take one or more values: `--tau 1 3 6`.
+
+    The arguments are rewritten to `--tau 1 --tau 3 --tau 6` before click sees them. A command with
+    such an option can take no positional arguments.
+    """
+
+    def __init__(self, *args: Any, variadic: tuple[str, ...] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.variadic = variadic
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread(args, self.variadic))
+
+
+def spread(args: list[str], variadic: tuple[str, ...]) -> list[str]:
+    """Repeat each variadic option before each of its values.
+
+    A value is anything that does not start with a dash, and negative numbers. Raises
+    click.BadOptionUsage where a variadic option has no value.
+    """
+    spread_args: list[str] = []
+    rest = list(args)
+    while rest:
+        arg = rest.pop(0)
+        if arg not in variadic:
+            spread_args.append(arg)
+            continue
+        values = []
+        while rest and not _is_option(rest[0]):
+            values.append(rest.pop(0))
+        if not values:
+            raise click.BadOptionUsage(arg, f"Option '{arg}' needs at least one value.")
+        for value in values:
+            spread_args += [arg, value]
+    return spread_args
+
+
+def _is_option(arg: str) -> bool:
+    if not arg.startswith("-") or arg == "-":
+        return False
+    try:
+        notation.decimal(arg)
+    except ValueError:
+        return True
+    return False
+
+
+config = click.option("--config", type=FILE, help="Recipe (YAML); what it leaves out is the paper's.")
+assignments = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the recipe; repeatable.",
+)
+data = click.option("--data", metavar="PATH", help="Where the images are, or are downloaded to.")
+device = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to compute."
+)
+precision = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "tf32", "bf16"]),
+    help="Precision (tf32: CUDA alone); auto is the fastest that agrees with fp32.",
+)
+seed = click.option("--seed", type=SEED, metavar="N", help="Seed of initialisation, sample order and views.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+quiet = click.option("--quiet", is_flag=True, help="No progress, warnings only.")
+force = click.option("--force", is_flag=True, help="Start anew and replace a finished result.")
+eval_every = click.option(
+    "--eval-every",
+    type=Whole(0, bounds.EPOCHS[1]),
+    default=0,
+    metavar="N",
+    help="Test accuracy every N epochs too.",
+)
+
+
+def several(option: str, name: str, letter: str, help: str, kind: click.ParamType = NUMBER) -> Callable:
+    """An option of a `VariadicCommand` that takes one or more values."""
+    metavar = f"{letter} [{letter} ...]"
+    return click.option(option, name, type=kind, multiple=True, metavar=metavar, help=help)
+
+
+def apply(*options: Callable) -> Callable:
+    """One decorator of several, shown in the help in the order given."""
+
+    def decorate(function: Callable) -> Callable:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def read_recipe(
+    config: Path | None,
+    assignments: tuple[str, ...],
+    *,
+    epochs: int | None = None,
+    **options: Any,
+) -> Recipe:
+    """The recipe of the shared options; dotted keys are written with double underscores."""
+    dotted = {key.replace("__", "."): value for key, value in options.items()}
+    recipe = load(config, assignments, dotted)
+    return recipe if epochs is None else with_epochs(recipe, epochs)
+
+
+def default_checkpoint(recipe: Recipe, kind: str) -> Path:
+    """Where a recipe's teacher or student is written and looked for."""
+    return Path("checkpoints") / recipe.name / f"{kind}.pt"
+
+
+def default_cache(recipe: Recipe) -> Path:
+    """Where a recipe's logit cache is written and looked for."""
+    return Path("cache") / f"{recipe.name}.h5"
+
+
+def reporter(quiet: bool) -> Progress:
+    """Progress on stderr."""
+    return Progress(quiet)
+
+
+def print_json(document: Any) -> None:
+    """The document of `--json`: alone on stdout.
+
+    What a terminal would obey is escaped, which JSON can say of every character.
+    """
+    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    lines = json.dumps(document, indent=2, ensure_ascii=not utf8).split("\n")
+    escaped = (UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", line) for line in lines)
+    sys.stdout.write("\n".join(escaped) + "\n")

@@ -1,0 +1,166 @@
+"""`dive student`."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dive.cli import options
+
+if TYPE_CHECKING:
+    from dive.workflows.lesson import Result
+
+
+class Tau(options.Number):
+    """A temperature, or `auto`."""
+
+    name = "tau"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
+GRID = ("--tau", "--power", "--student-tau", "--weight", "--seed")
+
+
+@click.command("student", cls=options.VariadicCommand, variadic=GRID)
+@click.option("--cache", type=options.FILE, help="Logit cache to train from [cache/<recipe>.h5].")
+@options.several("--tau", "taus", "T", "Teacher temperatures; auto tunes τ and p [3].", Tau())
+@options.several("--power", "powers", "P", "Power normalisations of the target [0.5].")
+@options.several("--student-tau", "student_taus", "T", "The student's own temperatures [the teacher's].")
+@options.several("--weight", "weights", "W", "Weights of distillation against the labels [0.5].")
+@options.several("--seed", "seeds", "N", "Seeds of initialisation, sample order and views.", options.SEED)
+@click.option("--free-views", is_flag=True, help="With a one-view cache: augment freely over its logits.")
+@click.option("--fixed-view", is_flag=True, help="With a one-view cache: train on that view alone.")
+@click.option("--allow-missing", is_flag=True, help="Leave out training images that the cache lacks.")
+@click.option(
+    "--epochs",
+    type=options.EPOCHS,
+    metavar="N",
+    help="Train for N epochs; warm-up and milestones keep their share of them.",
+)
+@click.option(
+    "--out",
+    type=options.FILE,
+    help="Checkpoint to write [checkpoints/<recipe>/student.pt]; of several, how their names begin.",
+)
+@options.apply(
+    options.eval_every,
+    options.config,
+    options.assignments,
+    options.data,
+    options.device,
+    options.precision,
+    options.as_json,
+    options.quiet,
+    options.force,
+)
+def command(
+    cache: Path | None,
+    taus: tuple[float | str, ...],
+    powers: tuple[float, ...],
+    student_taus: tuple[float, ...],
+    weights: tuple[float, ...],
+    free_views: bool,
+    fixed_view: bool,
+    allow_missing: bool,
+    epochs: int | None,
+    out: Path | None,
+    eval_every: int,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    data: str | None,
+    device: str,
+    precision: str | None,
+    seeds: tuple[int, ...],
+    as_json: bool,
+    quiet: bool,
+    force: bool,
+) -> None:
+    """Train a student from the cache alone, or a grid of students.
+
+    The loss is (1-w)·BSCE + w·τ²·KL against the teacher's cached logits, flattened by τ and p; the
+    views are drawn from those the cache holds. Several values of τ, p, w or seed train every
+    combination, each to a file of its own (student-t6-p0.5-w0.5-s1.pt). Started again after a stop,
+    it goes on by itself.
+    """
+    auto = "auto" in taus
+    if auto and len(taus) > 1:
+        raise click.UsageError("--tau auto chooses one temperature: give no other beside it")
+    if auto and powers:
+        raise click.UsageError("--tau auto chooses the power too: leave --power out")
+    recipes = [
+        options.read_recipe(
+            config,
+            assignments,
+            epochs=epochs,
+            data__path=data,
+            precision=precision,
+            seed=seed,
+            distillation__tau=tau,
+            distillation__power=power,
+            distillation__student_tau=student_tau,
+            distillation__weight=weight,
+        )
+        for tau, power, student_tau, weight, seed in _combinations(
+            () if auto else taus, powers, student_taus, weights, seeds
+        )
+    ]
+    from dive.workflows.lesson import Order
+    from dive.workflows.student import Distill, train_students
+
+    first = recipes[0]
+    distill = Distill(cache or options.default_cache(first), auto, free_views, fixed_view, allow_missing)
+    where = out or options.default_checkpoint(first, "student")
+    order = Order(device, force, eval_every)
+    trained = train_students(recipes, where, distill, order, options.reporter(quiet))
+    if trained.results:
+        _print_results(trained.results, first.name, as_json, several=len(recipes) > 1)
+    trained.require_all()
+
+
+def _combinations(*given: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Every combination of the values given, each value once; None for an option that was not given."""
+    return itertools.product(*(dict.fromkeys(values) or (None,) for values in given))
+
+
+def _print_results(results: "list[Result]", name: str, as_json: bool, several: bool) -> None:
+    """The finished students as tables, or as the document of `--json`: one record, or a list of several."""
+    if not as_json:
+        _print_tables(results, name)
+        return
+    documents = [{"checkpoint": str(result.path), **result.record} for result in results]
+    options.print_json({"students": documents} if several else documents[0])
+
+
+def _print_tables(results: "list[Result]", name: str) -> None:
+    from dive.cli.tables import model_name, print_seeds, print_table, shot_table
+    from dive.training.evaluation import Accuracy
+    from dive.workflows.evaluate import across_seeds
+
+    teacher = results[0].record["teacher"]
+    rows = [(model_name(teacher["kind"], teacher), Accuracy(**teacher["accuracy"], per_class=()))]
+    several = len(results) > 1
+    for result in results:
+        label = model_name("student", result.record)
+        rows.append((f"{label}, seed {result.record['seed']}" if several else label, result.accuracy))
+    seed = "" if several else f", seed {results[0].record['seed']}"
+    print_table(shot_table(f"Test accuracy (%) after the last epoch, {name}{seed}", rows))
+    print_seeds(across_seeds(results))
+    click.echo(_verdict([result.accuracy.all - rows[0][1].all for result in results]))
+
+
+def _verdict(gains: list[float]) -> str:
+    """How the students stand to their teacher, in a sentence."""
+    from dive.cli.tables import percent
+
+    if len(gains) == 1:
+        side = "above" if gains[0] >= 0 else "below"
+        return f"The student is {percent(abs(gains[0]))} points {side} its teacher."
+    above = sum(gain >= 0 for gain in gains)
+    return (
+        f"{above} of {len(gains)} students are not below their teacher: "
+        f"{100 * min(gains):+.2f} to {100 * max(gains):+.2f} points."
+    )

@@ -1,0 +1,98 @@
+"""Results as rich tables on stdout, fit for a terminal of 80 columns and for a log."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dive.printable import printable
+
+if TYPE_CHECKING:
+    from dive.training.evaluation import Accuracy
+    from dive.workflows.evaluate import Seeds
+
+ABSENT = "–"
+SHOT_COLUMNS = ("many", "medium", "few", "all", "class mean")
+
+
+def print_table(table: Table) -> None:
+    """Print a table on stdout: as wide as a terminal, in a file as wide as it needs; no colour there."""
+    console = Console()
+    if not console.is_terminal:
+        natural = console.measure(table, options=console.options.update(width=1000)).maximum
+        console = Console(width=max(console.width, natural))
+    console.print(table)
+
+
+def new_table(title: str, text_columns: Iterable[str], number_columns: Iterable[str]) -> Table:
+    """An empty table: text columns to the left, numbers aligned to the right."""
+    table = Table(
+        title=cell(title),
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+    )
+    for name in text_columns:
+        table.add_column(name, overflow="fold")
+    for name in number_columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def cell(text: str) -> str:
+    """A text as a cell shows it: neither markup nor what a terminal would obey."""
+    return escape(printable(text))
+
+
+def percent(value: float | None, spread: float | None = None) -> str:
+    """A share as a percentage with two digits; below it ± its standard deviation, if given."""
+    if value is None:
+        return ABSENT
+    return f"{100 * value:.2f}" + (f"\n±{100 * spread:.2f}" if spread is not None else "")
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number with so many digits; a dash where there is none or it is not finite."""
+    return ABSENT if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def shot_table(title: str, rows: Iterable[tuple[str, "Accuracy"]]) -> Table:
+    """Many, medium and few-shot accuracy of named results, in percent."""
+    table = new_table(title, ["model"], SHOT_COLUMNS)
+    for name, accuracy in rows:
+        table.add_row(cell(name), *map(percent, figures(accuracy)))
+    return table
+
+
+def print_seeds(runs: "Iterable[Seeds]") -> None:
+    """Mean ± standard deviation of each run of several seeds; nothing where there is none."""
+    table = new_table("Mean ± standard deviation over seeds (%)", ["model"], SHOT_COLUMNS)
+    for run in runs:
+        table.add_row(named(run.record, f"{run.count} seeds"), *map(percent, run.means, run.deviations))
+    if table.row_count:
+        print_table(table)
+
+
+def figures(accuracy: "Accuracy") -> list[float | None]:
+    """An accuracy's figures in the order of SHOT_COLUMNS."""
+    return list(accuracy.as_dict().values())
+
+
+def named(record: Mapping[str, Any], below: str, number: int | None = None) -> str:
+    """A cell naming a checkpoint, with a fainter second line, and before it a number if given."""
+    before = f"[{number}] " if number is not None else ""
+    return f"{cell(before + model_name(record['kind'], record))}\n[dim]{cell(below)}[/dim]"
+
+
+def model_name(kind: str, record: Mapping[str, Any]) -> str:
+    """What a checkpoint is in a few words: its kind and what makes it differ from others."""
+    if kind == "teacher":
+        return f"teacher ({record['loss']})"
+    d = record["recipe"]["distillation"]
+    own = f", student τ={d['student_tau']:g}" if d["student_tau"] not in (None, d["tau"]) else ""
+    return f"student (τ={d['tau']:g}, p={d['power']:g}, w={d['weight']:g}{own})"

@@ -1,0 +1,74 @@
+"""`dive teacher`."""
+
+from pathlib import Path
+
+import click
+
+from dive.cli import options
+
+
+@click.command("teacher")
+@click.option(
+    "--loss", type=click.Choice(["bsce", "ce"]), help="Balanced softmax (default) or cross-entropy."
+)
+@click.option(
+    "--epochs",
+    type=options.EPOCHS,
+    metavar="N",
+    help="Train for N epochs; warm-up and milestones keep their share of them.",
+)
+@click.option("--out", type=options.FILE, help="Checkpoint to write [checkpoints/<recipe>/teacher.pt].")
+@options.apply(
+    options.eval_every,
+    options.config,
+    options.assignments,
+    options.data,
+    options.device,
+    options.precision,
+    options.seed,
+    options.as_json,
+    options.quiet,
+    options.force,
+)
+def command(
+    loss: str | None,
+    epochs: int | None,
+    out: Path | None,
+    eval_every: int,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    data: str | None,
+    device: str,
+    precision: str | None,
+    seed: int | None,
+    as_json: bool,
+    quiet: bool,
+    force: bool,
+) -> None:
+    """Train the teacher.
+
+    Ends with the accuracy of the last epoch; nothing is selected on the test set. Started again
+    after a stop, it goes on by itself.
+    """
+    recipe = options.read_recipe(
+        config,
+        assignments,
+        epochs=epochs,
+        data__path=data,
+        precision=precision,
+        seed=seed,
+        teacher__loss=loss,
+    )
+    from dive.cli.tables import model_name, print_table, shot_table
+    from dive.workflows.lesson import Order
+    from dive.workflows.teacher import train_teacher
+
+    order = Order(device, force, eval_every)
+    result = train_teacher(
+        recipe, out or options.default_checkpoint(recipe, "teacher"), order, options.reporter(quiet)
+    )
+    if as_json:
+        options.print_json({"checkpoint": str(result.path), **result.record})
+    else:
+        title = f"Test accuracy (%) after the last epoch, {recipe.name}, seed {recipe.seed}"
+        print_table(shot_table(title, [(model_name("teacher", result.record), result.accuracy)]))

@@ -1,1 +1,0 @@
-"""One module per subcommand: it parses, calls one function of the library, and prints."""

@@ -1,0 +1,1 @@
+"""Samples: where images come from, the long-tailed draw, and which classes are many, medium and few-shot."""

@@ -1,0 +1,1 @@
+"""Sources of images: CIFAR's files, image folders and archives, scikit-learn's digits."""

@@ -1,0 +1,1 @@
+"""The paper: its losses, and virtual examples over a cache."""

@@ -1,0 +1,187 @@
+"""Checkpoints: weights with everything needed to know and to rebuild the model.
+
+A checkpoint is a plain `torch.save` file that any torch can open. Its zip comment holds the SHA-256
+of everything before the comment, which is verified before the file is unpickled (torch itself does
+not check the CRCs in its zip), and it is loaded with `weights_only=True`.
+"""
+
+import hashlib
+import io
+import os
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dive import __version__
+from dive import structure as s
+from dive.errors import CheckpointError
+from dive.files import open_regular, replacing, sha256
+from dive.models.registry import build_model
+from dive.models.resnet import CifarResNet
+from dive.outputs import Kind
+from dive.printable import excerpt
+from dive.recipe import records
+
+FORMAT = "dive-checkpoint"
+VERSION = 1
+_SEAL_PREFIX = b"dive-sha256:"
+_SEAL_LENGTH = len(_SEAL_PREFIX) + 64
+_END_RECORD = b"PK\x05\x06"
+_COMMENT_FIELD = 20  # offset of the comment's length in the zip's end record, two bytes
+_START = 4096  # of the file: where torch.save puts FORMAT in the clear
+
+
+def save(path: Path, document: dict[str, Any]) -> None:
+    """Write a document of tensors and plain values to `path`, sealed, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "version": VERSION, "producer": f"dive {__version__}", **document}, buffer)
+    content = buffer.getbuffer()
+    end = len(content) - _COMMENT_FIELD - 2
+    assert bytes(content[end : end + 4]) == _END_RECORD, "torch.save wrote a zip with a comment"
+    struct.pack_into("<H", content, len(content) - 2, _SEAL_LENGTH)
+    with replacing(path) as file:
+        file.write(content)
+        file.write(_SEAL_PREFIX + sha256(content).encode())
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file was written here, as far as its ends show; it may be damaged in between."""
+    try:
+        with open_regular(path) as file:
+            start = file.read(_START)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _SEAL_LENGTH))
+            end = file.read()
+    except OSError:
+        return False
+    return end.startswith(_SEAL_PREFIX) or (start[:2] == b"PK" and FORMAT.encode() in start)
+
+
+KIND = Kind("a checkpoint", is_own)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The document saved at `path`, tensors on the CPU; raises CheckpointError if it is not a whole one."""
+    content = _sealed_content(path)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > len(content):
+                raise ValueError("it unpacks to more than it holds")
+        document = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a forged pickle or archive raises, the answer is the same
+        raise CheckpointError(f"{path} is sealed but not a file of plain tensors and values") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} is sealed but holds {excerpt(document)}, not a document")
+    if fault := _not_plain(document):
+        raise CheckpointError(f"{path} is sealed but not a file of plain tensors and values: {fault}")
+    found = document.get("format"), document.get("version")
+    if found != (FORMAT, VERSION):
+        told = " version ".join(str(value)[:60] for value in found)
+        raise CheckpointError(f"{path} has format {told}; this dive reads {FORMAT} version {VERSION}")
+    return document
+
+
+def _sealed_content(path: Path) -> bytes:
+    """The bytes of a file whose seal matches; a file without one is not read to its end."""
+    try:
+        with open_regular(path) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _SEAL_LENGTH))
+            if not file.read().startswith(_SEAL_PREFIX):
+                raise CheckpointError(f"{path} is not a checkpoint of dive's, or was cut short")
+            file.seek(0)
+            content = file.read()
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    body, seal = content[:-_SEAL_LENGTH], content[-_SEAL_LENGTH:]
+    if seal != _SEAL_PREFIX + sha256(body).encode():
+        raise CheckpointError(
+            f"{path} is corrupt: its content does not match its seal; restore or train it again"
+        )
+    return content
+
+
+def _not_plain(value: Any, level: int = 0) -> str:
+    """What keeps a document from being tensors and plain values, in a few words; empty where nothing does."""
+    if isinstance(value, torch.Tensor):
+        dense = value.layout == torch.strided and not value.is_quantized and value.device.type == "cpu"
+        if not dense or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            return "it holds a tensor without values of its own"
+        return ""
+    if level > s.MOST_LEVELS:
+        return "it is nested too deeply"
+    if isinstance(value, dict | list | tuple):
+        items = value.values() if isinstance(value, dict) else value
+        return next(filter(None, (_not_plain(item, level + 1) for item in items)), "")
+    return s.not_plain(value)
+
+
+def load_finished(path: Path) -> dict[str, Any]:
+    """The document of a finished model; raises CheckpointError if `path` holds no such thing."""
+    document = load(path)
+    if "model" not in document or document.get("kind") == "state":
+        raise CheckpointError(f"{path} holds the state of an unfinished run, not a finished model")
+    if fault := _fault_of_finished(document):
+        raise CheckpointError(f"{path} is sealed but not a checkpoint as dive writes it: {fault}")
+    return document
+
+
+def _fault_of_finished(document: dict[str, Any]) -> str:
+    fault = records.fault_of({key: value for key, value in document.items() if key != "model"})
+    model = document["model"]
+    if not isinstance(model, dict) or not all(isinstance(value, torch.Tensor) for value in model.values()):
+        return fault or "its model is not a mapping of names to tensors"
+    return fault
+
+
+def load_model(path: Path) -> tuple[CifarResNet, dict[str, Any]]:
+    """The finished model at `path` with its document; raises CheckpointError if it is not one."""
+    document = load_finished(path)
+    architecture = document["architecture"]
+    named = (architecture["name"], architecture["classes"], architecture["channels"])
+    try:
+        _require_weights_of(*named, document["model"])
+        if len(document["classes"]) != named[1]:
+            raise ValueError("other classes than it lists")
+        model = build_model(*named)
+        model.load_state_dict(document["model"])
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} does not hold the weights of a {named[0][:60]} of {named[1]} classes and {named[2]} "
+            "channels as this dive knows it"
+        ) from error
+    if weights_hash(document["model"]) != document["weights hash"]:
+        raise CheckpointError(f"{path} contradicts itself: its weights hash is of other weights")
+    return model, document
+
+
+def _require_weights_of(name: str, classes: int, channels: int, state: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError unless the weights are an architecture's, before memory is taken for it."""
+    if int(name.removeprefix("resnet")) > len(state):
+        raise ValueError("fewer weights than layers")
+    with torch.device("meta"):
+        wanted = build_model(name, classes, channels).state_dict()
+    if not same_tensors(state, wanted):
+        raise ValueError("weights of other shapes")
+
+
+def same_tensors(found: Mapping[Any, Any], wanted: Mapping[Any, torch.Tensor]) -> bool:
+    """Whether a mapping read from a file has tensors of the names, shapes and types of another."""
+    if not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
+        return False
+    kinds = [{name: (t.shape, t.dtype) for name, t in state.items()} for state in (found, wanted)]
+    return kinds[0] == kinds[1]
+
+
+def weights_hash(state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over names, shapes and values of a state dict, independent of file and device."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

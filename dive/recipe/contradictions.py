@@ -1,0 +1,119 @@
+"""Faults of a recipe that lie between its keys: values that are sound and contradict each other."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dive.printable import excerpt
+
+if TYPE_CHECKING:
+    from dive.recipe.recipe import Recipe, Schedule
+
+
+def _values_per_channel(key: str) -> "Callable[[Recipe], str | None]":
+    def check(recipe: "Recipe") -> str | None:
+        channels = 1 if recipe.data.source == "digits" else 3
+        if len(getattr(recipe.data, key)) == channels:
+            return None
+        return f"data.{key} must have {channels} value{'s' * (channels > 1)} for {recipe.data.source} images"
+
+    return check
+
+
+def _size(recipe: "Recipe") -> str | None:
+    source = recipe.data.source
+    if recipe.data.size is None or source == "folder":
+        return None
+    return f"data.size applies to source folder alone; {source} images keep their own size"
+
+
+def _colour(recipe: "Recipe") -> str | None:
+    if recipe.views.kind != "autoaugment" or recipe.data.source != "digits":
+        return None
+    return "views.kind autoaugment needs colour images, digits are grey"
+
+
+def _flip(recipe: "Recipe") -> str | None:
+    if not recipe.views.flip or recipe.data.source != "digits":
+        return None
+    return "views.flip must be false for digits: a mirrored digit is another sign"
+
+
+def _units(schedule: "Schedule") -> tuple[str, str]:
+    """What the schedule's length is counted in, and the other unit."""
+    return ("epochs", "iterations") if schedule.iterations is None else ("iterations", "epochs")
+
+
+def _null_beside(key: str) -> "Callable[[Recipe], str | None]":
+    def check(recipe: "Recipe") -> str | None:
+        used, other = _units(recipe.schedule)
+        if not key.endswith(other) or getattr(recipe.schedule, key) is None:
+            return None
+        return f"schedule.{key} must be null beside schedule.{used}; --epochs N gives a length in epochs"
+
+    return check
+
+
+def _length(recipe: "Recipe") -> str | None:
+    if recipe.schedule.epochs is None and recipe.schedule.iterations is None:
+        return "schedule.epochs must be given, or schedule.iterations"
+    return None
+
+
+def _warmup(recipe: "Recipe") -> str | None:
+    used, _ = _units(recipe.schedule)
+    length, warmup = getattr(recipe.schedule, used), getattr(recipe.schedule, f"warmup_{used}")
+    if length is None:
+        return None
+    if warmup is None:
+        return f"schedule.warmup_{used} must be given with schedule.{used}; it may be 0"
+    if warmup > length:
+        return f"schedule.warmup_{used} must not exceed schedule.{used}; --epochs scales both"
+    return None
+
+
+def _has_steps(schedule: "Schedule") -> bool:
+    return schedule.decay == "steps" and schedule.iterations is None
+
+
+def _milestones(recipe: "Recipe") -> str | None:
+    if not recipe.schedule.milestones or _has_steps(recipe.schedule):
+        return None
+    return "schedule.milestones are epochs at which decay steps; without those they must be []"
+
+
+def _increasing(recipe: "Recipe") -> str | None:
+    milestones = list(recipe.schedule.milestones)
+    if milestones == sorted(set(milestones)) or not _has_steps(recipe.schedule):
+        return None
+    return f"schedule.milestones must increase, not {excerpt(milestones)}"
+
+
+def _last_milestone(recipe: "Recipe") -> str | None:
+    schedule = recipe.schedule
+    if not schedule.milestones or schedule.epochs is None or not _has_steps(schedule):
+        return None
+    if schedule.milestones[-1] <= schedule.epochs:
+        return None
+    milestones = excerpt(list(schedule.milestones))
+    return (
+        f"schedule.milestones {milestones} lie beyond schedule.epochs {schedule.epochs}; --epochs scales both"
+    )
+
+
+_LENGTHS = ("schedule.epochs", "schedule.iterations")
+# Faults that lie between keys: those that are compared, and what is wrong with them.
+CONTRADICTIONS: "tuple[tuple[tuple[str, ...], Callable[[Recipe], str | None]], ...]" = (
+    (("data.mean", "data.source"), _values_per_channel("mean")),
+    (("data.std", "data.source"), _values_per_channel("std")),
+    (("data.size", "data.source"), _size),
+    (_LENGTHS, _null_beside("epochs")),
+    (("schedule.iterations", "schedule.warmup_iterations"), _null_beside("warmup_iterations")),
+    (("schedule.iterations", "schedule.warmup_epochs"), _null_beside("warmup_epochs")),
+    (_LENGTHS, _length),
+    ((*_LENGTHS, "schedule.warmup_epochs", "schedule.warmup_iterations"), _warmup),
+    (("schedule.milestones", "schedule.decay", "schedule.iterations"), _milestones),
+    (("schedule.milestones",), _increasing),
+    (("schedule.milestones", "schedule.decay", *_LENGTHS), _last_milestone),
+    (("views.kind", "data.source"), _colour),
+    (("views.flip", "data.source"), _flip),
+)

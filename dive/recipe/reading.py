@@ -1,0 +1,169 @@
+"""Reading a recipe: YAML, assignments and options laid over each other, and every fault reported together.
+
+A YAML file under configs/ states what differs from the paper's experiment; `--set` and the options go over
+it. Each fault is named with its key path.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from dive import notation
+from dive.errors import RecipeError
+from dive.printable import excerpt, shortened
+from dive.recipe.bounds import Check
+from dive.recipe.contradictions import CONTRADICTIONS
+from dive.recipe.documents import merge, nest, parse_assignment, read_config
+from dive.recipe.recipe import Recipe
+
+MOST_FAULTS = 20  # told in one message
+
+
+def load(
+    config: Path | Mapping[str, Any] | None = None,
+    assignments: tuple[str, ...] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """The recipe of a YAML file or a document, `KEY=VALUE` assignments over it, dotted options over both.
+
+    `options` maps dotted keys to values; None means the option was not given. Raises RecipeError
+    with every fault found.
+    """
+    document = read_config(config) if isinstance(config, Path) else dict(config or {})
+    faults = _Faults()
+    for assignment in assignments:
+        try:
+            document = merge(document, parse_assignment(assignment))
+        except RecipeError as error:
+            faults.add(assignment.partition("=")[0].strip(), str(error))
+    for key, value in (options or {}).items():
+        if value is not None:
+            document = merge(document, nest(key, value))
+    return _checked(document, str(config) if isinstance(config, Path) else "the recipe", faults)
+
+
+def build(document: Mapping[str, Any], where: str = "the recipe") -> Recipe:
+    """A checked recipe of nested plain values; raises RecipeError naming every fault."""
+    return _checked(document, where, _Faults())
+
+
+def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """A recipe at another length: warm-up and milestones keep their share of it.
+
+    Raises RecipeError if `epochs` is out of range.
+    """
+    old = recipe.schedule
+    if old.iterations is None:
+        warmup, milestones = old.warmup_epochs / old.epochs, [m / old.epochs for m in old.milestones]
+    else:
+        warmup, milestones = old.warmup_iterations / old.iterations, []
+    document = {
+        "epochs": epochs,
+        "iterations": None,
+        "warmup_epochs": round(epochs * warmup),
+        "warmup_iterations": None,
+        "milestones": sorted({max(1, round(epochs * share)) for share in milestones}),
+    }
+    return build(merge(recipe.as_dict(), {"schedule": document}), where="--epochs")
+
+
+class _Faults:
+    """The faults of a recipe as messages, and the keys that are not sound for them."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self._unsound: set[str] = set()
+
+    def add(self, key: str, message: str, unsound: Collection[str] = ()) -> None:
+        """A fault of a dotted key, or of a section: what is not sound for it, if not the key itself."""
+        self.messages.append(message)
+        self._unsound.update(unsound or [key])
+
+    def spoil(self, *keys: str) -> bool:
+        """Whether one of these keys is not sound, or a section that it is in."""
+        return any(key in self._unsound or key.partition(".")[0] in self._unsound for key in keys)
+
+
+def _checked(document: Mapping[str, Any], where: str, faults: _Faults) -> Recipe:
+    recipe = _build(Recipe, document, "", faults)
+    for keys, check in CONTRADICTIONS:
+        # Beside a key at fault stands its default, which nobody chose and nothing contradicts.
+        if not faults.spoil(*keys) and (message := check(recipe)):
+            faults.messages.append(message)
+    if told := faults.messages[:MOST_FAULTS]:
+        if more := len(faults.messages) - len(told):
+            told.append(f"and {more} more")
+        raise RecipeError(f"{where}: " + "; ".join(told))
+    return recipe
+
+
+def _build(cls: type, document: Any, prefix: str, faults: _Faults) -> Any:
+    """An instance of dataclass `cls`; what is wrong goes to `faults`."""
+    if not isinstance(document, Mapping):
+        section = prefix.rstrip(".")
+        faults.add(section, f"{section} must be a mapping of keys, not {excerpt(document)}")
+        return cls()
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    values = {}
+    for key, given in document.items():
+        name = f"{prefix}{key}"
+        if key not in fields:
+            known = ", ".join(fields)
+            # Perhaps one that is left out was meant.
+            left_out = [f"{prefix}{field}" for field in fields if field not in document]
+            faults.add(name, f"{shortened(name)} is not a known key (known here: {known})", left_out)
+        elif dataclasses.is_dataclass(hints[key]):
+            values[key] = _build(hints[key], given, f"{name}.", faults)
+        else:
+            try:
+                values[key] = _value(given, hints[key], fields[key].metadata.get("check"))
+            except ValueError as error:
+                faults.add(name, f"{name} {error}")
+    return cls(**values)
+
+
+def _value(given: Any, hint: Any, check: Check | None) -> Any:
+    """`given` as type `hint`, its range checked; ValueError says what it must be."""
+    value = _convert(given, hint)
+    if check and value is not None and (fault := check(value)):
+        raise ValueError(fault)
+    return value
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """`value` as type `hint`; ValueError says what it must be."""
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = (member for member in typing.get_args(hint) if member is not types.NoneType)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"must be a list, not {excerpt(value)}")
+        return tuple(_convert(item, typing.get_args(hint)[0]) for item in value)
+    if hint is float:
+        return _convert_float(value)
+    if type(value) is not hint:
+        name = {int: "a whole number", str: "a text", bool: "true or false"}[hint]
+        advice = notation.advice(value) if hint is int and isinstance(value, str) else ""
+        raise ValueError(f"must be {name}, not {excerpt(value)}{advice}")
+    return value
+
+
+def _convert_float(value: Any) -> float:
+    """A number; one in quotes will do."""
+    advice = ""
+    if isinstance(value, str):
+        try:
+            return notation.decimal(value)
+        except ValueError:
+            advice = notation.advice(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            pass
+    raise ValueError(f"must be a number, not {excerpt(value)}{advice}")

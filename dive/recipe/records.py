@@ -1,0 +1,155 @@
+"""Records: what a finished result says of itself, how one read from a file must look, and which are one run.
+
+A record is written as `NAME.json` and, with the weights, in `NAME.pt`. A cache and a student keep a part
+of the record of the checkpoint that they were made from. No torch.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from dive import structure as s
+from dive.errors import RecipeError
+from dive.recipe.reading import build
+
+_ACCURACY: dict[str, s.Check] = {
+    **dict.fromkeys(("many", "medium", "few"), s.or_none(s.share)),
+    **dict.fromkeys(("all", "class_mean"), s.share),
+}
+_DISTILLATION: dict[str, s.Check] = {
+    **dict.fromkeys(("tau", "power", "weight"), s.number()),
+    "student_tau": s.or_none(s.number()),
+}
+
+
+def _recipe_or_part(value: Any) -> str | None:
+    """A recipe, or some of its parts; null where it is one."""
+    try:
+        build(value if isinstance(value, Mapping) else {"not": "a mapping"})
+    except RecipeError as error:
+        return f"a recipe ({error})"
+    return None
+
+
+# What a cache and a student keep of the checkpoint that they were made from.
+TEACHER: dict[str, s.Check] = {
+    "kind": s.one_of("teacher", "student"),
+    "loss": s.one_of("bsce", "ce", "dive"),
+    "seed": s.whole(),
+    "epochs": s.whole(),
+    "accuracy": s.record_of(_ACCURACY),
+    "precision": s.text,
+    "recipe/name": s.text,
+    "recipe/schedule": s.mapping,
+    "recipe/distillation": s.record_of(_DISTILLATION),
+    "recipe": _recipe_or_part,
+}
+EPOCH: dict[str, s.Check] = {
+    "epoch": s.whole(1),
+    "loss": s.number(),
+    "lr": s.number(),
+    "seconds": s.number(0),
+    "train_accuracy": s.share,
+}
+OF_SOME_EPOCHS: dict[str, s.Check] = {"test_accuracy": s.share}
+_FINISHED: dict[str, s.Check] = {
+    "kind": s.one_of("teacher", "student"),
+    "loss": s.one_of("bsce", "ce", "dive"),
+    "recipe": s.mapping,
+    "seed": s.whole(),
+    "architecture/name": s.text,
+    "architecture/classes": s.whole(1),
+    "architecture/channels": s.whole(1),
+    "architecture/parameters": s.whole(1),
+    "classes": s.list_of(s.text),
+    "class_counts": s.list_of(s.whole()),
+    "data fingerprint": s.text,
+    "weights hash": s.text,
+    "accuracy": s.record_of(_ACCURACY),
+    "per_class": s.list_of(s.share),
+    "train_accuracy": s.share,
+    "epochs": s.whole(),
+    "seconds": s.number(0),
+    "device": s.text,
+    "precision": s.text,
+    "threads": s.whole(),
+    "versions": s.mapping,
+}
+_STUDENT: dict[str, s.Check] = {
+    "cache hash": s.text,
+    "teacher": s.record_of(TEACHER),
+    "free views": s.truth,
+}
+_OF_SOME: dict[str, s.Check] = {  # a record of an earlier version lacks these
+    "trained together": s.whole(1),
+    "producer": s.text,
+    "cache/views": s.text,
+    "cache/view seed": s.whole(),
+    "cache/dtype": s.text,
+    "fixed view": s.truth,
+}
+
+# In what two seeds of one run differ: the seed and what follows from it, where and when they were made.
+_OF_EACH_SEED = ("seed", "weights hash", "cache hash", "accuracy", "per_class", "train_accuracy")
+_OF_EACH_MACHINE = ("seconds", "device", "threads", "trained together", "versions")
+_OF_EACH_CODE = ("format", "version", "producer")
+
+Item = TypeVar("Item")
+
+
+def fault_of(record: Mapping[str, Any]) -> str:
+    """The first fault of a finished result's record in a few words; an empty text where there is none."""
+    student = record.get("kind") == "student"
+    if fault := s.fault_of(record, _FINISHED | (_STUDENT if student else {}), _OF_SOME):
+        return fault
+    try:
+        build(record["recipe"], where="its recipe")
+    except RecipeError as error:
+        return str(error)
+    lengths = {key: len(record[key]) for key in ("classes", "class_counts", "per_class")}
+    return "" if len(set(lengths.values())) == 1 else f"its lists differ in length: {lengths}"
+
+
+def of_one_run(items: Iterable[Item], record_of: Callable[[Item], Mapping[str, Any]]) -> list[list[Item]]:
+    """Items put together whose records are one run at distinct seeds, in the order given.
+
+    Records are of one run where they are equal in everything but the seed, the teacher's seed and
+    weights, the cache's hash, accuracies, times, machine and version of the code. The same weights
+    again are left out; another run of a seed that is there already begins a group of its own.
+    """
+    groups: dict[str, list[dict[int, Item]]] = {}
+    seen = set()
+    for item in items:
+        record = record_of(item)
+        seed, run = record["seed"], _run_of(record)
+        if (run, seed, record["weights hash"]) in seen:
+            continue
+        seen.add((run, seed, record["weights hash"]))
+        of_run = groups.setdefault(run, [])
+        place = next((group for group in of_run if seed not in group), None)
+        if place is None:
+            of_run.append(place := {})
+        place[seed] = item
+    return [list(group.values()) for of_run in groups.values() for group in of_run]
+
+
+def _run_of(record: Mapping[str, Any]) -> str:
+    """What a record has in common with those of its run's other seeds, as a text to compare.
+
+    Recipes are completed first: one of an earlier version lacks keys that were added since, whose defaults
+    are what it did.
+    """
+    left_out = {*_OF_EACH_SEED, *_OF_EACH_MACHINE, *_OF_EACH_CODE}
+    if "cache" not in record:
+        left_out.discard("cache hash")  # it alone tells what the cache stores
+    common = {key: value for key, value in record.items() if key not in left_out}
+    recipe = build(record["recipe"]).as_dict()
+    for key in ("seed", "precision"):  # of the precision the record says what it was
+        del recipe[key]
+    del recipe["data"]["path"]
+    common["recipe"] = recipe
+    if "teacher" in common:
+        teacher = {key: value for key, value in common["teacher"].items() if key not in ("seed", "accuracy")}
+        whole = build(teacher["recipe"]).as_dict()
+        common["teacher"] = teacher | {"recipe": {key: whole[key] for key in teacher["recipe"]}}
+    return json.dumps(common, sort_keys=True)

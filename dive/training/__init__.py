@@ -1,0 +1,1 @@
+"""Training: the loop, the step, precision, the schedule, saved state and evaluation."""

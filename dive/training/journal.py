@@ -1,0 +1,169 @@
+"""The resumable state of a run, and what stands in its way: a finished result, another run's state."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dive import files, outputs
+from dive import structure as s
+from dive.errors import CheckpointError, OutputError, RecipeError
+from dive.models import checkpoint
+from dive.recipe.documents import differences
+from dive.recipe.reading import build
+from dive.recipe.records import EPOCH, OF_SOME_EPOCHS, fault_of
+
+Record = dict[str, float | int | None]
+
+_STATE: dict[str, s.Check] = {
+    "kind": s.one_of("state"),
+    "replaces": s.or_none(s.text),
+    "identity/kind": s.one_of("teacher", "student"),
+    "identity/loss": s.text,
+    "identity/data fingerprint": s.text,
+    "identity/recipe/name": s.text,
+    "identity/recipe/data": s.mapping,
+    "history": s.list_of(s.record_of(EPOCH, OF_SOME_EPOCHS)),
+    "epochs": s.whole(1),
+    "precision": s.one_of("fp32", "tf32", "bf16"),
+    "threads": s.whole(1, 2**15),
+    "versions": s.mapping,
+}
+
+
+def _is_history(path: Path) -> bool:
+    try:
+        entries = files.read_json_lines(path)
+    except (OSError, ValueError):
+        return False
+    return not any(s.fault_of(entry, EPOCH, OF_SOME_EPOCHS) for entry in entries)
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        return not fault_of(files.read_json(path))
+    except (OSError, ValueError):
+        return False
+
+
+HISTORY = outputs.Kind("the history of a run", _is_history)
+_ANY_HISTORY = outputs.Kind(HISTORY.name, lambda _: True)
+RECORD = outputs.Kind("the record of a run", _is_record)
+STATE = outputs.Kind("the state of a run", checkpoint.is_own)
+
+
+class Journal:
+    """The resumable state of a run, beside its output: `NAME.state` and `NAME.history.jsonl`.
+
+    The state remembers which finished result the run is to replace (`--force`), so that it can be
+    resumed while that result is still there; until then the result keeps its history. Of the files
+    beside the output only those that dive wrote are ever replaced.
+    """
+
+    def __init__(self, output: Path) -> None:
+        if output.suffix != ".pt":
+            raise OutputError(f"--out {output} must end in .pt")
+        self._output = output
+        self.state_path, self.history_path, self.record_path = (
+            output.with_name(output.stem + suffix) for suffix in (".state", ".history.jsonl", ".json")
+        )
+
+    def refuse_finished(self, force: bool, inputs: Iterable[Path] = ()) -> None:
+        """Raise OutputError where a finished result would be replaced that nobody asked to replace.
+
+        Or where a file beside it was not written by dive, or is one of `inputs`, which the run reads.
+        """
+        inputs = tuple(inputs)
+        self._refuse_inputs(inputs)
+        outputs.refuse_foreign(self.state_path, STATE)
+        if self._output.exists() and not force and self.state_path.exists():
+            state = self._load()
+            force = state["replaces"] == files.file_sha256(self._output)
+            if not force and self._led_to_the_result(state):
+                self.discard()  # its run was killed between its last two moves
+        outputs.refuse_existing(self._output, force, checkpoint.KIND)
+        outputs.refuse_foreign(self.record_path, RECORD)
+        # What lies beside the state of a run is the run's, damaged or not, and is written anew.
+        outputs.refuse_foreign(self.history_path, _ANY_HISTORY if self.state_path.exists() else HISTORY)
+
+    def _refuse_inputs(self, inputs: tuple[Path, ...]) -> None:
+        for path in (self._output, self.state_path, self.record_path, self.history_path):
+            for one in inputs:
+                if path.exists() and one.exists() and path.samefile(one):
+                    raise OutputError(
+                        f"--out {self._output} would replace {one}, which it reads; give another"
+                    )
+
+    def _led_to_the_result(self, state: dict[str, Any]) -> bool:
+        """Whether the finished result's history goes on from the state's, which then is of no more use."""
+        try:
+            finished = files.read_json_lines(self.history_path)
+        except (OSError, ValueError):
+            return False
+        begun = state["history"]
+        return bool(begun) and begun == finished[: len(begun)]
+
+    def read(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+        """The unfinished run's state, None where there is none.
+
+        Raises OutputError where it is of another recipe, naming the keys that differ.
+        """
+        if not self.state_path.exists():
+            return None
+        state = self._load()
+        if different := differences(state.get("identity", {}), identity):
+            raise OutputError(
+                f"{self.state_path} is an unfinished run of another recipe ({'; '.join(different)}); "
+                "go on with that recipe, give another --out, or --force to start anew"
+            )
+        return state
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            state = checkpoint.load(self.state_path)
+        except CheckpointError as error:
+            raise OutputError(
+                f"the state of an unfinished run is damaged ({error}); --force starts anew"
+            ) from error
+        if fault := fault_of_state(state):
+            raise OutputError(
+                f"{self.state_path} is sealed but not the state of a run as dive writes it: {fault}; "
+                "--force starts anew"
+            )
+        return state
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Replace the state and the history, each whole or not at all."""
+        replaces = files.file_sha256(self._output)
+        checkpoint.save(self.state_path, {"kind": "state", "replaces": replaces, **state})
+        if replaces is None:
+            self.write_history(state["history"])
+
+    def write_history(self, history: list[Record]) -> None:
+        """Replace the history file: one JSON record a line, one line an epoch."""
+        files.write_json_lines(self.history_path, history)
+
+    def remove_stale(self) -> None:
+        """Remove half files that a killed process left; to be called by the output's only writer."""
+        files.remove_stale(self._output, self.state_path, self.history_path, self.record_path)
+
+    def discard(self) -> None:
+        """Remove the resumable state; the history stays."""
+        self.state_path.unlink(missing_ok=True)
+
+
+def fault_of_state(state: dict[str, Any]) -> str:
+    """The first fault of a state's document in a few words; an empty text where there is none."""
+    plain = {key: value for key, value in state.items() if key not in ("model", "optimizer")}
+    if fault := s.fault_of(plain, _STATE):
+        return fault
+    try:
+        build(state["identity"]["recipe"], where="its recipe")
+    except RecipeError as error:
+        return str(error)
+    epochs = [entry["epoch"] for entry in state["history"]]
+    if epochs != list(range(1, len(epochs) + 1)) or len(epochs) > state["epochs"]:
+        return "its history has gaps or is too long"
+    for key in ("model", "optimizer"):
+        if not isinstance(state.get(key), dict):
+            return f"it has no {key}"
+    return ""

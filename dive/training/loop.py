@@ -1,0 +1,276 @@
+"""The training loop: one for teacher and student, one run or several at once.
+
+The order and the views of an epoch are functions of (seed, epoch), so a run that is stopped and
+resumed takes the steps of one that never was. On a CPU it ends in the same weights bit for bit, with
+the same threads and precision; on CUDA only where torch is told to use deterministic algorithms, as
+some of its kernels add in no fixed order.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dive.errors import OutputError, TrainingError
+from dive.progress import Bar, Progress
+from dive.randomness import epoch_order
+from dive.training.device import Runtime
+from dive.training.journal import Journal, Record
+from dive.training.schedule import epochs_of, learning_rate
+from dive.training.step import Step, Task
+from dive.versions import versions
+
+SAVING_SHARE = 0.02  # at most this share of the time goes into resumable state
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Test accuracy during training, every `every` epochs; 0 leaves it to the end."""
+
+    accuracy: Callable[[torch.nn.Module], float]
+    every: int = 0
+
+    def due(self, epoch: int) -> bool:
+        """Whether it is due after epoch `epoch` (from 1)."""
+        return self.every > 0 and epoch % self.every == 0
+
+
+class Learner:
+    """One run: its task, how far it is, and its state on the disk. On CUDA it has a stream of its own.
+
+    state: where a stopped run stood, None to begin. history: a record for each epoch done. failure: why
+    it cannot go on, None while it can.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        runtime: Runtime,
+        journal: Journal,
+        evaluation: Evaluation,
+        state: dict[str, Any] | None,
+    ) -> None:
+        self.task, self.runtime, self.journal = task, runtime, journal
+        self.history: list[Record] = [] if state is None else list(state["history"])
+        self._evaluation, self._pace = evaluation, _SavingPace()
+        self._stream = torch.cuda.Stream(runtime.device) if runtime.device.type == "cuda" else None
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(runtime.device))
+        with self.on_stream():
+            self._step = Step(task, runtime)
+            if state is not None:
+                self._take_up(state)
+        self._plans: dict[int, np.ndarray] = {}
+        self._start, self._seconds = 0.0, 0.0
+        self.failure: TrainingError | None = None
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        """Go to where a state says that a stopped run was; raises OutputError where it is of another run."""
+        try:
+            if state["epochs"] != self.epochs:
+                raise ValueError(f"it is of {state['epochs']} epochs, not {self.epochs}")
+            self._step.load_state(state["model"], state["optimizer"])
+        except ValueError as error:
+            raise OutputError(
+                f"{self.journal.state_path} does not fit the run: {error}; --force starts anew"
+            ) from error
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run."""
+        return epochs_of(self.task.recipe.schedule, self.task.steps_per_epoch)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is done."""
+        return len(self.history) == self.epochs
+
+    def on_stream(self) -> AbstractContextManager:
+        """The context in which this run's work is enqueued on the device."""
+        return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that runs or comes next, from 1."""
+        return len(self.history) + 1
+
+    def prepare(self) -> None:
+        """On CUDA: capture the step as graphs. Raises RuntimeError where that fails; it runs eagerly then."""
+        if self._stream is not None and not self.finished:
+            with self.on_stream():
+                self._step.take_plan(self._plan(self.epoch), _rates(self.task, self.epoch))
+                self._step.capture()
+
+    def begin_epoch(self) -> None:
+        """Bring the next epoch's order, views and learning rates to the device."""
+        self._start = time.perf_counter()
+        self._rates = _rates(self.task, self.epoch)
+        with self.on_stream():
+            self._step.begin(self._plan(self.epoch), self._rates)
+
+    def _plan(self, epoch: int) -> np.ndarray:
+        """The epoch's plan, made before or now; those of other epochs are forgotten."""
+        plan = self._plans.get(epoch)
+        self._plans = {epoch: self._make_plan(epoch) if plan is None else plan}
+        return self._plans[epoch]
+
+    def _make_plan(self, epoch: int) -> np.ndarray:
+        """Samples in the epoch's order, their view ids and their cache columns: (3, N) int64."""
+        task = self.task
+        order = epoch_order(task.recipe.seed, epoch, task.hashes)
+        ids, columns = task.views.draw(task.recipe.seed, epoch, task.hashes)
+        return np.stack([order, ids[order], columns[order]])
+
+    def advance(self) -> None:
+        """Enqueue the next step of the epoch."""
+        with self.on_stream():
+            self._step.advance()
+
+    def status(self, step: int) -> str:
+        """How things stand after step `step` (from 0) of the running epoch, for a progress bar.
+
+        On a CPU the loss is known at once, and ends the run where it is not finite; on CUDA the last
+        epoch's is shown, so as not to wait for the device.
+        """
+        if self._stream is None:
+            loss = self._step.losses[step].item()
+            if not math.isfinite(loss):
+                self.failure = _not_finite(loss, self.epoch, step)
+        else:
+            loss = self.history[-1]["loss"] if self.history else math.nan
+        return f"epoch {self.epoch} · loss {loss:.3f} · lr {self._rates[step]:.3g}"
+
+    def plan_ahead(self) -> None:
+        """Make the plan of the epoch after this one, while the device is still busy."""
+        if self.epoch < self.epochs:
+            self._plans[self.epoch + 1] = self._make_plan(self.epoch + 1)
+
+    def wait(self) -> None:
+        """Wait for the epoch's last step, which ends its time."""
+        if self._stream is not None:
+            self._stream.synchronize()
+        self._seconds = time.perf_counter() - self._start
+
+    def end_epoch(self) -> None:
+        """Add the epoch's record to the history, and save the state if it is time; after `wait`.
+
+        A loss that is not finite ends the run instead.
+        """
+        epoch = self.epoch
+        with self.on_stream(), self.runtime.computing():
+            losses, correct = self._step.losses.cpu(), int(self._step.correct)
+            if not torch.isfinite(losses).all():
+                step = int((~torch.isfinite(losses)).int().argmax())
+                self.failure = _not_finite(losses[step].item(), epoch, step)
+                return
+            n, size = len(self.task.hashes), self.task.recipe.schedule.batch_size
+            sizes = torch.full_like(losses, size)
+            sizes[-1] = n - size * (len(losses) - 1)
+            record: Record = {
+                "epoch": epoch,
+                "loss": float((losses * sizes).sum() / n),
+                "lr": self._rates[-1],
+                "seconds": round(self._seconds, 3),
+                "train_accuracy": correct / n,
+            }
+            if self._evaluation.due(epoch):
+                record["test_accuracy"] = self._evaluation.accuracy(self.task.model)
+            self.history.append(record)
+            if not self.finished and self._pace.due():
+                with self._pace:
+                    self.journal.write(self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "identity": self.task.identity,
+            "model": self.task.model.state_dict(),
+            "optimizer": self._step.optimizer.state_dict(),
+            "history": self.history,
+            "epochs": self.epochs,
+            "precision": self.runtime.precision,
+            "threads": self.runtime.threads,
+            "versions": versions(),
+        }
+
+
+def train(learners: Sequence[Learner], progress: Progress) -> None:
+    """Train runs of equally many steps an epoch to their last epochs, side by side on the device.
+
+    A loss that is not finite ends its own run alone, which has the `failure` then.
+    """
+    steps = learners[0].task.steps_per_epoch
+    total = sum(learner.epochs for learner in learners) * steps
+    done = sum(len(learner.history) for learner in learners) * steps
+    _capture(learners, progress)
+    with progress.bar(learners[0].task.identity["kind"], total, done) as bar:
+        while going := [learner for learner in learners if not learner.finished and learner.failure is None]:
+            _epoch(going, steps, bar)
+
+
+def _capture(learners: Sequence[Learner], progress: Progress) -> None:
+    """Capture the steps of all; at the first that fails say why and leave the rest as they are."""
+    try:
+        for learner in learners:
+            learner.prepare()
+    except RuntimeError as error:
+        first: BaseException = error
+        while first.__context__ is not None:  # torch reports the end of a broken capture over its cause
+            first = first.__context__
+        reason = str(first).partition("\n")[0]
+        progress.warn(f"the step could not be captured as a CUDA graph and runs eagerly: {reason}")
+
+
+def _epoch(learners: Sequence[Learner], steps: int, bar: Bar) -> None:
+    """One pass over the samples for each; the host only enqueues steps, and waits at the end."""
+    for learner in learners:
+        learner.begin_epoch()
+    for step in range(steps):
+        for learner in learners:
+            learner.advance()
+        bar.advance(len(learners), learners[0].status(step))
+        learners = [learner for learner in learners if learner.failure is None]
+        if not learners:
+            return
+    for learner in learners:
+        learner.plan_ahead()
+    for learner in learners:
+        learner.wait()
+    for learner in learners:
+        learner.end_epoch()
+
+
+def _rates(task: Task, epoch: int) -> list[float]:
+    """The learning rate of each step of epoch `epoch` (from 1)."""
+    recipe, steps = task.recipe, task.steps_per_epoch
+    first = (epoch - 1) * steps
+    return [learning_rate(first + step, steps, recipe.optimizer, recipe.schedule) for step in range(steps)]
+
+
+def _not_finite(loss: float, epoch: int, step: int) -> TrainingError:
+    return TrainingError(
+        f"the loss is {loss} at epoch {epoch}, step {step + 1}; "
+        "try a smaller optimizer.lr or --precision fp32, with --force to start anew"
+    )
+
+
+class _SavingPace:
+    """Saves often, but spends no more than SAVING_SHARE of the time on it."""
+
+    def __init__(self) -> None:
+        self._cost, self._last = 0.0, time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self._last >= self._cost / SAVING_SHARE
+
+    def __enter__(self) -> None:
+        self._last = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        now = time.monotonic()
+        self._cost, self._last = now - self._last, now

@@ -1,0 +1,34 @@
+"""The learning rate as a pure function of the step, and the one place where epochs become steps."""
+
+import math
+
+from dive.recipe.recipe import Optimizer, Schedule
+
+
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Steps of an epoch; the last, smaller batch is kept."""
+    return math.ceil(samples / batch_size)
+
+
+def epochs_of(schedule: Schedule, per_epoch: int) -> int:
+    """Epochs of a run with `per_epoch` steps in each; the last one is always gone through."""
+    return schedule.epochs if schedule.iterations is None else math.ceil(schedule.iterations / per_epoch)
+
+
+def learning_rate(step: int, per_epoch: int, optimizer: Optimizer, schedule: Schedule) -> float:
+    """The learning rate of step `step` (from 0): linear warm-up, then steps or a cosine.
+
+    The warm-up's last step has the whole rate. The cosine (Loshchilov and Hutter 2017) falls from the
+    warm-up's end to 0 at the last step's end, and stays there.
+    """
+    if schedule.iterations is None:
+        total, warmup = schedule.epochs * per_epoch, schedule.warmup_epochs * per_epoch
+    else:
+        total, warmup = schedule.iterations, schedule.warmup_iterations
+    done = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    rate = optimizer.lr * (schedule.warmup_from + (1 - schedule.warmup_from) * done)
+    if schedule.decay == "cosine":
+        share = min(1.0, max(0, step - warmup) / max(1, total - warmup))
+        return rate * 0.5 * (1 + math.cos(math.pi * share))
+    passed = sum(step >= milestone * per_epoch for milestone in schedule.milestones)
+    return rate * schedule.gamma**passed

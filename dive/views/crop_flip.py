@@ -1,0 +1,46 @@
+"""Views of a finite space: pad with zeros, crop, perhaps flip."""
+
+from typing import Any
+
+import torch
+
+
+class CropFlip:
+    """Pad with zeros, crop back to the image's size at (dy, dx), then perhaps flip horizontally.
+
+    View id = (dy·(2·pad+1) + dx)·2 + flip, without flip dy·(2·pad+1) + dx; the clean view is the
+    centre crop, unflipped.
+    """
+
+    VERSION = 1  # to be raised with any change of the pixels of a view
+
+    def __init__(self, pad: int, flip: bool, height: int, width: int) -> None:
+        self.pad, self.flip = pad, flip
+        self.height, self.width = height, width
+        self.offsets = 2 * pad + 1
+        self.size = self.offsets**2 * (2 if flip else 1)
+        self.clean_id = (pad * self.offsets + pad) * (2 if flip else 1)
+
+    def describe(self) -> dict[str, Any]:
+        """What makes two view spaces the same, as plain values."""
+        return {
+            "kind": "crop_flip",
+            "version": self.VERSION,
+            "pad": self.pad,
+            "flip": self.flip,
+            "image": [self.height, self.width],
+        }
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Padded images, (N, H+2·pad, W+2·pad, channels) uint8, of which `render` cuts its views."""
+        p = self.pad
+        return torch.nn.functional.pad(images, (0, 0, p, p, p, p)).contiguous()
+
+    def render(self, padded: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Views `ids` (B,) of images `rows` (B,): (B, H, W, channels) uint8."""
+        mirrored = ids % 2 if self.flip else torch.zeros_like(ids)
+        place = ids // 2 if self.flip else ids
+        dy, dx = place // self.offsets, place % self.offsets  # (B,)
+        windows = padded.unfold(1, self.height, 1).unfold(2, self.width, 1)  # (N, dy, dx, channels, H, W)
+        crops = windows[rows, dy, dx].permute(0, 2, 3, 1)  # (B, H, W, channels)
+        return torch.where(mirrored.bool()[:, None, None, None], crops.flip(2), crops)

@@ -1,0 +1,1 @@
+"""One wish from end to end, one module each: outputs, locks, resuming, refusals."""

@@ -1,0 +1,103 @@
+"""What a file of dive's is: a logit cache, a checkpoint, or the unfinished state of either."""
+
+from pathlib import Path
+from typing import Any
+
+from dive.cache import seal
+from dive.errors import CacheError, CheckpointError, DiveError
+from dive.files import open_regular
+
+_ZIP = b"PK\x03\x04"
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """What the file at `path` says of itself, in plain values, after its seal was checked.
+
+    Raises CacheError or CheckpointError where it is damaged, DiveError where it is none of dive's.
+    """
+    try:
+        with open_regular(path) as file:
+            start = file.read(8)
+            hdf5 = not seal.is_sealed(start) and seal.holds_hdf5(file)
+    except FileNotFoundError:
+        raise DiveError(f"there is no {path}") from None
+    except OSError as error:
+        raise DiveError(f"cannot read {path}: {error.strerror}") from error
+    if seal.is_sealed(start) and path.suffix != ".part":
+        return _cache(path)
+    if hdf5 or path.suffix == ".part":
+        return _part(path)
+    if start[:4] == _ZIP:
+        return _checkpoint(path)
+    raise DiveError(f"{path} is neither a logit cache nor a checkpoint of dive's")
+
+
+def _cache(path: Path) -> dict[str, Any]:
+    from dive.cache.reader import FORMAT, VERSION, LogitCache
+
+    cache = LogitCache(path)
+    n, views, classes = cache.shape
+    return {
+        "file": str(path),
+        "kind": "logit cache",
+        "complete": True,
+        "format": f"{FORMAT} {VERSION}",
+        "producer": cache.producer,
+        "bytes": path.stat().st_size,
+        "hash": cache.hash,
+        "samples": n,
+        "views": views,
+        "classes": classes,
+        "dtype": cache.dtype.name,
+        "accuracy over the stored views": cache.accuracy,
+        "identity": cache.identity,
+        "facts": cache.facts,
+    }
+
+
+def _part(path: Path) -> dict[str, Any]:
+    """An unfinished export; its seal is not there yet, so only what an export reads itself is read."""
+    from dive.cache.part import progress_of_part
+
+    if path.suffix != ".part":
+        raise CacheError(f"{path} is not sealed: its export was interrupted, or it is none of dive's")
+    done, blocks, shape, identity = progress_of_part(path)
+    return {
+        "file": str(path),
+        "kind": "unfinished export",
+        "complete": False,
+        "bytes": path.stat().st_size,
+        "blocks done": done,
+        "blocks": blocks,
+        **dict(zip(("samples", "views", "classes"), shape, strict=True)),
+        "identity": identity,
+    }
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from dive.files import file_sha256
+    from dive.models import checkpoint
+    from dive.training.journal import fault_of_state
+
+    document = checkpoint.load(path)
+    common = {"file": str(path), "bytes": path.stat().st_size, "hash": file_sha256(path)}
+    if document.get("kind") == "state":
+        if fault := fault_of_state(document):
+            raise CheckpointError(f"{path} is sealed but not the state of a run as dive writes it: {fault}")
+        identity = document["identity"]
+        return {
+            **common,
+            "kind": f"unfinished {identity['kind']}",
+            "complete": False,
+            "producer": document["producer"],
+            "epochs done": len(document["history"]),
+            "epochs": document["epochs"],
+            "precision": document["precision"],
+            "threads": document["threads"],
+            "identity": identity,
+        }
+    document = checkpoint.load_finished(path)
+    left_out = ("model", "kind", "format", "version")
+    said = {key: value for key, value in document.items() if key not in left_out}
+    form = f"{document['format']} {document['version']}"
+    return {**common, "kind": document["kind"], "complete": True, "format": form, **said}

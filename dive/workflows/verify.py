@@ -1,0 +1,154 @@
+"""Verifying a cache: that it is whole, that its rows are of its samples, and that the teacher agrees."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dive.cache.reader import LogitCache, correct_views
+from dive.errors import CacheError, CheckpointError
+from dive.progress import Progress
+
+if TYPE_CHECKING:
+    from dive.data.longtail import Samples
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The teacher run again on some (sample, view) pairs, against the cache.
+
+    largest: the largest absolute difference of a logit. agreement: the share of pairs with the same
+    top-1 class. allowed: the difference that storing and precision explain.
+    """
+
+    pairs: int
+    largest: float
+    agreement: float
+    allowed: float
+    precision: str
+
+
+def verify(path: Path, progress: Progress) -> LogitCache:
+    """The cache, once seal, CRCs, shapes, finiteness, view ids, labels and rows against labels pass.
+
+    The view ids must be those that its identity states: see `stored_views`.
+
+    The rows of each block must classify as many of its views rightly as the export counted: rows that
+    slipped against their labels do not. Raises CacheError at the first fault, naming the samples.
+    """
+    from dive.cache.stored_views import require_stated_views
+
+    cache = LogitCache(path)
+    require_stated_views(cache)
+    blocks = list(cache.blocks())
+    with progress.bar("verify", len(blocks)) as bar:
+        for block, rows in enumerate(blocks):
+            logits = cache.checked(block, rows)
+            where = f"{path}: samples {rows.start} to {rows.stop - 1}"
+            if not np.isfinite(logits).all():
+                raise CacheError(f"{where} hold logits that are not finite; export it again")
+            right = correct_views(logits, cache.labels[rows])
+            if right != cache.block_correct[block]:
+                raise CacheError(
+                    f"{where} do not fit their labels: the teacher is right in {right} of their views, the "
+                    f"export counted {cache.block_correct[block]}; export it again"
+                )
+            bar.advance()
+    return cache
+
+
+def sample(
+    cache: LogitCache, teacher: Path, count: int, seed: int, data: str | None, device: str, progress: Progress
+) -> Sampled:
+    """Run the teacher again on `count` random (sample, view) pairs and compare with the cache.
+
+    data: where the images are; None where the teacher's were. Raises CheckpointError where the teacher is
+    not the one the cache is of, CacheError where the images are others, or a logit differs by more than
+    rounding explains.
+    """
+    import torch
+
+    from dive.cache.stored_views import recipe_of
+    from dive.data.dataset import load_training
+    from dive.feeds.images import ViewedImages
+    from dive.models import checkpoint
+    from dive.training.device import Runtime, choose_device, precisions
+    from dive.views.registry import view_space
+    from dive.views.space import require_ids, require_same
+
+    cache.require_origin()
+    of_cache = cache.identity
+    model, document = checkpoint.load_model(teacher)
+    wanted = of_cache["teacher"]["weights hash"]
+    if document["weights hash"] != wanted:
+        raise CheckpointError(
+            f"{teacher} is not the teacher of {cache.path}: weights hash {document['weights hash'][:12]}, "
+            f"the cache's {wanted[:12]}"
+        )
+    images_of: dict[str, Any] = of_cache["data"] | {"path": data or document["recipe"]["data"]["path"]}
+    recipe = recipe_of(of_cache, str(cache.path), images_of)
+    train = load_training(recipe, progress)
+    rows_here = _rows_here(cache, train)
+    chosen = np.random.default_rng(seed).choice(cache.shape[0] * cache.shape[1], count, replace=False)
+    rows, columns = chosen // cache.shape[1], chosen % cache.shape[1]
+    target = choose_device(device)
+    views = view_space(recipe.views, train.images.shape[1:])
+    require_same(views, of_cache["view space"], str(cache.path))
+    require_ids(views, cache.views, str(cache.path))
+    viewed = ViewedImages(
+        train.images,
+        views,
+        recipe.data.mean,
+        recipe.data.std,
+        target,
+    )
+    model = model.to(target, memory_format=torch.channels_last).eval()
+    recorded = cache.facts["precision"]
+    runtime = Runtime(target, "fp32" if recorded not in precisions(target) else recorded)
+    said = []
+    places = torch.from_numpy(np.stack([rows_here[rows], cache.views[rows, columns]]).astype(np.int64))
+    with torch.inference_mode():
+        for some_rows, ids in zip(*(place.to(target).split(256) for place in places), strict=True):
+            with runtime.autocast():
+                said.append(model(viewed.batch(some_rows, ids)).float().cpu().numpy())
+    live = np.concatenate(said)
+    stored = cache.logits[rows, columns].astype(np.float32)
+    sampled = Sampled(
+        pairs=count,
+        largest=float(np.abs(live - stored).max()),
+        agreement=float((live.argmax(axis=1) == stored.argmax(axis=1)).mean()),
+        allowed=_allowed(cache, np.abs(live).max()),
+        precision=runtime.precision,
+    )
+    if sampled.largest > sampled.allowed:
+        raise CacheError(
+            f"{cache.path} does not hold what {teacher} says: a logit differs by {sampled.largest:.3g}, "
+            f"rounding explains {sampled.allowed:.3g}, top-1 agreement is {sampled.agreement:.1%}; "
+            "export it again"
+        )
+    return sampled
+
+
+def _rows_here(cache: LogitCache, train: "Samples") -> np.ndarray:
+    """The place of each of the cache's samples among the images here: (N,) int64."""
+    place = {key: row for row, key in enumerate(train.keys)}
+    missing = [key for key in cache.keys if key not in place]
+    if missing or train.fingerprint != cache.identity["data fingerprint"]:
+        raise CacheError(
+            f"{cache.path} is of other images than these: data fingerprint "
+            f"{cache.identity['data fingerprint'][:12]}, here {train.fingerprint[:12]}; "
+            "give the --data it was exported from"
+        )
+    return np.array([place[key] for key in cache.keys], dtype=np.int64)
+
+
+def _allowed(cache: LogitCache, largest: float) -> float:
+    """How far a logit may lie from the stored one, by rounding alone.
+
+    In fp32 kernels of another batch size may differ by some 10⁻⁴ of the largest logit, in TF32 and bf16
+    by four units in its last place; storing adds half a unit of the cache's own type.
+    """
+    computing = {"fp32": 1e-4, "tf32": 4 * 2.0**-11}.get(cache.facts["precision"], 4 * 2.0**-8)
+    storing = float(np.finfo(cache.dtype).eps) / 2
+    return float(largest) * (computing + storing)

@@ -1,0 +1,443 @@
+"""The captured step against the eager one, bit for bit, without a GPU (see `recorder`).
+
+Every fault of a list that such a step can have is put into its source, and the comparison has to
+find it.
+"""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import recorder
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dive.feeds import teacher_logits
+from dive.feeds.images import ViewedImages
+from dive.method import losses
+from dive.models.registry import build_model
+from dive.models.resnet import CifarResNet
+from dive.progress import Progress
+from dive.randomness import epoch_order, key_hashes, stored_choice
+from dive.recipe.reading import load
+from dive.training import step
+from dive.training.device import Runtime
+from dive.training.journal import Journal
+from dive.training.loop import Evaluation, Learner, train
+from dive.training.step import Step, Task
+from dive.views.autoaugment import AutoAugmentCutout
+from dive.views.crop_flip import CropFlip
+from dive.views.draw import StoredViews
+
+CPU = torch.device("cpu")
+N, SIZE, CLASSES, SIDE, VIEWS = 37, 16, 5, 8, 4  # steps of 16, 16 and 5 images
+EPOCHS = 3
+RECIPE = load(
+    {"model": {"name": "resnet8"}, "schedule": {"batch_size": SIZE, "warmup_epochs": 0}},
+    ("schedule.milestones=[2]", "schedule.gamma=0.1", f"schedule.epochs={EPOCHS}"),
+)
+SPACES = {"crop_flip": CropFlip, "autoaugment": AutoAugmentCutout}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, how. step, teacher_logits: the modules whose code trains."""
+
+    views: str = "crop_flip"
+    streamed: bool = False
+    precision: str = "fp32"
+    step: types.ModuleType = step
+    teacher_logits: types.ModuleType = teacher_logits
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors of a few hundred values are computed faster by one thread than by two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def graphs(monkeypatch) -> recorder.Recorder:
+    """torch.cuda's graphs, recorded on the CPU."""
+    return recorder.Recorder().install(monkeypatch)
+
+
+def make_task(case: Case = Case(), n: int = N) -> Task:
+    """A student's task on images and teacher's logits of noise."""
+    rng = np.random.default_rng(0)
+    space = SPACES[case.views](1, True, SIDE, SIDE)
+    hashes = key_hashes([f"class/{i}.png" for i in range(n)])
+    labels = torch.from_numpy(rng.integers(0, CLASSES, n))
+    pixels = rng.integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8)
+    logits, place = rng.normal(size=(n, VIEWS, CLASSES)).astype(np.float16), rng.permutation(n)
+    if case.streamed:
+        teacher = case.teacher_logits.StreamedLogits(logits, place, SIZE, CPU)
+    else:
+        teacher = case.teacher_logits.ResidentLogits(torch.from_numpy(logits), torch.from_numpy(place))
+    log_counts = torch.linspace(0, 3, CLASSES)
+
+    def loss(student: torch.Tensor, labels: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+        return losses.dive(student, labels, said, log_counts, tau=3.0, power=0.5, student_tau=3.0, weight=0.5)
+
+    return Task(
+        recipe=RECIPE,
+        identity={"kind": "student"},
+        model=build_model("resnet8", CLASSES).to(memory_format=torch.channels_last),
+        images=ViewedImages(pixels, space, (0.5,) * 3, (0.25,) * 3, CPU),
+        labels=labels,
+        hashes=hashes,
+        views=StoredViews(stored_choice(0, hashes, space.size, VIEWS)),
+        teacher=teacher,
+        loss=loss,
+    )
+
+
+def begun(task: Task, epoch: int) -> tuple[np.ndarray, list[float]]:
+    """The plan of an epoch, and learning rates that differ from step to step."""
+    order = epoch_order(0, epoch, task.hashes)
+    ids, columns = task.views.draw(0, epoch, task.hashes)
+    rates = [0.1 / epoch / (1 + at) for at in range(task.steps_per_epoch)]
+    return np.stack([order, ids[order], columns[order]]), rates
+
+
+def state(made: Step, task: Task) -> dict[str, torch.Tensor]:
+    """Everything a step has trained or counted."""
+    found = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+    for i, buffers in enumerate(made.optimizer.state.values()):
+        found[f"momentum {i}"] = buffers["momentum_buffer"].clone()
+    counters = {"losses": made.losses, "correct": made.correct, "cursor": made._cursor}
+    return found | {name: tensor.clone() for name, tensor in counters.items()}
+
+
+def trained(case: Case, capture: bool, task: Task | None = None) -> dict[str, torch.Tensor]:
+    """Three epochs: the losses and hits of each, and what was trained."""
+    task = task or make_task(case)
+    made = case.step.Step(task, Runtime(CPU, case.precision))
+    made.take_plan(*begun(task, 1))
+    if capture:
+        made.capture()
+    found = {}
+    for epoch in range(1, EPOCHS + 1):
+        made.begin(*begun(task, epoch))
+        for _ in range(task.steps_per_epoch):
+            made.advance()
+        found[f"losses of epoch {epoch}"] = made.losses.clone()
+        found[f"hits of epoch {epoch}"] = made.correct.clone()
+    return found | state(made, task)
+
+
+@functools.cache
+def eager(case: Case = Case()) -> dict[str, torch.Tensor]:
+    """What eager steps of dive's own code train."""
+    return trained(case, capture=False)
+
+
+def differences(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
+    """The names under which two states hold other bits."""
+    assert one.keys() == other.keys()
+    return [name for name in one if one[name].numpy().tobytes() != other[name].numpy().tobytes()]
+
+
+def changed_by_a_capture(case: Case) -> list[str]:
+    """What a capture has trained or counted, in a run of one epoch."""
+    task = make_task(case)
+    made = case.step.Step(task, Runtime(CPU, case.precision))
+    made.begin(*begun(task, 1))
+    for _ in range(task.steps_per_epoch):
+        made.advance()
+    made.take_plan(*begun(task, 2))
+    before = state(made, task)
+    made.capture()
+    return differences(before, state(made, task))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("streamed", [False, True], ids=["resident", "streamed"])
+@pytest.mark.parametrize("views", list(SPACES))
+def test_three_epochs_of_captured_steps_are_those_of_eager_ones_bit_for_bit(
+    graphs, views, streamed, precision
+):
+    case = Case(views, streamed, precision)
+    captured = trained(case, capture=True)
+    assert [len(graph.calls) > 50 for graph in graphs.graphs] == [True, True]
+    assert differences(captured, eager(case)) == []
+    losses_of_epochs = [captured[f"losses of epoch {epoch}"] for epoch in (1, 2, 3)]
+    assert torch.stack(losses_of_epochs).isfinite().all() and losses_of_epochs[0].unique().numel() == 3
+
+
+@pytest.mark.parametrize(("n", "captured"), [(32, 1), (16, 1), (9, 1), (17, 2)])
+def test_there_is_a_graph_for_each_batch_size_that_occurs(graphs, n, captured):
+    task = make_task(n=n)
+    found = trained(Case(), capture=True, task=task)
+    assert len(graphs.graphs) == captured
+    assert differences(found, trained(Case(), capture=False, task=make_task(n=n))) == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_capture_trains_nothing(graphs, precision):
+    assert changed_by_a_capture(Case(precision=precision)) == []
+    assert len(graphs.graphs) == 2
+
+
+def test_a_replay_runs_no_python_of_the_step(graphs, monkeypatch):
+    task = make_task()
+    made = Step(task, Runtime(CPU, "fp32"))
+    made.take_plan(*begun(task, 1))
+    made.capture()
+    monkeypatch.setattr(Step, "_run", lambda *_: pytest.fail("the step was run"))
+    made.begin(*begun(task, 1))
+    for _ in range(task.steps_per_epoch):
+        made.advance()
+    assert made.losses.isfinite().all() and (made.losses > 0).all()
+
+
+def test_the_graphs_of_a_step_share_one_memory_pool_and_those_of_two_steps_do_not(graphs):
+    for _ in range(2):
+        task = make_task()
+        made = Step(task, Runtime(CPU, "fp32"))
+        made.take_plan(*begun(task, 1))
+        made.capture()
+    pools = [id(graph.pool) for graph in graphs.graphs]
+    assert pools[0] == pools[1] != pools[2] == pools[3]
+
+
+def test_the_step_has_no_count_of_batches_in_it(graphs):
+    """The only in-place additions are those of the cursor and of the hits, and no other int64 is kept."""
+    trained(Case(), capture=True)
+    for graph in graphs.graphs:
+        additions = [call for call in graph.calls if call.function is recorder.aten.add_.Tensor]
+        assert [tuple(call.args[0].shape) for call in additions] == [(1,), (1,)]
+
+
+# What makes a step wait for the device, or copies from the host, without changing its loss.
+WAITING: dict[str, Callable[[torch.Tensor], object]] = {
+    "item": lambda loss: loss[0].item(),
+    "bool": lambda loss: bool(loss[0] > 0),
+    "nonzero": lambda loss: loss.nonzero(),
+    "mask": lambda loss: loss[loss > 0],
+    "masked assignment": lambda loss: loss.detach().clone().__setitem__(loss > 0, loss[0].detach()),
+    "masked_select": lambda loss: loss.masked_select(loss > 0),
+    "equal": lambda loss: torch.equal(loss, loss),
+    "constant": lambda loss: loss * torch.tensor(2.0),
+    "array": lambda loss: loss + torch.from_numpy(np.zeros(1, np.float32)),
+}
+
+
+@pytest.mark.parametrize(
+    ("wait", "sizes"),
+    [*((name, (SIZE, N % SIZE)) for name in WAITING), ("item", (N % SIZE,))],
+    ids=[*WAITING, "item in the second graph"],
+)
+def test_a_step_that_waits_for_the_device_is_not_captured_and_trains_eagerly(graphs, wait, sizes):
+    plain = make_task()
+
+    def loss(*arguments: torch.Tensor) -> torch.Tensor:
+        found = plain.loss(*arguments)
+        if len(found) in sizes:
+            WAITING[wait](found)
+        return found
+
+    task = replace(plain, loss=loss)
+    made = Step(task, Runtime(CPU, "fp32"))
+    made.take_plan(*begun(task, 1))
+    before = state(made, task)
+    with pytest.raises(recorder.CannotCapture):
+        made.capture()
+    assert differences(before, state(made, task)) == []
+    assert len(graphs.graphs) == 3 - len(sizes)
+    for graph in graphs.graphs:
+        graph.calls.clear()  # a replay of any would now fail
+    made.begin(*begun(task, 1))
+    for _ in range(task.steps_per_epoch):
+        made.advance()
+    assert torch.equal(made.losses, eager()["losses of epoch 1"])
+    assert torch.equal(made.correct, eager()["hits of epoch 1"])
+
+
+def operations_on_the_host(views: str, constant: Callable[[], torch.Tensor | float]) -> list[str]:
+    """What views, model and loss of a batch on a GPU do with tensors of the host; computes nothing.
+
+    constant: made while the batch is computed, and multiplied into its loss.
+    """
+    space, gpu = SPACES[views](1, True, SIDE, SIDE), torch.device("cuda:0")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with gpu:
+            model = CifarResNet(blocks=1, classes=CLASSES)
+            rows = torch.zeros(SIZE, dtype=torch.int64)
+            said, log_counts = torch.zeros(SIZE, CLASSES, dtype=torch.float16), torch.zeros(CLASSES)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.num_batches_tracked = None  # as in a step
+        pixels = np.zeros((N, SIDE, SIDE, 3), np.uint8)
+        images = ViewedImages(pixels, space, (0.5,) * 3, (0.25,) * 3, gpu)
+        with recorder.Devices() as devices:
+            logits = model(images.batch(rows, rows))
+            loss = losses.dive(
+                logits, rows, said, log_counts, tau=3.0, power=0.5, student_tau=3.0, weight=0.5
+            )
+            loss = loss * constant()
+    assert devices.operations > 50 and loss.device == gpu
+    return devices.on_host
+
+
+@pytest.mark.parametrize("views", list(SPACES))
+def test_views_model_and_loss_bring_nothing_from_the_host(views):
+    assert operations_on_the_host(views, lambda: 2.0) == []
+
+
+def test_a_constant_of_the_host_in_the_loss_is_found():
+    assert operations_on_the_host("crop_flip", lambda: torch.tensor(2.0)) != []
+
+
+# Faults of `dive.training.step` as pairs of source text (old, new) that a comparison of training has to find.
+TRAINS_OTHERWISE = {
+    "cursor bound anew": [("self._cursor += 1", "self._cursor = self._cursor + 1")],
+    "counter bound anew": [("self.correct += (", "self.correct = self.correct + (")],
+    "losses bound anew": [
+        (
+            "self.losses.index_copy_(0, self._cursor, ",
+            "self.losses = self.losses.index_copy(0, self._cursor, ",
+        )
+    ],
+    "plan bound anew": [("self._plan.copy_(torch.from_numpy(plan))", "self._plan = torch.from_numpy(plan)")],
+    "rates bound anew": [("self._rates.copy_(torch.tensor(rates))", "self._rates = torch.tensor(rates)")],
+    "rate bound anew": [
+        (
+            "self._rate.copy_(self._rates.index_select(0, self._cursor)[0])",
+            "self.optimizer.param_groups[0]['lr'] = self._rates.index_select(0, self._cursor)[0] * 1",
+        ),
+        ("self._rates.copy_(torch.tensor(rates))", "self._rates = torch.tensor(rates)"),
+    ],
+    "rate a number of the host": [
+        ("self._rates.copy_(torch.tensor(rates))", "self._on_host = rates"),
+        (
+            "self._rate.copy_(self._rates.index_select(0, self._cursor)[0])",
+            "self.optimizer.param_groups[0]['lr'] = self._on_host[self._at]",
+        ),
+    ],
+    "loss stored at an index of the host": [
+        (
+            "self.losses.index_copy_(0, self._cursor, loss.detach()[None])",
+            "self.losses[self._at] = loss.detach()",
+        )
+    ],
+    "plan read at an index of the host": [
+        (
+            "self._plan.index_select(1, self._cursor * self._size + self._offsets[:size])",
+            "self._plan[:, self._at * self._size :][:, :size]",
+        )
+    ],
+    "one graph for both sizes": [("self._graphs.get(size)", "self._graphs.get(self._last_size)")],
+    "gradients kept": [("self.optimizer.zero_grad()\n            loss.backward()", "loss.backward()")],
+    "momentum not restored": [("*model.buffers(), *momentum]", "*model.buffers()]")],
+    "statistics not restored": [("*model.buffers(), *momentum]", "*momentum]")],
+    "weights not restored": [("[*model.parameters(), *model.buffers()", "[*model.buffers()")],
+    "passes of a replay not counted": [("self._counts.add(recorded.passes)", "pass")],
+    "passes of a capture counted": [("self._counts.restore(counts)", "pass")],
+}
+# Faults that a capture shows before anything is trained.
+CAPTURE_TRAINS = {
+    "momentum not restored": TRAINS_OTHERWISE["momentum not restored"],
+    "statistics not restored": TRAINS_OTHERWISE["statistics not restored"],
+    "weights not restored": TRAINS_OTHERWISE["weights not restored"],
+    "cursor and counters not restored": [
+        ("self._counts.restore(counts)\n            self._rewind()", "self._counts.restore(counts)")
+    ],
+    "passes of a capture counted": TRAINS_OTHERWISE["passes of a capture counted"],
+}
+
+
+def faulty(module: types.ModuleType, replacements: list[tuple[str, str]]) -> types.ModuleType:
+    """A module whose source has other text in some places."""
+    source = inspect.getsource(module)
+    for old, new in replacements:
+        assert source.count(old) == 1, old
+        source = source.replace(old, new)
+    made = types.ModuleType(module.__name__)
+    exec(compile(source, f"faulty {module.__file__}", "exec"), vars(made))
+    return made
+
+
+def trains_otherwise(case: Case) -> bool:
+    """Whether captured steps train otherwise than dive's eager ones, or are lost in overwritten memory."""
+    try:
+        return differences(trained(case, capture=True), eager()) != []
+    except (IndexError, RuntimeError) as error:
+        return "out of" in str(error)  # an index read from there
+
+
+@pytest.mark.parametrize("fault", TRAINS_OTHERWISE)
+def test_a_fault_of_the_step_is_found_by_the_comparison_with_eager_steps(graphs, fault):
+    assert trains_otherwise(Case(step=faulty(step, TRAINS_OTHERWISE[fault])))
+    assert all(graph.calls for graph in graphs.graphs) and len(graphs.graphs) == 2
+
+
+@pytest.mark.parametrize("fault", CAPTURE_TRAINS)
+def test_a_fault_of_the_capture_is_found_by_what_it_trains(graphs, fault):
+    assert changed_by_a_capture(Case(step=faulty(step, CAPTURE_TRAINS[fault])))
+
+
+def test_a_buffer_of_streamed_logits_bound_anew_is_found_by_the_comparison(graphs):
+    begins = "        while self._pending:"
+    anew = faulty(teacher_logits, [(begins, f"        self._buffer = self._buffer.clone()\n{begins}")])
+    assert trains_otherwise(Case(streamed=True, teacher_logits=anew))
+    assert all(graph.calls for graph in graphs.graphs) and len(graphs.graphs) == 2
+
+
+def test_an_unchanged_copy_of_the_source_trains_as_the_module_does(graphs):
+    assert not trains_otherwise(Case(step=faulty(step, []), teacher_logits=faulty(teacher_logits, [])))
+    assert changed_by_a_capture(Case(step=faulty(step, []))) == []
+
+
+def learner(monkeypatch, task: Task, name: str, on_cuda: bool) -> Learner:
+    """A run in three epochs; on_cuda: as if on a stream of a GPU."""
+    made = Learner(task, Runtime(CPU, "fp32"), Journal(Path(name)), Evaluation(lambda _: 0.5, 2), None)
+    if on_cuda:
+        monkeypatch.setattr(made, "_stream", torch.cuda.Stream())
+    return made
+
+
+def test_a_run_of_captured_steps_has_the_history_and_the_weights_of_an_eager_one(graphs, monkeypatch, capsys):
+    tasks = [make_task(Case(streamed=True)) for _ in range(2)]
+    runs = [
+        learner(monkeypatch, task, f"{on_cuda}.pt", on_cuda)
+        for task, on_cuda in zip(tasks, (True, False), strict=True)
+    ]
+    for run in runs:
+        train([run], Progress(quiet=True))
+    assert len(graphs.graphs) == 2 and capsys.readouterr().err == ""
+    one, other = ([record | {"seconds": 0} for record in run.history] for run in runs)
+    assert one == other and len(one) == EPOCHS and "test_accuracy" in one[1]
+    assert differences(*(task.model.state_dict() for task in tasks)) == []
+    tracked = [value for name, value in tasks[0].model.state_dict().items() if "num_batches" in name]
+    assert [int(value) for value in tracked] == [EPOCHS * 3] * 7
+
+
+def test_a_failed_capture_is_one_line_and_the_run_is_an_eager_one(graphs, monkeypatch, capsys):
+    plain = make_task()
+
+    def loss(*arguments: torch.Tensor) -> torch.Tensor:
+        found = plain.loss(*arguments)
+        found[0].item()
+        return found
+
+    task = replace(plain, loss=loss)
+    run, eager = (
+        learner(monkeypatch, one, f"{on_cuda}.pt", on_cuda)
+        for one, on_cuda in ((task, True), (make_task(), False))
+    )
+    train([run], Progress(quiet=True))
+    assert capsys.readouterr().err == (
+        "warning: the step could not be captured as a CUDA graph and runs eagerly: "
+        "aten._local_scalar_dense.default: a value read on the host\n"
+    )
+    train([eager], Progress(quiet=True))
+    assert differences(task.model.state_dict(), eager.task.model.state_dict()) == []

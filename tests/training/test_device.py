@@ -1,0 +1,456 @@
+"""Choosing a device and a precision: what is there, what is faster, and what is right."""
+
+import contextlib
+import copy
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import conftest
+import pytest
+import recorder
+import torch
+
+from dive.errors import DiveError
+from dive.models.registry import build_model
+from dive.training import device
+from dive.training.device import Runtime, choose_device, choose_precision, device_name
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def cuda_devices(monkeypatch):
+    """Makes torch say that so many CUDA devices are there, of which one is the current one."""
+    current = SimpleNamespace(index=0)
+
+    def pretend(count: int, index: int = 0) -> SimpleNamespace:
+        current.index = index
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: current.index)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: setattr(current, "index", device.index))
+        return current
+
+    return pretend
+
+
+@pytest.mark.parametrize("marker", [None, pytest.mark.cuda])
+def test_the_suite_hides_a_gpu_from_every_test_that_is_not_of_one(cuda_devices, monkeypatch, marker):
+    cuda_devices(1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    run = conftest.pytest_runtest_protocol(SimpleNamespace(get_closest_marker=lambda name: marker))
+    next(run)
+    hidden = marker is None
+    assert choose_device("auto") == torch.device("cpu" if hidden else "cuda:0")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ("" if hidden else "0")
+    with pytest.raises(StopIteration):
+        next(run)
+    assert torch.cuda.is_available() and os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_auto_is_the_gpu_where_there_is_one(cuda_devices):
+    cuda_devices(0)
+    assert choose_device("auto") == CPU
+    cuda_devices(1)
+    assert choose_device("auto") == torch.device("cuda:0")
+    assert choose_device("cpu") == CPU
+
+
+def test_a_gpu_may_be_named_by_number(cuda_devices):
+    cuda_devices(2)
+    assert choose_device("cuda") == torch.device("cuda:0")
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("wanted", ["cuda", "auto"])
+def test_a_gpu_without_a_number_is_the_current_one_and_has_its_number(cuda_devices, wanted):
+    current = cuda_devices(3, index=2)
+    assert choose_device(wanted) == torch.device("cuda:2")
+    assert current.index == 2
+
+
+def test_the_chosen_gpu_is_the_current_one_afterwards(cuda_devices):
+    """An event records on a stream of the current device, whatever device its tensors are on."""
+    current = cuda_devices(2)
+    choose_device("cuda:1")
+    assert current.index == 1
+    choose_device("cpu")
+    assert current.index == 1
+
+
+@pytest.mark.parametrize("wanted", ["cuda", "cuda:0", "cuda:3"])
+def test_a_gpu_where_there_is_none_is_refused(cuda_devices, wanted):
+    cuda_devices(0)
+    with pytest.raises(DiveError, match=rf"--device {wanted}: this machine has no CUDA device.*--device cpu"):
+        choose_device(wanted)
+
+
+def test_a_gpu_number_too_high_is_refused(cuda_devices):
+    cuda_devices(2)
+    with pytest.raises(DiveError, match=r"--device cuda:2: this machine has 2 CUDA device"):
+        choose_device("cuda:2")
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    ["gpu", "", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:0:1", "cuda:²", "mps", "cpu:0", "cuda 0"],
+)
+def test_a_device_of_another_name_is_refused(cuda_devices, wanted):
+    cuda_devices(2)
+    with pytest.raises(DiveError, match="is not auto, cpu, cuda or cuda:N"):
+        choose_device(wanted)
+
+
+def test_a_gpu_number_with_a_leading_zero_is_taken_or_refused(cuda_devices):
+    cuda_devices(2)
+    try:
+        assert choose_device("cuda:01") == torch.device("cuda:1")
+    except DiveError:
+        pass
+
+
+def tf32_settings() -> list[str]:
+    """How torch computes products and convolutions of float32 on CUDA."""
+    backends = torch.backends
+    return [part.fp32_precision for part in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)]
+
+
+@pytest.fixture(params=["as torch starts", "tf32", "ieee", "by the old switches"])
+def settings_before(request):
+    """TF32 settings a program may have made before it calls dive."""
+    backends = torch.backends
+    before = tf32_settings()
+    parts = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    if request.param == "by the old switches":
+        backends.cudnn.allow_tf32 = False
+    elif request.param != "as torch starts":
+        for part in parts:
+            part.fp32_precision = request.param
+    yield tf32_settings()
+    backends.cudnn.allow_tf32 = True
+    for part, was in zip(parts, before, strict=True):
+        part.fp32_precision = was
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", "ieee"), ("bf16", "ieee"), ("tf32", "tf32")])
+def test_tf32_is_switched_where_a_runtime_computes_and_put_back_even_after_an_error(
+    settings_before, precision, kind
+):
+    runtime = Runtime(torch.device("cuda:0"), precision)
+    with pytest.raises(ZeroDivisionError), runtime.computing():
+        assert tf32_settings() == [kind] * 3
+        with Runtime(torch.device("cuda:0"), "fp32").computing():  # an evaluation within a training
+            assert tf32_settings() == ["ieee"] * 3
+        assert tf32_settings() == [kind] * 3
+        raise ZeroDivisionError
+    assert tf32_settings() == settings_before
+
+
+def test_a_forward_pass_in_fp32_is_not_quietly_tf32(settings_before):
+    with Runtime(torch.device("cuda:0"), "fp32").autocast():
+        assert tf32_settings() == ["ieee"] * 3
+    assert tf32_settings() == settings_before
+
+
+@pytest.mark.parametrize("wanted", ["cpu", "cuda"])
+def test_choosing_a_device_leaves_tf32_as_it_was(cuda_devices, settings_before, wanted):
+    cuda_devices(1)
+    choose_device(wanted)
+    assert tf32_settings() == settings_before
+
+
+def test_threads_are_a_runtimes_own_while_it_computes_and_put_back_even_after_an_error():
+    before = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError), Runtime(CPU, "fp32", threads=before + 1).computing():
+        assert torch.get_num_threads() == before + 1
+        with Runtime(CPU, "fp32").autocast():  # an evaluation within a training
+            assert torch.get_num_threads() == before + 1
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == before
+    assert Runtime(CPU, "fp32").threads == before
+
+
+def test_the_cpu_is_named_with_its_threads():
+    models = {
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    }
+    name, threads = device_name(CPU).rsplit(", ", 1)
+    assert name in (models or {"CPU"}) and threads == f"{torch.get_num_threads()} threads"
+
+
+def test_a_runtime_computes_in_its_precision():
+    linear, x = torch.nn.Linear(4, 4), torch.ones(2, 4)
+    with Runtime(CPU, "bf16").autocast():
+        assert linear(x).dtype == torch.bfloat16
+        with Runtime(CPU, "fp32").autocast():
+            assert linear(x).dtype == torch.float32
+    with Runtime(CPU, "fp32").autocast():
+        assert linear(x).dtype == torch.float32
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """A clock that only models move, so that no load of the machine can make a test fail."""
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: now.seconds)
+    monkeypatch.setattr(Trick, "clock", now, raising=False)
+    return now
+
+
+class Trick(torch.nn.Module):
+    """A model whose speed and results in bf16 can be chosen."""
+
+    clock: SimpleNamespace
+
+    def __init__(self, *, delay: dict[str, float], answer=lambda logits: logits) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 5)
+        self.norm = torch.nn.BatchNorm1d(5)
+        self.delay, self.answer = delay, answer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        low = torch.is_autocast_enabled("cpu")
+        self.clock.seconds += self.delay["bf16" if low else "fp32"]
+        logits = self.norm(self.linear(x))
+        return self.answer(logits) if low else logits
+
+
+FASTER, SLOWER = {"fp32": 0.01, "bf16": 0.0}, {"fp32": 0.0, "bf16": 0.01}
+BATCH = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
+
+
+def squares(logits: torch.Tensor) -> torch.Tensor:
+    """A loss for each example."""
+    return logits.float().square().sum(dim=1) + logits.float()[:, 0]
+
+
+@pytest.mark.parametrize("wanted", ["fp32", "bf16"])
+def test_a_precision_asked_for_is_taken_without_a_trial(wanted):
+    class Untouchable(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("a trial was made")
+
+    runtime = choose_precision(wanted, CPU, Untouchable(), BATCH)
+    assert (runtime.device, runtime.precision) == (CPU, wanted)
+
+
+def test_tf32_on_a_cpu_is_refused():
+    with pytest.raises(DiveError, match=r"--precision tf32: TF32 needs a CUDA device .* give fp32 or bf16"):
+        choose_precision("tf32", CPU, torch.nn.Identity(), BATCH)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Makes torch say that the GPU has a compute capability and a name."""
+
+    def pretend(capability: tuple[int, int]) -> torch.device:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+        return torch.device("cuda:0")
+
+    return pretend
+
+
+def test_an_older_gpu_has_neither_tf32_nor_bf16_and_tries_nothing(gpu):
+    older = gpu((7, 5))
+    assert choose_precision("auto", older, torch.nn.Identity()).precision == "fp32"
+    with pytest.raises(DiveError, match="--precision tf32: TF32 needs .* is not there on GPU"):
+        choose_precision("tf32", older, torch.nn.Identity())
+    assert choose_precision("tf32", gpu((8, 0)), torch.nn.Identity()).precision == "tf32"
+
+
+# Milliseconds of a training step in fp32, TF32 and bf16; which of the last two are wrong; the choice.
+DECISIONS = {
+    "bf16 wins": ((2.0, 1.5, 1.0), "", "bf16"),
+    "bf16 is slower than fp32": ((2.0, 1.5, 2.5), "", "tf32"),
+    "bf16 is not clearly faster than TF32": ((2.0, 1.0, 0.95), "", "tf32"),
+    "TF32 is not clearly faster than fp32, bf16 is": ((2.0, 1.9, 1.7), "", "bf16"),
+    "none is clearly faster": ((2.0, 1.9, 1.9), "", "fp32"),
+    "fp32 is fastest": ((1.0, 2.0, 2.0), "", "fp32"),
+    "bf16 is wrong": ((2.0, 1.5, 1.0), "bf16", "tf32"),
+    "TF32 is wrong and faster than bf16": ((2.0, 1.0, 0.95), "tf32", "bf16"),
+    "both are wrong": ((2.0, 1.0, 0.5), "tf32 bf16", "fp32"),
+}
+
+
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize(("times", "wrong", "chosen"), DECISIONS.values(), ids=DECISIONS)
+def test_auto_on_a_gpu_is_the_fastest_that_agrees_and_is_clearly_faster(
+    monkeypatch, gpu, times, wrong, chosen, trains
+):
+    right = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+
+    def trial(runtime, model, batch, loss):
+        seconds = dict(zip(("fp32", "tf32", "bf16"), times, strict=True))[runtime.precision] / 1000
+        result = right.flip(0) if runtime.precision in wrong.split() else right
+        return device._Trial(seconds, right if trains else result, result if trains else None)
+
+    monkeypatch.setattr(device, "_trial", trial)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    runtime = choose_precision("auto", gpu((9, 0)), torch.nn.Identity(), BATCH, squares if trains else None)
+    assert runtime.precision == chosen
+    fp32, tf32, bf16 = times
+    told = f"{bf16:.2g} ms a batch in bf16, {tf32:.2g} ms in tf32, {fp32:.2g} ms in fp32, logits differ by "
+    assert runtime.reason.startswith(told)
+
+
+@pytest.fixture
+def cuda_stand_ins(monkeypatch):
+    """torch.cuda's graphs and streams, recorded on the CPU."""
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    return recorder.Recorder().install(monkeypatch)
+
+
+@pytest.mark.parametrize("loss", [None, squares], ids=["forward", "training"])
+def test_a_trial_on_a_gpu_runs_what_will_run_in_each_precision_and_leaves_everything_as_it_was(
+    monkeypatch, gpu, cuda_stand_ins, loss
+):
+    """A captured forward and backward pass for training, eager forward passes for an export."""
+    seen = []
+
+    class Watcher(Trick):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(tf32_settings()[1])
+            return super().forward(x)
+
+    # the tensors are on the CPU, on which CUDA's autocast has nothing to do
+    monkeypatch.setattr(Runtime, "autocast", lambda self: contextlib.nullcontext())
+    monkeypatch.setattr(device, "_seconds_on_cpu", lambda *_: pytest.fail("timed as on a CPU"))
+    model, settings = Watcher(delay=FASTER), tf32_settings()
+    if loss is None:
+        monkeypatch.setattr(Runtime, "autocast", Runtime.computing)
+    before = copy.deepcopy(model.state_dict())
+    assert choose_precision("auto", gpu((9, 0)), model, BATCH, loss).precision == "fp32"  # all as fast
+    assert list(dict.fromkeys(zip(seen, seen[1:], strict=False))) == [
+        ("ieee", "ieee"),
+        ("ieee", "tf32"),
+        ("tf32", "tf32"),
+        ("tf32", "ieee"),
+    ]
+    names = {call.function.name() for graph in cuda_stand_ins.graphs for call in graph.calls}
+    assert len(cuda_stand_ins.graphs) == (0 if loss is None else 3)
+    assert loss is None or {"aten::native_batch_norm", "aten::native_batch_norm_backward"} <= names
+    assert tf32_settings() == settings
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Gpu:
+    """A GPU on whose clock eager work takes 10 ms to launch and all work 2 ms to compute."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace, captures: bool) -> None:
+        self._clock, self._queued, self._capturing = clock, 0, False
+        gpu = self
+
+        class Stream(recorder.Stream):
+            def synchronize(self) -> None:
+                clock.seconds += 0.002 * gpu._queued
+                gpu._queued = 0
+
+        class Graph:
+            def replay(self) -> None:
+                gpu._queued += 1
+
+        @contextlib.contextmanager
+        def graph(graph: Graph, stream: Stream):
+            if not captures:
+                raise RuntimeError("not here")
+            gpu._capturing = True
+            yield
+            gpu._capturing = False
+
+        stand_ins = {"Stream": lambda device: Stream(), "CUDAGraph": Graph, "graph": graph}
+        for name, stand_in in stand_ins.items():
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+
+    def work(self) -> torch.Tensor:
+        """Eager work, or when it is captured nothing."""
+        if not self._capturing:
+            self._clock.seconds += 0.010
+            self._queued += 1
+        return BATCH
+
+
+@pytest.mark.parametrize(
+    ("trains", "captures", "seconds"),
+    [(True, True, 0.002), (True, False, 0.012), (False, True, 0.012)],
+    ids=["a graph's replay", "eager where there is no graph", "eager for an export"],
+)
+def test_a_pass_on_a_gpu_is_timed_as_it_will_run_until_the_device_is_done(
+    monkeypatch, clock, cuda_stand_ins, trains, captures, seconds
+):
+    gpu = Gpu(monkeypatch, clock, captures)
+    found = device._seconds_on_cuda(gpu.work, torch.device("cuda:0"), trains)
+    assert found == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("loss", [None, squares], ids=["forward", "training"])
+@pytest.mark.parametrize(("delay", "precision"), [(FASTER, "bf16"), (SLOWER, "fp32")])
+def test_auto_on_a_cpu_is_the_faster_of_two_that_agree(delay, precision, loss):
+    torch.manual_seed(0)
+    runtime = choose_precision("auto", CPU, Trick(delay=delay), BATCH, loss)
+    assert runtime.precision == precision
+    assert "ms a batch in bf16" in runtime.reason and "ms in fp32" in runtime.reason
+
+
+@pytest.mark.parametrize("loss", [None, squares], ids=["forward", "training"])
+@pytest.mark.parametrize(
+    "answer",
+    [lambda x: x * 1.1, lambda x: x.flip(0), lambda x: x * float("nan"), lambda x: x + float("inf")],
+    ids=["off by a tenth", "other rows", "not a number", "infinite"],
+)
+def test_a_fast_bf16_that_gives_other_logits_is_not_chosen(answer, loss):
+    torch.manual_seed(0)
+    runtime = choose_precision("auto", CPU, Trick(delay=FASTER, answer=answer), BATCH, loss)
+    assert runtime.precision == "fp32"
+
+
+def test_a_fast_bf16_that_gives_other_gradients_is_not_chosen():
+    class Halved(torch.autograd.Function):
+        """Right forwards, wrong backwards."""
+
+        @staticmethod
+        def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+            return gradient / 2
+
+    torch.manual_seed(0)
+    wrong = Trick(delay=FASTER, answer=Halved.apply)
+    assert choose_precision("auto", CPU, wrong, BATCH, squares).precision == "fp32"
+    assert choose_precision("auto", CPU, wrong, BATCH).precision == "bf16"  # a forward pass does not need it
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("loss", [None, squares], ids=["forward", "training"])
+def test_a_trial_leaves_the_model_and_the_random_state_as_they_were(loss, training):
+    model = build_model("resnet8", 5).train(training)
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    batch = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    choose_precision("auto", CPU, model, batch, loss)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert model.training is training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_trial_without_a_loss_is_a_forward_pass_in_eval_mode():
+    seen = []
+
+    class Watcher(Trick):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append((self.training, torch.is_grad_enabled()))
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    choose_precision("auto", CPU, Watcher(delay=FASTER), BATCH)
+    assert set(seen) == {(False, False)}
+    seen.clear()
+    choose_precision("auto", CPU, Watcher(delay=FASTER), BATCH, squares)
+    assert set(seen) == {(True, True)}

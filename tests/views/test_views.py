@@ -1,0 +1,247 @@
+"""Views against torchvision's own crop, pad and flip; the same bytes in any company."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.transforms import functional as TF
+
+from dive.errors import CacheError
+from dive.feeds.images import ViewedImages
+from dive.recipe import recipe
+from dive.views.crop_flip import CropFlip
+from dive.views.draw import FreeViews, StoredViews
+from dive.views.registry import view_space
+from dive.views.space import require_same
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+CPU = torch.device("cpu")
+
+
+def noise(count: int, height: int = 32, width: int = 32, channels: int = 3, seed: int = 0) -> np.ndarray:
+    # No zeros, so that the padding shows.
+    return np.random.default_rng(seed).integers(1, 256, (count, height, width, channels), dtype=np.uint8)
+
+
+def hashes_of(count: int) -> np.ndarray:
+    return np.random.default_rng(11).integers(0, 2**64, count, dtype=np.uint64)
+
+
+def render(space: CropFlip, images: np.ndarray, rows: list[int], ids: list[int]) -> np.ndarray:
+    prepared = space.prepare(torch.from_numpy(images))
+    return space.render(prepared, torch.tensor(rows), torch.tensor(ids)).numpy()
+
+
+def torchvision_view(image: np.ndarray, pad: int, dy: int, dx: int, flip: bool) -> np.ndarray:
+    """Pad with 0, crop at (dy, dx), then flip, by torchvision on a (channels, H, W) uint8 tensor."""
+    height, width = image.shape[:2]
+    planes = torch.from_numpy(image).permute(2, 0, 1)
+    planes = TF.crop(TF.pad(planes, [pad], fill=0), dy, dx, height, width)
+    return (TF.hflip(planes) if flip else planes).permute(1, 2, 0).numpy()
+
+
+def test_the_paper_s_space_has_162_views_and_80_is_the_clean_one():
+    space = view_space(recipe.Views(), (32, 32, 3))
+    assert (space.size, space.clean_id) == (162, 80)
+
+
+def test_the_162_views_are_torchvisions_crops_and_flips():
+    images = noise(2)
+    space = CropFlip(pad=4, flip=True, height=32, width=32)
+    views = render(space, images, [1] * 162, list(range(162)))
+    assert views.dtype == np.uint8 and views.shape == (162, 32, 32, 3)
+    places = ((dy, dx, flip) for dy in range(9) for dx in range(9) for flip in (False, True))
+    for view, (dy, dx, flip) in zip(views, places, strict=True):
+        np.testing.assert_array_equal(view, torchvision_view(images[1], 4, dy, dx, flip))
+
+
+def test_the_162_views_are_distinct():
+    views = render(CropFlip(4, True, 32, 32), noise(1), [0] * 162, list(range(162)))
+    assert len({view.tobytes() for view in views}) == 162
+
+
+def test_the_clean_view_is_the_image_itself():
+    images = noise(3)
+    np.testing.assert_array_equal(render(CropFlip(4, True, 32, 32), images, [2], [80])[0], images[2])
+    np.testing.assert_array_equal(render(CropFlip(4, True, 32, 32), images, [2], [81])[0], images[2, :, ::-1])
+
+
+def test_without_a_flip_the_views_are_the_crops_alone():
+    images = noise(1, 8, 8, 1)
+    space = CropFlip(pad=1, flip=False, height=8, width=8)
+    assert (space.size, space.clean_id) == (9, 4)
+    views = render(space, images, [0] * 9, list(range(9)))
+    for i, view in enumerate(views):
+        np.testing.assert_array_equal(view, torchvision_view(images[0], 1, i // 3, i % 3, False))
+    assert len({view.tobytes() for view in views}) == 9
+
+
+def test_without_padding_only_the_flip_is_left():
+    assert (CropFlip(0, True, 4, 4).size, CropFlip(0, True, 4, 4).clean_id) == (2, 0)
+    assert (CropFlip(0, False, 4, 4).size, CropFlip(0, False, 4, 4).clean_id) == (1, 0)
+
+
+@st.composite
+def questions(draw) -> tuple[CropFlip, np.ndarray, list[int], list[int]]:
+    """A space, images, and a batch of rows and ids asked of them."""
+    pad, flip = draw(st.integers(0, 3)), draw(st.booleans())
+    height, width = draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    images = noise(
+        draw(st.integers(1, 4)), height, width, draw(st.sampled_from([1, 3])), draw(st.integers(0, 99))
+    )
+    space = CropFlip(pad, flip, height, width)
+    asked = st.tuples(st.integers(0, len(images) - 1), st.integers(0, space.size - 1))
+    rows, ids = zip(*draw(st.lists(asked, min_size=1, max_size=8)), strict=True)
+    return space, images, list(rows), list(ids)
+
+
+@given(questions())
+def test_a_view_is_a_window_of_the_padded_image(question):
+    space, images, rows, ids = question
+    p, height, width = space.pad, space.height, space.width
+    padded = np.pad(images, ((0, 0), (p, p), (p, p), (0, 0)))
+    for view, row, identity in zip(render(space, images, rows, ids), rows, ids, strict=True):
+        place, flip = divmod(identity, 2) if space.flip else (identity, 0)
+        dy, dx = divmod(place, 2 * p + 1)
+        expected = padded[row, dy : dy + height, dx : dx + width]
+        np.testing.assert_array_equal(view, expected[:, ::-1] if flip else expected)
+
+
+@given(questions(), st.randoms(use_true_random=False))
+def test_a_view_is_the_same_whatever_the_batch_and_its_order(question, random):
+    space, images, rows, ids = question
+    together = render(space, images, rows, ids)
+    for i, (row, identity) in enumerate(zip(rows, ids, strict=True)):
+        alone = render(space, images[row : row + 1], [0], [identity])  # in a data set of its own, too
+        assert alone.tobytes() == together[i].tobytes()
+    order = list(range(len(rows)))
+    random.shuffle(order)
+    shuffled = render(space, images, [rows[i] for i in order], [ids[i] for i in order])
+    assert shuffled.tobytes() == together[order].tobytes()
+
+
+@given(st.integers(0, 8), st.booleans(), st.integers(1, 40), st.integers(1, 40))
+def test_the_clean_id_names_the_unflipped_centre(pad, flip, height, width):
+    images = noise(1, height, width)
+    space = CropFlip(pad, flip, height, width)
+    assert 0 <= space.clean_id < space.size == (2 * pad + 1) ** 2 * (2 if flip else 1)
+    np.testing.assert_array_equal(render(space, images, [0], [space.clean_id])[0], images[0])
+
+
+def test_spaces_are_told_apart_by_their_description():
+    spaces = [CropFlip(4, True, 32, 32), CropFlip(3, True, 32, 32), CropFlip(4, False, 32, 32)]
+    spaces += [CropFlip(4, True, 32, 16), CropFlip(4, True, 16, 32)]
+    assert len({repr(sorted(space.describe().items())) for space in spaces}) == 5
+    assert CropFlip(4, True, 32, 32).describe() == spaces[0].describe()
+
+
+def test_a_space_has_a_version_and_one_made_of_crops_has_theirs_too(monkeypatch):
+    spaces = [view_space(recipe.Views(kind=kind), (32, 32, 3)) for kind in ("crop_flip", "autoaugment")]
+    before = [space.describe() for space in spaces]
+    assert all(type(described["version"]) is int for described in before)
+    monkeypatch.setattr(CropFlip, "VERSION", CropFlip.VERSION + 1)
+    assert all(space.describe() != described for space, described in zip(spaces, before, strict=True))
+
+
+def test_another_description_is_refused_by_what_differs():
+    space = CropFlip(4, True, 32, 32)
+    require_same(space, space.describe(), "a.h5")
+    with pytest.raises(CacheError, match=r"a\.h5 holds another recipe's views \(views\.pad: 3, now 4\)"):
+        require_same(space, CropFlip(3, True, 32, 32).describe(), "a.h5")
+    older = space.describe() | {"version": 0}
+    with pytest.raises(CacheError, match=r"this dive or torchvision makes .* \(views\.version: 0, now 1\)"):
+        require_same(space, older, "a.h5")
+    del older["version"]
+    with pytest.raises(CacheError, match=r"views\.version: None, now 1"):
+        require_same(space, older, "a.h5")
+
+
+def normalised(views: np.ndarray) -> np.ndarray:
+    """(x/255 - mean) / std in float64, (B, channels, H, W)."""
+    return ((views / 255 - np.array(MEAN)) / np.array(STD)).transpose(0, 3, 1, 2)
+
+
+def test_a_batch_is_normalised_after_padding():
+    images = noise(4)
+    viewed = ViewedImages(images, CropFlip(4, True, 32, 32), MEAN, STD, CPU)
+    rows, ids = [0, 3, 3, 1], [0, 161, 80, 17]
+    batch = viewed.batch(torch.tensor(rows), torch.tensor(ids))
+    assert batch.shape == (4, 3, 32, 32) and batch.dtype == torch.float32
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    expected = normalised(render(viewed.space, images, rows, ids))
+    np.testing.assert_allclose(batch, expected, rtol=0, atol=1e-6)  # values up to 2.8: 4 float32 roundings
+    corner = batch[0, :, 0, 0].numpy()  # view 0 begins in the padding, black before normalising
+    np.testing.assert_allclose(corner, -np.array(MEAN) / np.array(STD), rtol=1e-6)
+
+
+def test_a_normalised_view_is_the_same_whatever_the_batch():
+    viewed = ViewedImages(noise(5), CropFlip(4, True, 32, 32), MEAN, STD, CPU)
+    rows, ids = torch.tensor([4, 0, 2, 2, 1]), torch.tensor([5, 80, 161, 0, 99])
+    together = viewed.batch(rows, ids)
+    backwards = viewed.batch(rows.flip(0), ids.flip(0)).flip(0)
+    assert torch.equal(together, backwards)
+    for i in range(5):
+        assert torch.equal(viewed.batch(rows[i : i + 1], ids[i : i + 1])[0], together[i])
+
+
+def test_grey_images_keep_their_one_channel():
+    viewed = ViewedImages(noise(3, 8, 8, 1), CropFlip(1, False, 8, 8), (0.3063,), (0.3753,), CPU)
+    assert (len(viewed), viewed.channels) == (3, 1)
+    assert viewed.batch(torch.tensor([0, 1]), torch.tensor([4, 0])).shape == (2, 1, 8, 8)
+
+
+def test_the_images_handed_in_stay_as_they_were():
+    images = noise(2)
+    before = images.copy()
+    viewed = ViewedImages(images, CropFlip(0, True, 32, 32), MEAN, STD, CPU)
+    viewed.batch(torch.tensor([0, 1]), torch.tensor([1, 0]))
+    np.testing.assert_array_equal(images, before)
+
+
+def test_free_views_cover_the_whole_space_evenly():
+    ids, columns = FreeViews(CropFlip(4, True, 32, 32)).draw(0, 1, hashes_of(162 * 100))
+    assert ids.dtype == np.int64 and not columns.any() and columns.shape == ids.shape
+    counts = np.bincount(ids, minlength=162)
+    assert len(counts) == 162 and abs(counts - 100).max() < 5 * np.sqrt(100)
+
+
+def test_stored_views_are_drawn_from_the_samples_own_row():
+    stored = np.sort(
+        np.random.default_rng(0).permuted(np.tile(np.arange(162), (50, 1)), axis=1)[:, :7], axis=1
+    )
+    for epoch in range(1, 30):
+        ids, columns = StoredViews(stored).draw(0, epoch, hashes_of(50))
+        assert ids.dtype == columns.dtype == np.int64
+        assert ids.tolist() == [int(stored[i, column]) for i, column in enumerate(columns)]
+
+
+def test_every_stored_view_is_drawn_evenly_over_the_epochs():
+    views = StoredViews(np.tile(np.array([3, 80, 161]), (20, 1)))
+    drawn = np.concatenate([views.draw(0, epoch, hashes_of(20))[1] for epoch in range(1, 151)])
+    assert abs(np.bincount(drawn, minlength=3) - 1000).max() < 5 * np.sqrt(3000 * 2 / 9)
+
+
+def test_all_views_stored_are_drawn_as_all_views_free():
+    space = CropFlip(4, True, 32, 32)
+    hashes = hashes_of(40)
+    for epoch in (1, 2, 77):
+        ids, columns = StoredViews(np.tile(np.arange(162), (40, 1))).draw(3, epoch, hashes)
+        assert ids.tolist() == columns.tolist() == FreeViews(space).draw(3, epoch, hashes)[0].tolist()
+
+
+def test_the_draw_of_an_epoch_can_be_repeated_and_another_epoch_is_another_draw():
+    free, hashes = FreeViews(CropFlip(4, True, 32, 32)), hashes_of(100)
+    draws = {(seed, epoch): tuple(free.draw(seed, epoch, hashes)[0]) for seed in (0, 1) for epoch in (1, 2)}
+    assert len(set(draws.values())) == 4
+    assert tuple(free.draw(1, 2, hashes)[0]) == draws[1, 2]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_view_is_the_same_on_a_gpu():
+    images, space = noise(4), CropFlip(4, True, 32, 32)
+    rows, ids = torch.arange(162) % 4, torch.arange(162)
+    on_cpu = space.render(space.prepare(torch.from_numpy(images)), rows, ids)
+    on_gpu = space.render(space.prepare(torch.from_numpy(images).cuda()), rows.cuda(), ids.cuda())
+    assert torch.equal(on_gpu.cpu(), on_cpu)

@@ -1,0 +1,216 @@
+"""`dive eval`: figures against an independent evaluation, and seeds summed up."""
+
+import json
+import statistics
+from pathlib import Path
+
+import chain
+import folders
+import numpy as np
+import pytest
+import torch
+
+from dive.data.dataset import load_test
+from dive.models import checkpoint
+from dive.models.resnet import CifarResNet
+from dive.progress import Progress
+from dive.recipe.reading import load
+from dive.training.evaluation import Accuracy
+from dive.workflows.evaluate import across_seeds
+from dive.workflows.lesson import Result
+
+RECIPE = load(chain.CONFIG)
+
+
+def independent(path: Path) -> dict[str, float | dict[str, float]]:
+    """Accuracies of a checkpoint on the digits' test images, image by image."""
+    document = torch.load(path, weights_only=True)
+    model = CifarResNet(blocks=1, classes=10, channels=1)
+    model.load_state_dict(document["model"])
+    model.eval()
+    test = load_test(RECIPE, Progress(quiet=True))
+    hits: dict[int, list[bool]] = {c: [] for c in range(10)}
+    for image, label in zip(test.images, test.labels.tolist(), strict=True):
+        pixels = (image[..., 0].astype(np.float64) / 255 - 0.3063) / 0.3753
+        with torch.no_grad():
+            logits = model(torch.from_numpy(pixels).float()[None, None])
+        hits[label].append(int(logits.argmax()) == label)
+    classes = {c: sum(of) / len(of) for c, of in hits.items()}
+    groups: dict[str, list[float]] = {"many": [], "medium": [], "few": []}
+    for c, n in enumerate(document["class_counts"]):
+        groups["many" if n > 100 else "few" if n < 20 else "medium"].append(classes[c])
+    return {
+        **{name: statistics.fmean(values) for name, values in groups.items()},
+        "all": sum(map(sum, hits.values())) / len(test),
+        "class_mean": statistics.fmean(classes.values()),
+        "per class": {str(c): value for c, value in classes.items()},
+    }
+
+
+def test_the_figures_are_those_of_an_independent_evaluation_of_each_image(digits):
+    document = chain.succeed("eval", digits.teacher, digits.student, "--json", "--quiet").document
+    assert [one["path"] for one in document["checkpoints"]] == [str(digits.teacher), str(digits.student)]
+    assert [one["kind"] for one in document["checkpoints"]] == ["teacher", "student"]
+    for one, path in zip(document["checkpoints"], (digits.teacher, digits.student), strict=True):
+        expected = independent(path)
+        assert one["per_class"] == pytest.approx(expected.pop("per class"), abs=1e-12)
+        assert one["accuracy"] == pytest.approx(expected, abs=1e-12)
+    assert document["over seeds"] == []
+
+
+def test_a_training_ends_with_the_figures_eval_gives_even_where_it_ran_in_bf16():
+    arguments = ("--config", chain.CONFIG, "--quiet", "--precision", "bf16", "--epochs", 3)
+    trained = chain.succeed("teacher", *arguments, "--out", "t.pt", "--json").document
+    (again,) = chain.succeed("eval", "t.pt", "--json", "--quiet").document["checkpoints"]
+    assert again["accuracy"] == trained["accuracy"]
+    assert again["accuracy"]["all"] == pytest.approx(independent(Path("t.pt"))["all"], abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def three_seeds(tmp_path_factory, digits):
+    """Teachers of seeds 0, 1 and 2."""
+    folder = tmp_path_factory.mktemp("seeds")
+    paths = [digits.teacher, folder / "one.pt", folder / "two.pt"]
+    for seed, path in enumerate(paths[1:], start=1):
+        chain.succeed("teacher", *chain.DIGITS, "--epochs", 3, "--seed", seed, "--out", path)
+    return paths
+
+
+def test_several_seeds_are_summed_up_as_mean_and_sample_standard_deviation(three_seeds, digits):
+    document = chain.succeed("eval", *three_seeds, digits.student, "--json", "--quiet").document
+    figures = [one["accuracy"] for one in document["checkpoints"][:3]]
+    (summary,) = document["over seeds"]
+    assert summary["seeds"] == 3
+    assert list(summary["mean"]) == ["many", "medium", "few", "all", "class_mean"]
+    for name in summary["mean"]:
+        values = [one[name] for one in figures]
+        assert summary["mean"][name] == pytest.approx(statistics.fmean(values), abs=1e-12)
+        assert summary["standard deviation"][name] == pytest.approx(statistics.stdev(values), abs=1e-12)
+    assert summary["standard deviation"]["all"] > 0
+
+
+def test_the_tables_show_each_checkpoint_and_the_seeds_in_percent(three_seeds):
+    document = chain.succeed("eval", *three_seeds, "--json", "--quiet").document
+    shown = chain.succeed("eval", *three_seeds, "--quiet").out
+    for one in document["checkpoints"]:
+        figures = " ".join(f"{100 * value:.2f}" for value in one["accuracy"].values())
+        assert figures in " ".join(shown.split())
+        assert Path(one["path"]).name in shown and f"seed {one['seed']}" in shown
+    (summary,) = document["over seeds"]
+    words = shown.split("Mean ± standard deviation")[1].split()
+    for name in ("mean", "standard deviation"):
+        for value in summary[name].values():
+            assert ("±" if name != "mean" else "") + f"{100 * value:.2f}" in words
+
+
+def test_per_class_shows_every_class_with_its_shot_and_images(digits):
+    shown = chain.succeed("eval", digits.teacher, digits.student, "--per-class", "--quiet").out
+    table = shown.split("by class")[1]
+    counts = checkpoint.load(digits.teacher)["class_counts"]
+    per_class = [independent(path)["per class"] for path in (digits.teacher, digits.student)]
+    rows = [line.split() for line in table.splitlines()]
+    for c, count in enumerate(counts):
+        shot = "many" if count > 100 else "few" if count < 20 else "medium"
+        accuracies = [f"{100 * of[str(c)]:.2f}" for of in per_class]
+        assert [str(c), shot, str(count), *accuracies] in rows
+
+
+def test_without_an_argument_the_recipes_teacher_and_student_are_evaluated(digits):
+    folder = Path("checkpoints/digits_lt_bbn")
+    folder.mkdir(parents=True)
+    (folder / "teacher.pt").write_bytes(digits.teacher.read_bytes())
+    config = ("--config", chain.CONFIG)
+    document = chain.succeed("eval", *config, "--json", "--quiet").document
+    assert [one["path"] for one in document["checkpoints"]] == [str(folder / "teacher.pt")]
+    assert "student.pt" in chain.succeed("eval", *config).err  # says what is not there
+    (folder / "student.pt").write_bytes(digits.student.read_bytes())
+    document = chain.succeed("eval", *config, "--json", "--quiet").document
+    assert [one["kind"] for one in document["checkpoints"]] == ["teacher", "student"]
+
+
+def test_a_checkpoint_brings_its_own_recipe(digits):
+    alone = chain.succeed("eval", digits.teacher, "--json", "--quiet").document
+    told = ("--config", chain.CONFIG)
+    assert chain.succeed("eval", digits.teacher, *told, "--json", "--quiet").document == alone
+
+
+def test_what_is_no_finished_checkpoint_of_these_images_is_refused(digits, tmp_path):
+    state = {"kind": "state", "identity": {}, "model": {}, "optimizer": {}, "history": []}
+    checkpoint.save(tmp_path / "run.state", state)
+    assert "run.state holds the state of an unfinished run" in chain.dive("eval", "run.state").complaint
+    assert "no checkpoint none.pt" in chain.dive("eval", "none.pt").complaint
+    damaged = bytearray(digits.teacher.read_bytes())
+    damaged[5000] ^= 1
+    Path("damaged.pt").write_bytes(damaged)
+    assert "damaged.pt is corrupt" in chain.dive("eval", "damaged.pt").complaint
+    assert "teacher" in chain.dive("eval").complaint  # nothing there yet
+    # the first checkpoint names the images, so the second must be of the same
+    config = folders.write_recipe(Path("insects.yaml"), folders.write_images(tmp_path / "images"))
+    chain.succeed("teacher", "--config", config, "--quiet", "--precision", "fp32", "--out", "ants.pt")
+    complaint = chain.dive("eval", digits.teacher, "ants.pt", "--quiet").complaint
+    assert "ants.pt" in complaint and "folder images" in complaint and "digits images" in complaint
+
+
+def evaluated(seed: int, all_: float, few: float | None = 0.25, **record: object) -> Result:
+    accuracy = Accuracy(0.9, 0.5, few, all_, 0.5, ())
+    recipe = {
+        "name": "r",
+        "seed": seed,
+        "precision": "auto",
+        "data": {"path": f"/somewhere/{seed}", "source": "cifar100"},
+        "distillation": {"tau": 3.0},
+    }
+    document = {
+        "kind": "teacher",
+        "loss": "bsce",
+        "recipe": recipe,
+        "seed": seed,
+        "weights hash": f"{seed} {all_}",
+        **record,
+    }
+    return Result(Path(f"{seed}.pt"), document, accuracy)
+
+
+def test_seeds_of_one_run_count_together_wherever_their_images_lay():
+    (found,) = across_seeds([evaluated(0, 0.4), evaluated(1, 0.5), evaluated(2, 0.9)])
+    assert found.count == 3
+    names = ["many", "medium", "few", "all", "class_mean"]
+    means, deviations = (dict(zip(names, v, strict=True)) for v in (found.means, found.deviations))
+    assert means["all"] == pytest.approx(0.6) and means["few"] == 0.25
+    assert deviations["all"] == pytest.approx(statistics.stdev([0.4, 0.5, 0.9]))
+    assert deviations["few"] == 0
+
+
+def test_a_group_without_classes_has_no_mean():
+    (found,) = across_seeds([evaluated(0, 0.4, few=None), evaluated(1, 0.5, few=None)])
+    assert found.means[2] is None and found.deviations[2] is None
+
+
+def test_the_same_checkpoint_twice_is_one_seed():
+    assert across_seeds([evaluated(0, 0.4), evaluated(0, 0.4)]) == []
+    (found,) = across_seeds([evaluated(0, 0.4), evaluated(0, 0.4), evaluated(1, 0.6)])
+    assert found.count == 2 and found.means[3] == pytest.approx(0.5)
+
+
+def test_other_losses_kinds_or_recipes_are_other_runs():
+    other_recipe = evaluated(1, 0.5)
+    other_recipe.record["recipe"]["distillation"] = {"tau": 6.0}
+    runs = [
+        evaluated(0, 0.4),
+        evaluated(1, 0.5, loss="ce"),
+        evaluated(1, 0.5, kind="student", loss="dive"),
+        other_recipe,
+    ]
+    assert across_seeds(runs) == []
+
+
+def test_students_from_a_whole_cache_and_with_free_views_are_other_runs():
+    student = {"kind": "student", "loss": "dive"}
+    whole, free = ({**student, "free views": chosen} for chosen in (False, True))
+    assert across_seeds([evaluated(0, 0.4, **whole), evaluated(1, 0.5, **free)]) == []
+    assert len(across_seeds([evaluated(0, 0.4, **free), evaluated(1, 0.5, **free)])) == 1
+
+
+def test_nothing_but_json_is_printed_with_json(digits):
+    outcome = chain.succeed("eval", digits.teacher, "--json")
+    assert json.loads(outcome.out)["checkpoints"]

@@ -1,0 +1,360 @@
+"""Export: the cached row is what the teacher says of that very view, whole or gone on with."""
+
+import json
+import re
+from pathlib import Path
+
+import chain
+import folders
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional as tf
+
+from dive import outputs
+from dive.cache import writer
+from dive.cache.reader import LogitCache
+from dive.cache.writer import part_path
+from dive.models import checkpoint
+from dive.views.crop_flip import CropFlip
+
+OUT = Path("cache.h5")
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]  # of folders.RECIPE
+
+
+@pytest.fixture(scope="module")
+def insects(tmp_path_factory):
+    """A recipe with flips (50 views) and a teacher of three epochs."""
+    folder = tmp_path_factory.mktemp("insects")
+    config = folders.write_recipe(folder / "insects.yaml", folders.write_images(folder / "images"))
+    teacher = folder / "teacher.pt"
+    chain.succeed("teacher", "--config", config, "--precision", "fp32", "--quiet", "--out", teacher)
+    return config, teacher, folder / "images"
+
+
+def export(insects, *options: object, out: Path = OUT) -> chain.Outcome:
+    config, teacher, _ = insects
+    return chain.dive("export-logits", "--config", config, "--teacher", teacher, "--out", out, *options)
+
+
+def live_batch(images: Path, keys: list[str], ids: np.ndarray) -> torch.Tensor:
+    """Views `ids` (M,) of images `keys`, rendered by torchvision from the files: (M, 3, 8, 8)."""
+    views = []
+    for key, view in zip(keys, ids.tolist(), strict=True):
+        image = tf.pad(Image.open(images / "train" / key).convert("RGB"), [2])
+        dy, dx, flip = view // 2 // 5, view // 2 % 5, view % 2
+        image = tf.crop(image, dy, dx, 8, 8)
+        views.append(tf.normalize(tf.to_tensor(tf.hflip(image) if flip else image), MEAN, STD))
+    return torch.stack(views)
+
+
+def live_logits(insects, cache: LogitCache, batch: int = 37, bf16: bool = False) -> np.ndarray:
+    """What the teacher says of every view the cache holds, (N, V, C) float32, in batches of another size."""
+    _, teacher, images = insects
+    model, _ = checkpoint.load_model(teacher)
+    model.eval()
+    n, v, c = cache.shape
+    keys = [key for key in cache.keys for _ in range(v)]
+    ids = cache.views.reshape(-1)
+    logits = []
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        for start in range(0, n * v, batch):
+            stop = start + batch
+            logits.append(model(live_batch(images, keys[start:stop], ids[start:stop])).float())
+    return torch.cat(logits).numpy().reshape(n, v, c)
+
+
+def test_in_fp32_the_cached_row_is_the_live_output_on_that_view_to_float16_rounding(insects):
+    assert export(insects, "--precision", "fp32").code == 0
+    cache = LogitCache(OUT)
+    assert cache.shape == (16, 50, 3) and cache.dtype == np.float16
+    live = live_logits(insects, cache).astype(np.float64)
+    half_a_unit = np.spacing(np.abs(live).astype(np.float16)).astype(np.float64) / 2
+    # Another batch size sums in another order: a few units of fp32, at the size of the logits.
+    noise = 1e-5 * np.abs(live).max()
+    assert (np.abs(cache.logits - live) <= half_a_unit + noise).all()
+    assert np.abs(live).max() > 0.5  # and it says something
+
+
+def test_in_fp32_a_float32_cache_holds_the_live_output_itself(insects):
+    assert export(insects, "--precision", "fp32", "--dtype", "float32").code == 0
+    cache = LogitCache(OUT)
+    assert cache.dtype == np.float32
+    live = live_logits(insects, cache)
+    np.testing.assert_allclose(cache.logits, live, rtol=0, atol=1e-5 * np.abs(live).max())
+
+
+def test_in_bf16_the_cached_row_is_the_live_output_within_two_units_in_the_last_place(insects):
+    assert export(insects, "--precision", "bf16").code == 0
+    cache = LogitCache(OUT)
+    live = live_logits(insects, cache, bf16=True)
+    unit = 2.0 ** (np.floor(np.log2(np.abs(live).max(axis=-1, keepdims=True))) - 7)  # bf16 keeps eight bits
+    assert (np.abs(cache.logits.astype(np.float64) - live) <= 2 * unit).all()
+    in_fp32 = live_logits(insects, cache)
+    assert not np.array_equal(live, in_fp32)  # the two are told apart
+
+
+def test_another_view_or_another_image_is_another_row(insects):
+    export(insects, "--precision", "fp32")
+    rows = LogitCache(OUT).logits.reshape(-1, 3)
+    assert len(np.unique(rows, axis=0)) > 0.95 * len(rows)
+
+
+def test_keys_labels_and_classes_are_those_of_the_folder_and_every_view_is_there_once(insects):
+    export(insects, "--precision", "fp32")
+    files = sorted(f"{p.parent.name}/{p.name}" for p in (insects[2] / "train").glob("*/*.png"))
+    with h5py.File(OUT, "r") as file:
+        assert [key.decode() for key in file["keys"][:]] == files
+        assert [name.decode() for name in file["classes"][:]] == ["ant", "bee", "cat"]
+        np.testing.assert_array_equal(file["labels"][:], [0] * 9 + [1] * 5 + [2] * 2)
+        np.testing.assert_array_equal(file["class_counts"][:], [9, 5, 2])
+        np.testing.assert_array_equal(file["views"][:], np.tile(np.arange(50), (16, 1)))
+
+
+def test_the_clean_export_is_the_clean_column_of_the_whole(digits):
+    whole, clean = LogitCache(digits.cache), LogitCache(digits.clean_cache)
+    assert clean.shape == (399, 1, 10) and (clean.views == 4).all()  # the centre of 3×3 crops
+    assert clean.keys == whole.keys
+    column = whole.logits[:, 4].astype(np.float64)
+    unit = np.spacing(np.abs(whole.logits[:, 4])).astype(np.float64)
+    assert (np.abs(clean.logits[:, 0] - column) <= unit).all()
+
+
+def test_k_drawn_views_are_distinct_rows_of_the_whole_differ_by_image_and_are_evenly_drawn(digits):
+    whole, drawn = LogitCache(digits.cache), LogitCache(digits.drawn_cache)
+    assert drawn.shape == (399, 4, 10)
+    assert all(len(set(row)) == 4 for row in drawn.views.tolist())
+    assert len({tuple(row) for row in drawn.views.tolist()}) > 50  # of 126 choices of 4 of 9
+    counts = np.bincount(drawn.views.ravel(), minlength=9)
+    assert len(counts) == 9
+    assert np.abs(counts - 399 * 4 / 9).max() < 5 * np.sqrt(399 * (4 / 9) * (5 / 9))
+    rows = np.take_along_axis(whole.logits, drawn.views[:, :, None].astype(np.int64), axis=1)
+    unit = np.spacing(np.abs(rows)).astype(np.float64)
+    assert (np.abs(drawn.logits.astype(np.float64) - rows) <= unit).all()
+
+
+def test_an_image_draws_the_same_views_in_a_smaller_data_set(digits):
+    images = ("--set", "data.imbalance=70")
+    chain.succeed("teacher", *chain.DIGITS, *images, "--epochs", 1, "--out", "few.pt")
+    options = ("--teacher", "few.pt", "--views", 4, "--out", OUT)
+    chain.succeed("export-logits", *chain.DIGITS, *images, *options)
+    small, large = LogitCache(OUT), LogitCache(digits.drawn_cache)
+    assert set(small.keys) < set(large.keys)
+    place = {key: row for row, key in enumerate(large.keys)}
+    np.testing.assert_array_equal(small.views, large.views[[place[key] for key in small.keys]])
+
+
+def test_views_seed_draws_other_views_and_the_runs_seed_does_not(digits):
+    options = ("--teacher", digits.teacher, "--views", 4)
+    chain.succeed("export-logits", *chain.DIGITS, *options, "--out", "a.h5", "--set", "views.seed=1")
+    chain.succeed("export-logits", *chain.DIGITS, *options, "--out", "b.h5", "--set", "seed=1")
+    drawn = LogitCache(digits.drawn_cache).views
+    assert not np.array_equal(LogitCache(Path("a.h5")).views, drawn)
+    np.testing.assert_array_equal(LogitCache(Path("b.h5")).views, drawn)
+
+
+def test_the_same_export_makes_the_same_file(digits):
+    chain.succeed("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out", OUT)
+    assert OUT.read_bytes() == digits.cache.read_bytes()
+
+
+@pytest.mark.parametrize(("given", "same", "named"), [("04", "drawn_cache", "4"), ("0009", "cache", "all")])
+def test_a_number_of_views_has_one_name_and_all_of_them_are_all(digits, given, same, named):
+    """An export of `--views 09` goes on as one of `--views 9`, of a space of nine as one of `all`."""
+    words = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out", OUT, "--views", given)
+    chain.succeed(*words)
+    assert LogitCache(OUT).identity["views"] == named
+    assert OUT.read_bytes() == getattr(digits, same).read_bytes()
+
+
+def test_a_students_checkpoint_may_be_exported(digits):
+    outcome = chain.succeed(
+        "export-logits", *chain.DIGITS, "--teacher", digits.student, "--out", OUT, "--json"
+    )
+    assert outcome.document["identity"]["teacher"]["kind"] == "student"
+    whole = LogitCache(OUT)
+    assert whole.shape == (399, 9, 10)
+    assert not np.array_equal(whole.logits, LogitCache(digits.cache).logits)
+
+
+def test_the_cache_names_its_teacher_draw_and_view_space(digits):
+    document = torch.load(digits.teacher, weights_only=True)
+    with h5py.File(digits.cache, "r") as file:
+        identity, facts = json.loads(file.attrs["identity"]), json.loads(file.attrs["facts"])
+    assert identity["teacher"]["weights hash"] == document["weights hash"]
+    assert identity["teacher"]["architecture"] == document["architecture"]
+    assert identity["data fingerprint"] == document["data fingerprint"]
+    settings = {"kind": "crop_flip", "pad": 1, "flip": False, "image": [8, 8]}
+    assert identity["view space"] == CropFlip(1, False, 8, 8).describe() == {"version": 1, **settings}
+    assert identity["data"]["imbalance"] == 50
+    assert facts["teacher"]["accuracy"] == document["accuracy"]
+    assert facts["precision"] == "fp32"
+
+
+def test_the_size_told_beforehand_is_that_of_the_file(digits):
+    outcome = chain.dive("export-logits", *chain.DIGITS[:-1], "--teacher", digits.teacher, "--out", OUT)
+    told = float(re.search(r"399 samples × 9 views × 10 classes in float16: ([\d.]+) kB", outcome.err)[1])
+    assert told * 1000 == pytest.approx(OUT.stat().st_size, rel=0.1)
+    assert told * 1000 >= 399 * 9 * 10 * 2
+
+
+def test_another_checkpoint_or_choice_does_not_go_on_with_an_unfinished_export(digits, monkeypatch):
+    monkeypatch.setattr(writer, "BLOCK_IMAGES", 64 * 9)
+    spoiled = ("--teacher", digits.teacher, "--out", OUT)
+    start_and_stop(*chain.DIGITS, *spoiled)
+    before = chain.files_under()
+    for change, key in (
+        (("--views", "4"), "views: all, now 4"),
+        (("--dtype", "float32"), "dtype: float16, now float32"),
+        (("--set", "views.seed=3"), "view seed: 0, now 3"),
+        (("--teacher", digits.student), "teacher.kind: teacher, now student"),
+        (("--teacher", digits.student), "teacher.weights hash: "),
+        (("--precision", "bf16"), "unfinished export in fp32, not bf16"),
+    ):
+        complaint = chain.dive("export-logits", *chain.DIGITS, *spoiled, *change).complaint
+        assert "cache.h5.part" in complaint and key in complaint and "--force" in complaint
+        assert chain.files_under() == before
+    chain.succeed("export-logits", *chain.DIGITS, *spoiled, "--views", "4", "--force")
+    np.testing.assert_array_equal(LogitCache(OUT).logits, LogitCache(digits.drawn_cache).logits)
+    assert not part_path(OUT).exists()
+
+
+def start_and_stop(*arguments: object, blocks: int = 1) -> None:
+    """Start an export that stops by an exception after some blocks of 64 views."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "BLOCK_IMAGES", 64 * 9)
+        write, done = writer.CacheWriter.write, []
+
+        def stopping(self, block, logits):
+            if len(done) == blocks:
+                raise KeyboardInterrupt
+            done.append(block)
+            write(self, block, logits)
+
+        patch.setattr(writer.CacheWriter, "write", stopping)
+        outcome = chain.dive("export-logits", *arguments)
+    assert outcome.code == 130, outcome
+    assert not OUT.exists() and part_path(OUT).exists()
+
+
+def test_an_interrupted_export_goes_on_at_the_first_missing_block_says_so_and_leaves_out_nothing(digits):
+    arguments = (*chain.DIGITS[:-1], "--teacher", digits.teacher, "--out", OUT)
+    start_and_stop(*arguments, blocks=3)
+    computed = []
+    write = writer.CacheWriter.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "BLOCK_IMAGES", 64 * 9)
+        patch.setattr(
+            writer.CacheWriter,
+            "write",
+            lambda self, block, logits: (computed.append(block), write(self, block, logits)),
+        )
+        outcome = chain.succeed("export-logits", *arguments)
+    assert computed == [3, 4, 5, 6]
+    assert "going on: 3 of 7 blocks are there already" in outcome.err
+    np.testing.assert_array_equal(LogitCache(OUT).logits, LogitCache(digits.cache).logits)
+
+
+def test_an_export_stopped_by_a_dive_of_another_block_size_is_refused_and_not_mixed_up(digits):
+    arguments = (*chain.DIGITS, "--teacher", digits.teacher, "--out", OUT)
+    start_and_stop(*arguments, blocks=3)
+    assert "its tables do not fit its logits" in chain.dive("export-logits", *arguments).complaint
+    chain.succeed("export-logits", *arguments, "--force")
+    np.testing.assert_array_equal(LogitCache(OUT).logits, LogitCache(digits.cache).logits)
+
+
+def test_a_stopped_export_keeps_its_precision(insects):
+    config, teacher, _ = insects
+    arguments = ("--config", config, "--quiet", "--teacher", teacher, "--out", OUT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer.CacheWriter, "write", raise_interrupt)
+        assert chain.dive("export-logits", *arguments, "--precision", "bf16").code == 130
+    chain.succeed("export-logits", *arguments)  # auto
+    assert LogitCache(OUT).facts["precision"] == "bf16"
+
+
+def test_an_unfinished_export_in_tf32_is_not_resumed_where_there_is_none(insects, monkeypatch):
+    from dive.workflows import export as module
+
+    facts = {"precision": "tf32", "versions": {}}
+    monkeypatch.setattr(module, "unfinished", lambda *_, **__: facts)
+    monkeypatch.setattr(module, "_require_same_facts", lambda *_: None)
+    complaint = export(insects, "--device", "cpu", "--quiet").complaint
+    assert "cache.h5.part is an unfinished export in tf32: TF32 needs a CUDA device" in complaint
+
+
+def raise_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+BLOCKS = {"dive.cache.writer:BLOCK_IMAGES": 64 * 9}  # seven blocks
+LAYING_OUT = 3  # writes: what stands before and behind the logits, and the record
+STRIKES = [  # four writes a block; replaced are .part.tmp and .part; synced besides them: their folder
+    *(("os:pwrite", call) for call in (1, LAYING_OUT)),
+    *(("os:pwrite", LAYING_OUT + call) for call in (1, 2, 3, 4, 14, 29)),
+    ("os:ftruncate", 1),
+    ("os:replace", 1),
+    ("os:replace", 2),
+    ("os:fsync", 3),
+    ("dive.cache.seal:write", 1),
+    ("dive.workflows.export:ask", 4),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spot", "call"), STRIKES)
+def test_a_killed_export_goes_on_and_ends_in_the_same_bytes(digits, spot, call, monkeypatch):
+    monkeypatch.setattr(writer, "BLOCK_IMAGES", 64 * 9)
+    arguments = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out")
+    if not (whole := digits.folder / "seven_blocks.h5").exists():
+        chain.succeed(*arguments, whole)
+    outcome = chain.struck(spot, call, *arguments, OUT.absolute(), settings=BLOCKS)
+    assert outcome.code == -9, outcome
+    assert not OUT.exists()
+    chain.succeed(*arguments, OUT.absolute())
+    assert OUT.read_bytes() == whole.read_bytes()
+    assert not part_path(OUT).exists()
+
+
+def test_two_exports_to_one_place_do_not_mix(digits):
+
+    with outputs.only_writer(OUT):
+        complaint = chain.dive(
+            "export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out", OUT
+        ).complaint
+    assert "cache.h5 is being written by another process" in complaint
+    assert chain.files_under() == {}
+
+
+def test_a_finished_cache_is_not_overwritten_without_force(digits):
+    chain.succeed("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out", OUT, "--views", 4)
+    before = OUT.read_bytes()
+    again = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out", OUT)
+    assert "cache.h5 exists already" in chain.dive(*again).complaint
+    assert OUT.read_bytes() == before
+    chain.succeed(*again, "--force")
+    assert OUT.read_bytes() == digits.cache.read_bytes()
+
+
+def test_logits_too_large_for_float16_leave_no_cache_and_name_the_remedy(digits):
+    document = checkpoint.load(digits.teacher)
+    document["model"]["linear.bias"][3] = 1e5
+    document["weights hash"] = checkpoint.weights_hash(document["model"])
+    checkpoint.save(Path("large.pt"), document)
+    arguments = ("export-logits", *chain.DIGITS, "--teacher", "large.pt", "--out", OUT)
+    complaint = chain.dive(*arguments).complaint
+    assert "not finite in float16" in complaint and "--dtype float32" in complaint
+    assert not OUT.exists()
+    chain.succeed(*arguments, "--dtype", "float32", "--force")
+    assert LogitCache(OUT).logits[..., 3].min() > 9e4
+
+
+def test_a_checkpoint_is_not_replaced_by_its_own_cache(digits):
+    before = digits.teacher.read_bytes()
+    outcome = chain.dive(
+        "export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out", digits.teacher, "--force"
+    )
+    assert outcome.code == 1 and "is a file that the command reads" in outcome.err
+    assert digits.teacher.read_bytes() == before

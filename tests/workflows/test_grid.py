@@ -1,0 +1,199 @@
+"""Several students from one cache in one command, each as if it had been trained alone."""
+
+import json
+from pathlib import Path
+
+import chain
+import pytest
+import torch
+
+from dive.training import loop
+
+GRID = ("--tau", 3, 6, "--seed", 0, 1)
+NAMES = [f"student-t{tau}-p0.5-w0.5-s{seed}.pt" for tau in (3, 6) for seed in (0, 1)]
+
+
+def grid(digits, *arguments: object) -> chain.Outcome:
+    return chain.dive(
+        "student", *chain.DIGITS, "--epochs", 2, "--cache", digits.cache, "--out", "student.pt", *arguments
+    )
+
+
+def weights(path: Path | str) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def same_weights(one: Path | str, other: Path | str) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def whole(digits, tmp_path_factory) -> Path:
+    """The folder of a grid that nothing stopped."""
+    folder = tmp_path_factory.mktemp("grid")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert grid(digits, *GRID).code == 0
+    return folder
+
+
+def test_every_combination_has_an_output_of_its_own(whole):
+    assert sorted(path.name for path in whole.glob("*.pt")) == NAMES
+    for name in NAMES:
+        record = json.loads((whole / name).with_suffix(".json").read_text())
+        d = record["recipe"]["distillation"]
+        assert name == f"student-t{d['tau']:g}-p{d['power']:g}-w{d['weight']:g}-s{record['seed']}.pt"
+        assert record["trained together"] == 1
+
+
+def test_a_student_of_a_grid_is_the_student_trained_alone(digits, whole):
+    assert grid(digits, "--tau", 6, "--seed", 1).code == 0
+    assert same_weights("student.pt", whole / NAMES[3])
+    assert not same_weights("student.pt", whole / NAMES[1])
+
+
+def test_pairs_of_one_effective_temperature_stay_separate_students(digits):
+    assert grid(digits, "--tau", 3, 6, "--power", 0.5, 1).code == 0
+    names = ("student-t3-p0.5-w0.5-s0.pt", "student-t6-p1-w0.5-s0.pt")
+    assert all(Path(name).exists() for name in names) and not same_weights(*names)
+
+
+def test_the_table_has_a_row_for_each_student_and_sums_up_seeds(digits):
+    outcome = grid(digits, *GRID, "--epochs", 1)
+    for tau in (3, 6):
+        for seed in (0, 1):
+            record = json.loads(Path(f"student-t{tau}-p0.5-w0.5-s{seed}.json").read_text())
+            (row,) = [
+                line for line in outcome.out.splitlines() if f"(τ={tau}, p=0.5, w=0.5), seed {seed}" in line
+            ]
+            assert row.split()[-2] == f"{100 * record['accuracy']['all']:.2f}"
+    assert outcome.out.count("2 seeds") == 2
+    assert "of 4 students are not below their teacher" in outcome.out
+
+
+def test_json_is_one_document_of_all_students(digits):
+    students = grid(digits, *GRID, "--epochs", 1, "--json").document["students"]
+    assert [student["checkpoint"] for student in students] == NAMES
+
+
+def test_a_stopped_grid_keeps_what_is_finished_and_goes_on_with_the_rest(digits, whole, monkeypatch):
+    with chain.stopped_at(2 * 13 + 5):  # in the second student
+        assert grid(digits, *GRID).code == 130
+    first = Path(NAMES[0]).stat()
+    assert [name for name in NAMES if Path(name).exists()] == NAMES[:1]
+    assert grid(digits, *GRID).code == 0
+    assert Path(NAMES[0]).stat().st_mtime_ns == first.st_mtime_ns
+    assert all(same_weights(name, whole / name) for name in NAMES)
+
+
+def test_a_finished_student_of_another_recipe_stops_the_grid_before_anything_is_trained(digits):
+    assert grid(digits, *GRID, "--epochs", 1).code == 0
+    for name in NAMES[1:]:
+        Path(name).unlink()
+    before = chain.files_under()
+    complaint = grid(digits, *GRID).complaint
+    assert NAMES[0] in complaint and "schedule.epochs: 1, now 2" in complaint and "--force" in complaint
+    assert chain.files_under() == before
+
+
+def test_force_trains_the_whole_grid_anew(digits):
+    assert grid(digits, *GRID, "--epochs", 1).code == 0
+    before = [Path(name).stat().st_mtime_ns for name in NAMES]
+    assert grid(digits, *GRID, "--epochs", 1, "--force").code == 0
+    assert all(Path(name).stat().st_mtime_ns > then for name, then in zip(NAMES, before, strict=True))
+
+
+def test_a_value_given_twice_is_trained_once(digits):
+    assert grid(digits, "--tau", 3, 3, "--epochs", 1).code == 0
+    assert Path("student.pt").exists()
+
+
+def test_auto_stands_alone(digits):
+    for arguments in (("--tau", "auto", 3), ("--tau", "auto", "--power", 1)):
+        complaint = grid(digits, *arguments).complaint
+        assert "--tau auto chooses" in complaint
+
+
+FAILING = ("--student-tau", 1e-6, 3, 2e-6, "--seed", 1)  # the first and last make steps of 10⁶
+FAILED = [f"student-t3-p0.5-w0.5-st{tau}-s1.pt" for tau in ("1e-06", "2e-06")]
+SURVIVOR = "student-t3-p0.5-w0.5-st3-s1.pt"
+
+
+def test_a_student_that_fails_does_not_stop_the_others(digits, whole):
+    assert grid(digits, *FAILING).code == 1
+    assert [path.name for path in Path().glob("*.pt")] == [SURVIVOR]
+    assert same_weights(SURVIVOR, whole / NAMES[1])
+
+
+def test_every_student_that_fails_is_told_on_a_line_of_its_own(digits):
+    lines = grid(digits, *FAILING).err.splitlines()
+    expected = [f"dive: {name}: the loss is nan at epoch 1" for name in FAILED]
+    assert [line.partition(", step")[0] for line in lines] == expected
+
+
+def test_the_students_that_do_not_fail_are_shown_in_the_table(digits):
+    outcome = grid(digits, *FAILING)
+    accuracy = json.loads(Path(SURVIVOR).with_suffix(".json").read_text())["accuracy"]["all"]
+    (row,) = [line for line in outcome.out.splitlines() if "student (" in line]
+    assert "(τ=3, p=0.5, w=0.5)" in row and row.split()[-2] == f"{100 * accuracy:.2f}"
+
+
+def test_the_students_that_do_not_fail_are_in_the_json_document(digits):
+    outcome = grid(digits, *FAILING, "--json")
+    assert outcome.code == 1 and len(outcome.err.splitlines()) == 2
+    assert [student["checkpoint"] for student in outcome.document["students"]] == [SURVIVOR]
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)], ids=["table", "json"])
+@pytest.mark.parametrize("taus", [(1e-6,), (1e-6, 2e-6)], ids=["one", "two"])
+def test_where_every_student_fails_nothing_is_printed_but_their_errors(digits, taus, as_json):
+    outcome = grid(digits, "--student-tau", *taus, "--seed", 1, *as_json)
+    assert outcome.code == 1 and outcome.out == ""
+    lines = outcome.err.splitlines()
+    assert len(lines) == len(taus) and all(line.startswith("dive: student") for line in lines)
+
+
+def settings() -> list[object]:
+    """What torch computes with, as a program that calls dive sees it."""
+    backends = torch.backends
+    kinds = [part.fp32_precision for part in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)]
+    return [torch.get_num_threads(), backends.cudnn.allow_tf32, *kinds]
+
+
+def test_a_resumed_student_keeps_its_threads_and_the_next_one_does_not_take_them(digits, whole, monkeypatch):
+    monkeypatch.setattr(loop, "SAVING_SHARE", float("inf"))
+    before = torch.get_num_threads()
+    arguments = ("--tau", 3, "--seed", 0, 1)
+    try:
+        with chain.stopped_at(13 + 5):
+            assert grid(digits, *arguments).code == 130
+        torch.set_num_threads(before + 1)
+        own = settings()
+        with chain.stopped_at(5):  # an exception puts them back too
+            assert grid(digits, *arguments).code == 130
+        assert settings() == own
+        assert grid(digits, *arguments).code == 0
+        assert settings() == own
+    finally:
+        torch.set_num_threads(before)
+    records = [json.loads(Path(name).with_suffix(".json").read_text()) for name in NAMES[:2]]
+    assert [record["threads"] for record in records] == [before, before + 1]
+    assert [record["device"].rsplit(", ")[-1] for record in records] == [
+        f"{count} threads" for count in (before, before + 1)
+    ]
+    assert same_weights(NAMES[0], whole / NAMES[0])
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        (("--tau", "3", "3.0000000000001"), "distillation.tau: 3.0, now 3.0000000000001"),
+        (("--weight", "0.3", "0.30000000000000004"), "distillation.weight: 0.3, now 0.30000000000000004"),
+        (("--tau", "auto", "--weight", "0.3", "0.30000000000000004"), "distillation.weight: 0.3, now 0.3000"),
+    ],
+)
+def test_students_that_would_have_one_name_are_refused_naming_what_differs(digits, values, named):
+    complaint = grid(digits, *values).complaint
+    assert named in complaint and "two students would be written to student-t3-p0.5-w0." in complaint
+    assert chain.files_under() == {}

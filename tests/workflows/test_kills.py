@@ -1,0 +1,50 @@
+"""Forty kills at random moments; `make torture` does two hundred."""
+
+import multiprocessing
+from pathlib import Path
+
+import chain
+import pytest
+import torture
+
+from dive.cache.reader import LogitCache
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_or_half_written_whenever_a_command_is_killed(digits, tmp_path):
+    report = torture.torture(digits, tmp_path, kills=40, seed=0)
+    assert report.faults == []
+    assert sum(report.kills.values()) >= 40
+    assert all(report.kills[name] >= 5 for name in ("teacher", "student", "export-logits"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spot", ["os:fsync", "os:replace"])
+def test_a_plot_that_is_killed_while_it_is_written_leaves_no_half_figure(digits, spot):
+    words = ("tune-tau", "--cache", digits.cache, "--plot", "p.png")
+    assert chain.struck(spot, 1, *words).code == -9
+    assert not Path("p.png").exists()
+    chain.succeed(*words)
+    assert Path("p.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_a_killed_eval_leaves_everything_as_it_was(digits):
+    words = ("eval", digits.teacher, "--config", chain.CONFIG)
+    before = chain.files_under(digits.folder)
+    assert chain.struck("dive.models.resnet:CifarResNet.forward", 1, *words).code == -9
+    assert chain.files_under(digits.folder) == before and chain.files_under() == {}
+    chain.succeed(*words)
+
+
+def hash_of(path: Path) -> str:
+    """Read a cache to its last row."""
+    cache = LogitCache(path)
+    cache.check()
+    return cache.hash
+
+
+def test_many_processes_read_one_cache_at_once(digits):
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(6) as pool:
+        assert set(pool.map(hash_of, [digits.cache] * 24, chunksize=1)) == {hash_of(digits.cache)}

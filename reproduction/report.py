@@ -110,6 +110,19 @@ def results(folder: Path, configs: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def short_table(folder: Path) -> str:
+    """The README's table: the paper's three models under its recipe, beside the paper's own numbers."""
+    of_paper = [record for record in _records(folder) if record["recipe"]["name"] == Recipe().name]
+    (paper,) = (work for work in _literature() if work["name"] == "paper")
+    lines = []
+    for row in rows_of(of_paper):
+        reported = _reported(paper, row.record, Recipe())
+        if reported is not None and not row.record.get("free views"):
+            shown = [row.shown(shot) for shot in SHOTS]
+            lines.append([row.name, *shown, f"{reported['all']:.2f}"])
+    return _table(["model", *SHOTS, "the paper, all"], lines)
+
+
 def _records(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("*/*.json")):
         document = json.loads(path.read_text())

@@ -108,3 +108,8 @@ def test_what_a_run_left_is_kept_and_found_again(digits, monkeypatch, tmp_path):
     runs.keep(run)
     assert run.done
     assert checkpoint.load_finished(tmp_path / "results" / "teacher.pt")["kind"] == "teacher"
+
+
+def test_the_readmes_table_is_what_the_records_say(repository):
+    table = report.short_table(repository / "results")
+    assert len(table.splitlines()) == 5 and table in (repository / "README.md").read_text()

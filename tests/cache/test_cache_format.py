@@ -1,0 +1,62 @@
+"""docs/cache-format.md: its reader runs, and the file is as it says."""
+
+import hashlib
+import json
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import caches
+import h5py
+import numpy as np
+import pytest
+
+PATH = Path("cache.h5")
+LOGITS = caches.random_logits(50, 3, 4)
+
+
+@pytest.fixture
+def specification(repository) -> str:
+    caches.write_cache(PATH, LOGITS)
+    return (repository / "docs" / "cache-format.md").read_text()
+
+
+def test_the_documents_reader_reads_a_row(specification):
+    (program,) = re.findall(r"```python\n(.*?)```", specification, flags=re.DOTALL)
+    found: dict = {}
+    exec(program, found)
+    np.testing.assert_array_equal(found["logits"], LOGITS[0, 0].astype(np.float16).astype(np.float32))
+    with h5py.File(PATH) as file:
+        assert found["view_id"] == file["views"][0, 0]
+
+
+def test_every_dataset_and_attribute_is_in_the_document_and_none_else(specification):
+    with h5py.File(PATH) as file:
+        assert set(re.findall(r"^\| `/([a-z_0-9]+)`", specification, flags=re.MULTILINE)) == set(file)
+        table = specification.split("## Attributes")[1].split("\n## ")[0]
+        first_cells = re.findall(r"^\| (`[^|]*) \|", table, flags=re.MULTILINE)
+        told = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
+        assert told == set(file.attrs)
+        assert all(file[name].chunks is None and not file[name].external for name in file)
+
+
+def test_keys_of_identity_and_facts_are_in_the_document(specification, digits):
+    with h5py.File(digits.cache) as file:
+        said = [key for name in ("identity", "facts") for key in json.loads(file.attrs[name])]
+    assert [key for key in said if f"`{key}`" not in specification] == []
+
+
+def test_the_seal_is_laid_out_as_the_document_says(specification):
+    content = PATH.read_bytes()
+    magic, version, blocks = struct.unpack_from("<8sII", content)
+    offset, size, length, block_bytes = struct.unpack_from("<4Q", content, 48)
+    assert (magic, version, length) == (b"DIVESEAL", 1, len(content))
+    rest = content[:16] + bytes(32) + content[48:offset] + content[offset + size :]
+    assert content[16:48] == hashlib.sha256(rest).digest()
+    crcs = struct.unpack_from(f"<{blocks}I", content, 80)
+    rows = content[offset : offset + size]
+    pieces = [rows[start : start + block_bytes] for start in range(0, size, block_bytes)]
+    assert list(crcs) == [zlib.crc32(piece) for piece in pieces]
+    stored = np.frombuffer(rows, "<f2").reshape(LOGITS.shape)
+    np.testing.assert_array_equal(stored, LOGITS.astype(np.float16))

@@ -6,12 +6,16 @@ In a terminal a bar with the time left; elsewhere (a log file) now and then a pl
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dive.printable import printable
 
 LINE_EVERY_SECONDS = 15.0
+LINES_OF_PACE = (
+    5  # the time left is reckoned from the last so many lines: after a pause it is soon right again
+)
 
 
 class Progress:
@@ -86,8 +90,8 @@ class _RichBar(Bar):
 class _LineBar(Bar):
     def __init__(self, progress: Progress, what: str, total: int, done: int) -> None:
         self._progress, self._what, self._total = progress, what, total
-        self._first = self._done = done
-        self._start = self._last = time.monotonic()
+        self._done, self._last = done, time.monotonic()
+        self._pace = deque([(self._last, done)], maxlen=LINES_OF_PACE)  # when, how much was done
 
     def advance(self, by: int = 1, status: str = "") -> None:
         self._done += by
@@ -95,7 +99,9 @@ class _LineBar(Bar):
         if now - self._last < LINE_EVERY_SECONDS and self._done < self._total:
             return
         self._last = now
-        rate = (now - self._start) / max(self._done - self._first, 1)
+        then, before = self._pace[0]
+        rate = (now - then) / max(self._done - before, 1)
+        self._pace.append((now, self._done))
         left = duration(rate * (self._total - self._done))
         parts = [f"{self._what}: {self._done / self._total:4.0%}", status, f"{left} left"]
         self._progress.note(" · ".join(part for part in parts if part))

@@ -15,12 +15,11 @@ from typing import Any
 
 import yaml
 
-from dive.cli.tables import model_name
 from dive.errors import RecipeError
 from dive.progress import duration
 from dive.recipe.reading import build, load, with_epochs
 from dive.recipe.recipe import Recipe
-from dive.recipe.records import of_one_run
+from dive.recipe.records import model_name, of_one_run
 
 ROOT = Path(__file__).parents[1]
 SHOTS = ("many", "medium", "few", "all")

@@ -65,6 +65,15 @@ def test_the_time_left_is_reckoned_from_this_processs_own_pace(capsys, clock):
     assert capsys.readouterr().err == "teacher:  91% · 3 min left\n"  # 90 steps of 2 s
 
 
+def test_after_a_pause_the_time_left_is_soon_reckoned_from_the_recent_pace(capsys, clock):
+    with Progress().bar("teacher", 1000) as bar:
+        for step in range(300):
+            clock.now += 3600 if step == 150 else 1
+            bar.advance()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "teacher:  29% · 12 min left"  # some 700 steps of a second
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

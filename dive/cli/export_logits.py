@@ -56,8 +56,9 @@ def command(
     the first block that is not there.
     """
     recipe = options.read_recipe(config, assignments, data__path=data, precision=precision)
-    from dive.cli.tables import cell, model_name, new_table, print_table
+    from dive.cli.tables import cell, new_table, print_table
     from dive.files import readable_size
+    from dive.recipe.records import model_name
     from dive.workflows.export import Export, export_logits
 
     order = Export(

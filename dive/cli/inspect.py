@@ -102,8 +102,7 @@ def _shape(document: dict[str, Any]) -> str:
 
 def _teacher(facts: Any, weights: Any) -> str:
     """The model that a cache or a student was made from, in a line; nothing where that is not told."""
-    from dive.cli.tables import model_name
-    from dive.recipe.records import TEACHER
+    from dive.recipe.records import TEACHER, model_name
     from dive.structure import fault_of
 
     if facts is None or fault_of(facts, TEACHER):

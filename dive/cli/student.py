@@ -136,7 +136,8 @@ def _print_results(results: "list[Result]", name: str, as_json: bool, several: b
 
 
 def _print_tables(results: "list[Result]", name: str) -> None:
-    from dive.cli.tables import model_name, print_seeds, print_table, shot_table
+    from dive.cli.tables import print_seeds, print_table, shot_table
+    from dive.recipe.records import model_name
     from dive.training.evaluation import Accuracy
     from dive.workflows.evaluate import across_seeds
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dive.printable import printable
+from dive.recipe.records import model_name
 
 if TYPE_CHECKING:
     from dive.training.evaluation import Accuracy
@@ -87,12 +88,3 @@ def named(record: Mapping[str, Any], below: str, number: int | None = None) -> s
     """A cell naming a checkpoint, with a fainter second line, and before it a number if given."""
     before = f"[{number}] " if number is not None else ""
     return f"{cell(before + model_name(record['kind'], record))}\n[dim]{cell(below)}[/dim]"
-
-
-def model_name(kind: str, record: Mapping[str, Any]) -> str:
-    """What a checkpoint is in a few words: its kind and what makes it differ from others."""
-    if kind == "teacher":
-        return f"teacher ({record['loss']})"
-    d = record["recipe"]["distillation"]
-    own = f", student τ={d['student_tau']:g}" if d["student_tau"] not in (None, d["tau"]) else ""
-    return f"student (τ={d['tau']:g}, p={d['power']:g}, w={d['weight']:g}{own})"

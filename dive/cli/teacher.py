@@ -59,7 +59,8 @@ def command(
         seed=seed,
         teacher__loss=loss,
     )
-    from dive.cli.tables import model_name, print_table, shot_table
+    from dive.cli.tables import print_table, shot_table
+    from dive.recipe.records import model_name
     from dive.workflows.lesson import Order
     from dive.workflows.teacher import train_teacher
 

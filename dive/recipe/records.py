@@ -110,6 +110,15 @@ def fault_of(record: Mapping[str, Any]) -> str:
     return "" if len(set(lengths.values())) == 1 else f"its lists differ in length: {lengths}"
 
 
+def model_name(kind: str, record: Mapping[str, Any]) -> str:
+    """What a checkpoint is in a few words: its kind and what makes it differ from others."""
+    if kind == "teacher":
+        return f"teacher ({record['loss']})"
+    d = record["recipe"]["distillation"]
+    own = f", student τ={d['student_tau']:g}" if d["student_tau"] not in (None, d["tau"]) else ""
+    return f"student (τ={d['tau']:g}, p={d['power']:g}, w={d['weight']:g}{own})"
+
+
 def of_one_run(items: Iterable[Item], record_of: Callable[[Item], Mapping[str, Any]]) -> list[list[Item]]:
     """Items put together whose records are one run at distinct seeds, in the order given.
 

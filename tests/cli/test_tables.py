@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from dive.cli.tables import cell, model_name, named, new_table, number, percent, print_table, shot_table
+from dive.cli.tables import cell, named, new_table, number, percent, print_table, shot_table
+from dive.recipe.records import model_name
 from dive.training.evaluation import Accuracy
 
 

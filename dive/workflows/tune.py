@@ -1,0 +1,140 @@
+"""Tuning τ and p: what caches hold at each pair, what to take, and the paper's Figure 5. No torch."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dive import outputs
+from dive.cache.reader import LogitCache
+from dive.data.longtail import shot_means
+from dive.errors import CacheError, OutputError
+from dive.method.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, Advice, Pair, examine, recommend
+from dive.printable import printable
+from dive.recipe.records import TEACHER, model_name
+from dive.structure import fault_of
+
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """What the user asked of the tune step.
+
+    taus, powers: to try, those of the paper where they are empty. clean: the clean view alone instead of all
+    stored views. plot: where to draw the means, None for nowhere.
+    """
+
+    taus: tuple[float, ...] = ()
+    powers: tuple[float, ...] = ()
+    clean: bool = False
+    plot: Path | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a cache holds at each pair of τ and p, and the recommendation.
+
+    clean: whether of its clean view alone. counts: the mean training images per class in many, medium, few.
+    """
+
+    cache: LogitCache
+    clean: bool
+    counts: dict[str, float | None]
+    pairs: list[Pair]
+    advice: Advice
+
+    @property
+    def model(self) -> str:
+        """Whose logits the cache holds; its file's name where it does not say."""
+        teacher = self.cache.facts.get("teacher")
+        told = not fault_of(teacher, TEACHER)
+        return model_name(teacher["kind"], teacher) if told else printable(self.cache.path.stem)
+
+    @property
+    def views(self) -> str:
+        """The views that were averaged over, in words."""
+        stored = self.cache.shape[1]
+        return "the clean view" if self.clean else f"{stored} stored view{'s' * (stored > 1)}"
+
+    def document(self) -> dict[str, Any]:
+        """All of it in plain values."""
+        cache, advice = self.cache, self.advice
+        return {
+            "cache": str(cache.path),
+            "cache hash": cache.hash,
+            "model": self.model,
+            "views": "clean" if self.clean else cache.shape[1],
+            "images": self.counts,
+            "pairs": [
+                {
+                    "tau": pair.tau,
+                    "power": pair.power,
+                    "temperature": pair.distribution.temperature,
+                    **pair.distribution.shots,
+                    "ratio": pair.distribution.ratio if math.isfinite(pair.distribution.ratio) else None,
+                    "information": pair.distribution.information,
+                    "per_class": pair.distribution.per_class.tolist(),
+                }
+                for pair in self.pairs
+            ],
+            "recommendation": {"tau": advice.tau, "power": advice.power, "sentence": advice.sentence},
+        }
+
+
+def tune(caches: Sequence[Path], options: TuneOptions) -> list[Tuned]:
+    """What each cache holds at each pair of τ and p, and the recommendation by the paper's rule of thumb.
+
+    Raises CacheError where a cache is not whole, has no clean view where that is asked for, or, for a plot,
+    is of other images per class than the first; OutputError where the plot cannot be written.
+    """
+    if options.plot is not None:
+        _refuse_plot(options.plot, caches, options.force)
+    tuned = [_tuned(path, options) for path in caches]
+    if options.plot is not None:
+        _plot(options.plot, tuned)
+    return tuned
+
+
+def _tuned(path: Path, options: TuneOptions) -> Tuned:
+    cache = LogitCache(path)
+    taus, powers = options.taus or DEFAULT_TAUS, options.powers or DEFAULT_POWERS
+    pairs = examine(cache, taus, powers, options.clean)
+    counts = shot_means(cache.class_counts, cache.class_counts)
+    return Tuned(cache, options.clean, counts, pairs, recommend(pairs))
+
+
+def _refuse_plot(plot: Path, caches: Sequence[Path], force: bool) -> None:
+    if plot.suffix.lower() not in PLOT_SUFFIXES:
+        raise OutputError(f"--plot {plot} must end in {', '.join(PLOT_SUFFIXES)}")
+    from dive.report.figures import KIND
+
+    outputs.refuse_existing(plot, force, KIND, caches, "--plot")
+
+
+def _plot(plot: Path, tuned: Sequence[Tuned]) -> None:
+    from dive.report.figures import plot_means
+
+    first = tuned[0]
+    for one in tuned:
+        if one.counts != first.counts:
+            raise CacheError(
+                f"{one.cache.path} is of other images per class than {first.cache.path}; "
+                "plot caches of one data set"
+            )
+    outputs.prepare_folder(plot)
+    groups = [("images", first.counts)]
+    temperatures = sorted({pair.distribution.temperature for pair in first.pairs})
+    for temperature in temperatures:
+        for one in tuned:
+            (means, *_) = (
+                p.distribution.shots for p in one.pairs if p.distribution.temperature == temperature
+            )
+            at = f"τ/p = {temperature:g}"
+            model = one.model.replace(" (", "\n(").replace(", w=", ",\nw=")
+            name = at if len(tuned) == 1 else model if len(temperatures) == 1 else f"{model}\n{at}"
+            groups.append((name, means))
+    what = f", τ/p = {temperatures[0]:g}" if len(tuned) > 1 and len(temperatures) == 1 else ""
+    plot_means(plot, f"Virtual examples per class{what}, {first.views}", groups)

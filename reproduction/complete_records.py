@@ -3,8 +3,8 @@
     python -m reproduction.complete_records
 
 Records made by dive 0.1.0 up to commit dc22d73 lack `cache` and `fixed view`. What their caches stored is
-known from the commands that RESULTS.md lists: all views in float16, drawn by view seed 0, or, where the
-student had free views, the clean view alone.
+known from the commands that RESULTS.md lists: all views in float16, of AutoAugment 50 drawn by view seed 0,
+or, where the student had free views, the clean view alone.
 """
 
 import json
@@ -31,7 +31,8 @@ def main() -> None:
 
 def completed(record: dict[str, Any]) -> dict[str, Any]:
     """A student's record with what it lacks, beside what it says of its cache already."""
-    views = "clean" if record["free views"] else "all"
+    unbounded = record["recipe"]["views"]["kind"] == "autoaugment"
+    views = "clean" if record["free views"] else "50" if unbounded else "all"
     told = {"cache": {"views": views, "view seed": 0, "dtype": "float16"}, "fixed view": False}
     entries: dict[str, Any] = {}
     for key, value in record.items():

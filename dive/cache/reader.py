@@ -1,6 +1,6 @@
 """The logit cache: one HDF5 file that anyone can open, and that proves itself.
 
-`/logits` (N, V, C) holds what the teacher said of every sample in every stored view, contiguous, so
+`/logits` (N, V, C) holds the teacher's logits of every sample in every stored view, contiguous, so
 that it can be memory-mapped. Each row is bound to its sample by key, label and a digest of the image,
 and each block to its labels by how many views the teacher classified rightly. In front of the HDF5
 file lies a user block with the **seal**: SHA-256 of every byte outside `/logits`, the place of

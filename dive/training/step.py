@@ -41,7 +41,7 @@ class Task:
 
     labels: (N,) on the device. hashes: (N,) uint64, the samples' random identities. teacher: where the
     teacher's logits come from, None where the loss wants none. identity: plain values that must be
-    equal for an unfinished run to be gone on with.
+    equal for an unfinished run to be resumed.
     """
 
     recipe: Recipe

@@ -1,4 +1,4 @@
-"""What a file of dive's is: a logit cache, a checkpoint, or the unfinished state of either."""
+"""What a file written by dive is: a logit cache, a checkpoint, or the unfinished state of either."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ _ZIP = b"PK\x03\x04"
 def inspect(path: Path) -> dict[str, Any]:
     """What the file at `path` says of itself, in plain values, after its seal was checked.
 
-    Raises CacheError or CheckpointError where it is damaged, DiveError where it is none of dive's.
+    Raises CacheError or CheckpointError where it is damaged, DiveError where dive did not write it.
     """
     try:
         with open_regular(path) as file:

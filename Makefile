@@ -10,7 +10,7 @@
 PYTHON ?= python3
 VENV := .venv
 DIVE := $(VENV)/bin/dive
-DEMO := --config configs/digits_lt/bbn.yaml
+DEMO := --config digits_lt/bbn
 
 .PHONY: env demo test lint torture bench bench-full bench-gpu reproduce results
 

@@ -12,6 +12,7 @@ import click
 from dive import __version__
 
 COMMANDS = {
+    "recipes": "List the recipes that dive ships.",
     "teacher": "Train the teacher.",
     "export-logits": "Run the teacher once over every view and keep its logits.",
     "tune-tau": "Choose temperature and power normalisation from the cached logits.",
@@ -51,7 +52,7 @@ def group(ctx: click.Context) -> None:
     """Distil virtual examples for long-tailed recognition from a logit cache.
 
     With no option at all each command does its part of the paper's experiment: CIFAR-100-LT at
-    imbalance 100. Other experiments: --config configs/…/….yaml
+    imbalance 100. Other experiments: --config NAME; dive recipes lists them.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -14,6 +14,7 @@ from dive.progress import Progress
 from dive.recipe import bounds
 from dive.recipe.reading import load, with_epochs
 from dive.recipe.recipe import Recipe
+from dive.recipe.shipped import locate
 
 FILE = click.Path(path_type=Path)
 
@@ -105,7 +106,12 @@ def _is_option(arg: str) -> bool:
     return False
 
 
-config = click.option("--config", type=FILE, help="Recipe (YAML); what it leaves out is the paper's.")
+config = click.option(
+    "--config",
+    type=FILE,
+    metavar="FILE|NAME",
+    help="Recipe: a YAML file or one that dive recipes lists; what it leaves out is the paper's.",
+)
 assignments = click.option(
     "--set",
     "assignments",
@@ -161,7 +167,7 @@ def read_recipe(
 ) -> Recipe:
     """The recipe of the shared options; dotted keys are written with double underscores."""
     dotted = {key.replace("__", "."): value for key, value in options.items()}
-    recipe = load(config, assignments, dotted)
+    recipe = load(config and locate(config), assignments, dotted)
     return recipe if epochs is None else with_epochs(recipe, epochs)
 
 

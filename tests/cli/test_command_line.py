@@ -127,6 +127,7 @@ def test_every_command_has_help_that_explains_each_option(name):
 
 
 COMMON = {
+    "recipes": "--json",
     "teacher": "--config --set --data --device --precision --seed --json --quiet --force --loss --epochs "
     "--out --eval-every",
     "export-logits": "--config --set --data --device --precision --json --quiet --force --teacher --views "
@@ -151,7 +152,8 @@ def test_the_groups_help_names_every_command_in_the_order_of_use():
     shown = chain.succeed("--help").out
     places = [shown.index(f"  {name} ") for name in COMMANDS]
     assert places == sorted(places)
-    assert list(COMMANDS) == ["teacher", "export-logits", "tune-tau", "student", "eval", "inspect", "verify"]
+    use = ["recipes", "teacher", "export-logits", "tune-tau", "student", "eval", "inspect", "verify"]
+    assert list(COMMANDS) == use
 
 
 def test_dive_alone_shows_its_help():

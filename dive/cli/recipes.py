@@ -1,0 +1,39 @@
+"""`dive recipes`."""
+
+import click
+
+from dive.cli import options
+
+
+@click.command("recipes")
+@options.apply(options.as_json)
+def command(as_json: bool) -> None:
+    """List the recipes that dive ships.
+
+    Each is an experiment that --config takes by its name, with or without .yaml. A file of that path, seen
+    from the working directory, comes first.
+    """
+    from dive.recipe import shipped
+
+    listed = [
+        {"name": name, "path": str(path), "summary": shipped.summary(path)}
+        for name, path in shipped.recipes().items()
+    ]
+    if as_json:
+        options.print_json({"recipes": listed})
+        return
+    _print_table(listed)
+    click.echo(f"The files are in {shipped.FOLDER}.")
+
+
+def _print_table(listed: list[dict[str, str]]) -> None:
+    from dive.cli.tables import cell, new_table, print_table
+
+    table = new_table("Recipes, for --config NAME", [], [])
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it is")
+    folders = [one["name"].rpartition("/")[0] for one in listed]
+    for one, folder, following in zip(listed, folders, [*folders[1:], None], strict=True):
+        new_section = following not in (None, folder)
+        table.add_row(cell(one["name"]), cell(one["summary"]), end_section=new_section)
+    print_table(table)

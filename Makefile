@@ -1,4 +1,5 @@
 # make demo: the five commands on a data set that needs no download, start to end.
+# make docs: docs/cli.md again, from the commands.
 # make test: lint and the whole test suite.
 # make bench: what every stage costs on this CPU (bench-full: all rows; bench-gpu: on a CUDA device).
 # make reproduce: the runs behind RESULTS.md, about an hour each on two cores; goes on where it was stopped.
@@ -12,7 +13,7 @@ VENV := .venv
 DIVE := $(VENV)/bin/dive
 DEMO := --config digits_lt/bbn
 
-.PHONY: env demo test lint torture bench bench-full bench-gpu reproduce results
+.PHONY: env demo docs test lint torture bench bench-full bench-gpu reproduce results
 
 env: $(VENV)/.installed
 
@@ -27,6 +28,9 @@ demo: env
 	$(DIVE) tune-tau $(DEMO) --tau 1 3 6 --power 0.5 1 --plot checkpoints/digits_lt_bbn/virtual_examples.png --force
 	$(DIVE) student $(DEMO) --weight 0.5 --force
 	$(DIVE) eval $(DEMO)
+
+docs: env
+	$(VENV)/bin/python tests/cli_reference.py
 
 lint: env
 	$(VENV)/bin/ruff check .

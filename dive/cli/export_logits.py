@@ -52,8 +52,8 @@ def command(
 ) -> None:
     """Run the teacher once over every view and keep its logits.
 
-    Says how large the file will be before it starts. Started again after a stop, it goes on with
-    the first block that is not there.
+    Says how large the file will be before it starts. Started again after a stop, it resumes
+    with the first block that is missing.
     """
     recipe = options.read_recipe(config, assignments, data__path=data, precision=precision)
     from dive.cli.tables import cell, new_table, print_table

@@ -1,5 +1,7 @@
 """`dive recipes`."""
 
+from itertools import groupby
+
 import click
 
 from dive.cli import options
@@ -32,8 +34,8 @@ def _print_table(listed: list[dict[str, str]]) -> None:
     table = new_table("Recipes, for --config NAME", [], [])
     table.add_column("name", no_wrap=True)
     table.add_column("what it is")
-    folders = [one["name"].rpartition("/")[0] for one in listed]
-    for one, folder, following in zip(listed, folders, [*folders[1:], None], strict=True):
-        new_section = following not in (None, folder)
-        table.add_row(cell(one["name"]), cell(one["summary"]), end_section=new_section)
+    for _, group in groupby(listed, lambda one: one["name"].rpartition("/")[0]):
+        for one in group:
+            table.add_row(cell(one["name"]), cell(one["summary"]))
+        table.add_section()
     print_table(table)

@@ -84,7 +84,7 @@ def command(
     The loss is (1-w)·BSCE + w·τ²·KL against the teacher's cached logits, flattened by τ and p; the
     views are drawn from those the cache holds. Several values of τ, p, w or seed train every
     combination, each to a file of its own (student-t6-p0.5-w0.5-s1.pt). Started again after a stop,
-    it goes on by itself.
+    it resumes.
     """
     auto = "auto" in taus
     if auto and len(taus) > 1:

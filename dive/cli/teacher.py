@@ -48,7 +48,7 @@ def command(
     """Train the teacher.
 
     Ends with the accuracy of the last epoch; nothing is selected on the test set. Started again
-    after a stop, it goes on by itself.
+    after a stop, it resumes.
     """
     recipe = options.read_recipe(
         config,

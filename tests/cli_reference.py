@@ -1,0 +1,85 @@
+"""Writes docs/cli.md, the reference of the command line, from the commands themselves: `make docs`.
+
+A test compares the page with what would be written. The text is put together here from what each option
+states, not taken from its help as click lays it out, which depends on the terminal and on click's version.
+"""
+
+import inspect
+import re
+from pathlib import Path
+
+import click
+
+from dive.cli.group import COMMANDS, group
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
+INTRODUCTION = """\
+# The command line
+
+    dive COMMAND [OPTIONS]
+
+`make docs` writes this page from the commands; `dive COMMAND --help` shows the same. Every command also has
+`-h`, `--help`; `dive --version` shows the version. Results go to stdout, progress and warnings to stderr.
+
+The exit code is 0 where everything was done, 2 for a mistake in the command line or the recipe, 1 for any
+other error and 130 after Ctrl-C. An error is one line on stderr.
+
+An option shown with `...` takes several values: `--tau 1 3 6`. One for which no default is named here is off,
+or leaves the recipe's value as it is.
+"""
+# Option help that ends in `[value]`, perhaps with more behind the bracket: what is used without the option.
+DEFAULT = re.compile(r"(?P<before>.*?) \[(?P<default>[^\]]+)\](?P<after>.*)")
+
+
+def page() -> str:
+    """The text of docs/cli.md."""
+    contents = [f"- [`dive {name}`](#dive-{name}): {sentence}" for name, sentence in COMMANDS.items()]
+    commands = (command for name in COMMANDS for command in _command(name))
+    return "\n".join([INTRODUCTION, *contents, *commands]) + "\n"
+
+
+def _command(name: str) -> list[str]:
+    """A command's lines: how it is written, what it does, its arguments and its options."""
+    command = group.get_command(click.Context(group), name)
+    assert command is not None and command.help
+    arguments = [one for one in command.params if isinstance(one, click.Argument)]
+    options = [one for one in command.params if isinstance(one, click.Option)]
+    usage = " ".join(["dive", name, "[OPTIONS]", *map(_metavar, arguments)])
+    description = [" ".join(text.split()) for text in inspect.cleandoc(command.help).split("\n\n")]
+    lines = ["", f"## dive {name}", "", f"    {usage}"]
+    for paragraph in description:
+        lines += ["", _escaped(paragraph)]
+    return [*lines, "", *map(_option, options)]
+
+
+def _option(option: click.Option) -> str:
+    """An option as an item of a list: its name and value, what it does, and its default."""
+    assert option.help
+    told = DEFAULT.fullmatch(option.help)
+    text = told["before"] + told["after"] if told else option.help
+    default = told["default"] if told else str(option.default) if option.show_default else ""
+    name = ", ".join(option.opts) + (f" {_metavar(option)}" if not option.is_flag else "")
+    if default and not re.search("[a-z].* ", default):  # words are no code
+        default = f"`{default}`"
+    return f"- `{name}`: {_escaped(text.rstrip('.'))}." + (f" Default: {default}." if default else "")
+
+
+def _metavar(parameter: click.Parameter) -> str:
+    """What stands for a parameter's value."""
+    if parameter.metavar:
+        return parameter.metavar
+    if isinstance(parameter, click.Argument):
+        return (parameter.name or "").upper()
+    if isinstance(parameter.type, click.Choice):
+        return "|".join(map(str, parameter.type.choices))
+    return "FILE" if isinstance(parameter.type, click.Path) else parameter.type.name.upper()
+
+
+def _escaped(text: str) -> str:
+    """Plain text as Markdown shows it; options and commands in it as code."""
+    text = re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text)
+    return re.sub(rf"(?<![\w-])(--[a-z][a-z-]*|dive (?:{'|'.join(COMMANDS)}))\b", r"`\1`", text)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

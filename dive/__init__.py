@@ -1,3 +1,72 @@
-"""dive: distil virtual examples for long-tailed recognition from a logit cache."""
+"""dive: distil virtual examples for long-tailed recognition from a logit cache.
 
-__version__ = "0.1.0"
+The names below are the public interface; each is loaded when it is first used, and torch with those that need
+it. docs/python-api.md shows them at work.
+"""
+
+TYPE_CHECKING = False  # true for a type checker; typing itself would cost a third of the import
+if TYPE_CHECKING:
+    from dive.cache.reader import LogitCache as LogitCache
+    from dive.cache.reader import open_cache as open_cache
+    from dive.data.images import LabelledImages as LabelledImages
+    from dive.errors import DiveError as DiveError
+    from dive.feeds.cached_views import CachedViews as CachedViews
+    from dive.method.advice import recommend as recommend
+    from dive.method.objectives import BalancedSoftmaxLoss as BalancedSoftmaxLoss
+    from dive.method.objectives import DiVELoss as DiVELoss
+    from dive.method.virtual_examples import virtual_examples as virtual_examples
+    from dive.models.load import load_model as load_model
+    from dive.recipe.recipe import Recipe as Recipe
+    from dive.version import __version__ as __version__
+    from dive.workflows.data import load_recipe as load_recipe
+    from dive.workflows.data import open_images as open_images
+    from dive.workflows.evaluate import evaluate as evaluate
+    from dive.workflows.export import ExportOptions as ExportOptions
+    from dive.workflows.export import export_logits as export_logits
+    from dive.workflows.results import TrainOptions as TrainOptions
+    from dive.workflows.student import StudentOptions as StudentOptions
+    from dive.workflows.student import train_student as train_student
+    from dive.workflows.teacher import train_teacher as train_teacher
+    from dive.workflows.tune import TuneOptions as TuneOptions
+    from dive.workflows.tune import tune as tune
+
+_HOMES = {
+    "__version__": "dive.version",
+    "BalancedSoftmaxLoss": "dive.method.objectives",
+    "CachedViews": "dive.feeds.cached_views",
+    "DiVELoss": "dive.method.objectives",
+    "DiveError": "dive.errors",
+    "ExportOptions": "dive.workflows.export",
+    "LabelledImages": "dive.data.images",
+    "LogitCache": "dive.cache.reader",
+    "Recipe": "dive.recipe.recipe",
+    "StudentOptions": "dive.workflows.student",
+    "TrainOptions": "dive.workflows.results",
+    "TuneOptions": "dive.workflows.tune",
+    "evaluate": "dive.workflows.evaluate",
+    "export_logits": "dive.workflows.export",
+    "load_model": "dive.models.load",
+    "load_recipe": "dive.workflows.data",
+    "open_cache": "dive.cache.reader",
+    "open_images": "dive.workflows.data",
+    "recommend": "dive.method.advice",
+    "train_student": "dive.workflows.student",
+    "train_teacher": "dive.workflows.teacher",
+    "tune": "dive.workflows.tune",
+    "virtual_examples": "dive.method.virtual_examples",
+}
+__all__ = [name for name in _HOMES if name != "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dive' has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

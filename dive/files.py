@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dive.errors import DataError
+
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFLNK: "a symbolic link",
@@ -38,6 +40,14 @@ def open_regular(path: Path) -> BinaryIO:
     except BaseException:
         os.close(handle)
         raise
+
+
+def user_path(path: str | Path, option: str) -> Path:
+    """A path that a user wrote with an option, `~` expanded; raises DataError where that is nobody's home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # ~name of nobody
+        raise DataError(f"{path}: there is no such home folder; give another {option}") from error
 
 
 def read_regular(path: Path) -> bytes:

@@ -9,8 +9,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from dive.printable import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 LINE_EVERY_SECONDS = 15.0
 LINES_OF_PACE = (
@@ -23,7 +29,7 @@ class Progress:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._console = None
+        self._console: Console | None = None
 
     def note(self, text: str) -> None:
         """A line of information, left out by `--quiet`."""
@@ -80,7 +86,7 @@ class Bar:
 
 
 class _RichBar(Bar):
-    def __init__(self, rich: object, task: object) -> None:
+    def __init__(self, rich: "RichProgress", task: "TaskID") -> None:
         self._rich, self._task = rich, task
 
     def advance(self, by: int = 1, status: str = "") -> None:
@@ -113,3 +119,6 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+SILENT = Progress(quiet=True)  # warnings alone

@@ -4,8 +4,8 @@ import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
-from dive import __version__
 from dive.progress import Progress
+from dive.version import __version__
 
 OTHERS = ("torch", "torchvision", "numpy", "h5py")
 _THAT_COMPUTE = ("torch", "torchvision")

@@ -13,7 +13,11 @@ from dive.cache import seal
 from dive.cache.reader import LogitCache
 from dive.cache.writer import CacheWriter, Content, block_rows
 
-IDENTITY = {"recipe": "small", "data": {"seed": 0, "imbalance": 10.0}, "teacher": {"weights hash": "abc"}}
+IDENTITY = {
+    "recipe": "small",
+    "data": {"kind": "folder", "seed": 0, "imbalance": 10.0},
+    "teacher": {"weights_hash": "abc"},
+}
 
 
 def random_logits(n: int, v: int, c: int, seed: int = 0, scale: float = 3.0) -> np.ndarray:
@@ -37,12 +41,12 @@ def content_for(
         views=np.tile(np.arange(v, dtype=np.int32), (n, 1)) if views is None else views,
         labels=labels,
         keys=changes.get("keys", [f"class {label}/image {i}.png" for i, label in enumerate(labels)]),
-        pixel_digests=changes.get("pixel_digests", np.zeros((n, 16), dtype=np.uint8)),
+        digests=changes.get("digests", np.zeros((n, 16), dtype=np.uint8)),
         classes=changes.get("classes", tuple(f"class {label}" for label in range(c))),
         class_counts=np.bincount(labels, minlength=c),
         dtype=dtype,
         identity=changes.get("identity", IDENTITY),
-        facts=changes.get("facts", {"precision": "fp32", "clean id": clean_id, "teacher": {}}),
+        facts=changes.get("facts", {"precision": "fp32", "clean_id": clean_id, "teacher": {}}),
     )
 
 
@@ -85,6 +89,18 @@ def edited(part: Path, change: Callable[[h5py.File], None]) -> None:
         change(file)
     length = struct.unpack("<32sQQI8s", whole[-60:])[2]  # of the cache; the record stands behind it
     part.write_bytes(part.read_bytes().ljust(length, b"\0")[:length] + whole[length:])
+
+
+def stored(path: Path) -> np.ndarray:
+    """The logits (N, V, C) that a cache's file holds, as h5py reads them."""
+    with h5py.File(path, "r") as file:
+        return file["logits"][:]
+
+
+def offset(path: Path) -> int:
+    """Where the logits begin in a cache's file, in bytes."""
+    with h5py.File(path, "r") as file:
+        return file["logits"].id.get_offset()
 
 
 def write_cache(path: Path, logits: np.ndarray, **options: Any) -> LogitCache:

@@ -9,17 +9,17 @@ COUNTS = {"ant": 9, "bee": 5, "cat": 2}
 RECIPE = """\
 name: insects
 data:
-  source: folder
-  path: {images}
-  imbalance: null
-  size: 8
-  mean: [0.4, 0.5, 0.6]
-  std: [0.2, 0.25, 0.3]
+  kind: folder
+  root: {images}
 views:
   pad: 2
   flip: true
+  size: 8
 model:
   name: resnet8
+  input:
+    mean: [0.4, 0.5, 0.6]
+    std: [0.2, 0.25, 0.3]
 schedule:
   epochs: 3
   batch_size: 6

@@ -24,7 +24,7 @@ WRONG: dict[type, list[Any]] = {
     dict: ["x", [], 3, None, {}, MISSING],
 }
 # What may be absent or anything plain: a reader does not depend on it.
-FREE = ("producer", "trained together", "fixed view", "cache", "versions", "recipe/distillation")
+FREE = ("producer", "trained_together", "fixed_view", "cache", "versions", "recipe/distillation")
 FREE += ("teacher/recipe/schedule", "identity/recipe/", "replaces", "device", "format", "version")
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from dive.data.dataset import load_dataset
 from dive.data.longtail import Samples
 from dive.models.registry import build_model
 from dive.progress import Progress
 from dive.randomness import epoch_choice, epoch_order
 from dive.recipe.recipe import Recipe
+from dive.workflows.data import load_dataset
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -31,7 +31,7 @@ def rendered(images: np.ndarray, ids: np.ndarray, recipe: Recipe) -> torch.Tenso
     places = [(view // 3, view % 3) for view in ids.tolist()]
     crops = [image[dy : dy + 8, dx : dx + 8] for image, (dy, dx) in zip(padded, places, strict=True)]
     pixels = np.stack(crops)[:, None].astype(np.float64) / 255
-    return torch.from_numpy((pixels - recipe.data.mean[0]) / recipe.data.std[0]).float()
+    return torch.from_numpy((pixels - recipe.model.input.mean[0]) / recipe.model.input.std[0]).float()
 
 
 def balanced_softmax(logits: torch.Tensor, labels: torch.Tensor, counts: np.ndarray) -> torch.Tensor:
@@ -81,7 +81,7 @@ def train(recipe: Recipe, loss_of: Loss) -> list[dict[str, float]]:
         batches = [order[i : i + size] for i in range(0, len(order), size)]
         for rows in batches:
             optimizer.param_groups[0]["lr"] = rate_of(step, len(batches), recipe)
-            views = rendered(samples.images[rows], ids[rows], recipe)
+            views = rendered(samples.pictures.held[rows], ids[rows], recipe)
             logits = model(views)
             losses = loss_of(logits, torch.from_numpy(rows), views)
             optimizer.zero_grad()

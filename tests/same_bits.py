@@ -48,7 +48,7 @@ def recipes(data: Path | None) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Names of what is run, with the options of each."""
     yield "digits", ("--config", "digits_lt/bbn.yaml")
     if data is not None:
-        sets = ("--set", "data.source=folder", "--set", "data.imbalance=10", "--data", str(data))
+        sets = ("--set", "data.kind=folder", "--set", "data.imbalance=10", "--data", str(data))
         for recipe in ("bbn", "bbn_autoaug"):
             yield recipe, ("--config", f"cifar100_lt/{recipe}.yaml", *sets)
 
@@ -56,6 +56,9 @@ def recipes(data: Path | None) -> Iterator[tuple[str, tuple[str, ...]]]:
 def run(clone: Path, folder: Path, options: tuple[str, ...]) -> dict[str, np.ndarray]:
     """What a clone's chain computes, by name."""
     config = str(clone / "configs" / options[1])
+    known = (clone / "dive" / "recipe" / "recipe.py").read_text()
+    if "source: str" in known:  # what data.kind was called before
+        options = tuple(word.replace("data.kind", "data.source") for word in options)
     of_images = [word for word in options[2:] if word != "--data" and not word.startswith(os.sep)]
     data = options[-2:] if "--data" in options else ()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 # From the ground up; a package may import those of floors below its own. `dive` stands for the modules
-# directly in it.
+# directly in it, `public` for its `__init__`, which names what is public.
 FLOORS = (
     {"dive"},
     {"recipe"},
@@ -18,11 +18,12 @@ FLOORS = (
     {"training", "report"},
     {"workflows"},
     {"cli"},
+    {"public"},
 )
 FLOOR_OF = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
 LONGEST = 300  # lines of a module
-# Longer, with a reason: one operation after another of one policy; one pass, written out for speed.
-LONGER = {"views.autoaugment", "method.virtual_examples"}
+# Longer, with a reason: one operation after another of one policy.
+LONGER = {"views.autoaugment"}
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -59,12 +60,14 @@ def graph(repository) -> dict[str, set[str]]:
 
 def package(name: str) -> str:
     """The package of a module."""
+    if not name:
+        return "public"
     return name.partition(".")[0] if name.partition(".")[0] in FLOOR_OF else "dive"
 
 
 def test_every_package_has_a_floor(repository):
     packages = {path.parent.name for path in (repository / "dive").glob("*/__init__.py")}
-    assert packages == set(FLOOR_OF) - {"dive"}
+    assert packages == set(FLOOR_OF) - {"dive", "public"}
 
 
 def test_imports_go_down(graph):

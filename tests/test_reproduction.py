@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from dive.models import checkpoint
+from dive.recipe.earlier import upgraded
 from dive.recipe.reading import build, load, with_epochs
 from reproduction import report, runs
 
@@ -21,6 +22,11 @@ STUDENT = ("--tau", "2", "--weight", "0.3", "--seed", "3", "--epochs", "1", "--s
 def record(digits):
     chain.succeed("student", *chain.DIGITS, *STUDENT, "--cache", digits.cache, "--out", "s.pt")
     return json.loads(Path("s.json").read_text())
+
+
+def recorded(path: Path) -> dict:
+    """A record under results/, which may be of an earlier version."""
+    return upgraded(json.loads(path.read_text()))
 
 
 def test_the_page_is_what_the_records_say(repository):
@@ -52,10 +58,21 @@ def test_a_length_in_epochs_given_to_a_recipe_in_steps_is_in_its_command(reposit
     assert report.command(record, repository / "configs") == f"{words} --epochs 9 --set data.imbalance=null"
 
 
+def test_parts_of_another_kind_are_in_a_command_with_what_differs_from_that_kinds_defaults(repository):
+    sets = ("data.kind=cifar10", "data.imbalance=50", "views.kind=autoaugment", "views.pad=2")
+    record = {"kind": "teacher", "recipe": load({}, sets).as_dict()}
+    words = shlex.split(report.command(record, repository / "configs"))
+    assert words[:2] == ["dive", "teacher"] and words[2::2] == ["--set"] * 4
+    assert tuple(words[3::2]) == sets
+    folder = load({}, ("data.kind=folder", "data.imbalance=100")).as_dict()
+    command = report.command({"kind": "teacher", "recipe": folder}, repository / "configs")
+    assert command == "dive teacher --set data.kind=folder --set data.imbalance=100"
+
+
 def test_rows_compare_with_what_was_reported_for_the_same_run(repository):
-    teacher = json.loads((repository / "results/cifar100_lt_bbn/teacher.json").read_text())
+    teacher = recorded(repository / "results/cifar100_lt_bbn/teacher.json")
     teacher["accuracy"] = dict.fromkeys(("many", "medium", "few", "all", "class_mean"), 0.4339)
-    student = json.loads((repository / "results/cifar100_lt_bbn/student.json").read_text())
+    student = recorded(repository / "results/cifar100_lt_bbn/student.json")
     student["accuracy"] = student["accuracy"] | {"all": 0.4535}
     others = yaml.safe_load((repository / "reproduction" / "literature.yaml").read_text())
     recipe = build(teacher["recipe"])
@@ -84,7 +101,7 @@ def test_each_config_says_what_its_records_say_or_that_it_has_none(folder, repos
 
 
 def test_seeds_of_one_run_are_one_row(repository):
-    first = json.loads((repository / "results/cifar100_lt_bbn/teacher.json").read_text())
+    first = recorded(repository / "results/cifar100_lt_bbn/teacher.json")
     second = json.loads(json.dumps(first))
     second["seed"] = second["recipe"]["seed"] = 1
     first["accuracy"]["all"], second["accuracy"]["all"] = 0.42, 0.44

@@ -27,7 +27,7 @@ _BLOCK_TABLES = {"block_crc32": "<u4", "block_done": "u1", "block_correct": "<u4
 class Content:
     """What a cache is made of besides the logits.
 
-    views: (N, V) view ids. labels: (N,). keys: N texts. pixel_digests: (N, 16) uint8, of the images.
+    views: (N, V) view ids. labels: (N,). keys: N texts. digests: (N, 16) uint8, of the images.
     classes: C names. class_counts: (C,). identity: nested plain values that must be equal for an
     unfinished export to be resumed. facts: further plain values to record (precision, versions, …).
     """
@@ -35,7 +35,7 @@ class Content:
     views: np.ndarray
     labels: np.ndarray
     keys: list[str]
-    pixel_digests: np.ndarray
+    digests: np.ndarray
     classes: tuple[str, ...]
     class_counts: np.ndarray
     dtype: str
@@ -52,7 +52,7 @@ class Content:
         """Size of the file, but for some kilobytes of HDF5's own."""
         n, v, c = self.shape
         keys = n * max(len(key.encode()) for key in self.keys)
-        tables = (self.views, self.labels, self.pixel_digests)
+        tables = (self.views, self.labels, self.digests)
         return n * v * c * np.dtype(self.dtype).itemsize + sum(table.nbytes for table in tables) + keys
 
 
@@ -128,7 +128,7 @@ def lay_out(content: Content, producer: str, blocks: int) -> Layout:
             encoded = [text.encode() for text in texts]
             file[name] = np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded))))
         file["labels"], file["views"] = content.labels, content.views
-        file["class_counts"], file["pixel_digests"] = content.class_counts, content.pixel_digests
+        file["class_counts"], file["digests"] = content.class_counts, content.digests
         _allocate_logits(file, content)
         for name, kind in _BLOCK_TABLES.items():
             file[name] = np.zeros(blocks, dtype=kind)
@@ -186,7 +186,7 @@ class _MemoryFile:
     def changes(self) -> list[int]:
         """The offsets of the bytes that are others than when `watch` was called."""
         return [
-            page * _PAGE + at
+            page * _PAGE + int(at)
             for page, before in (self._before or {}).items()
             for at in np.flatnonzero(np.frombuffer(before, "u1") != np.frombuffer(self._pages[page], "u1"))
         ]

@@ -1,4 +1,4 @@
-"""An unfinished logit cache, `NAME.part`: what it says of itself, and how it is opened.
+"""An unfinished logit cache, `NAME.part`: its record, and how it is opened.
 
 Behind the bytes that will be the cache stands a record of the export that began it: identity, facts,
 the digest of its layout. It is checked by a SHA-256 of its own and is cut off when the cache is sealed.
@@ -125,7 +125,7 @@ def begun(part: Path) -> Record | None:
     except OSError as error:
         raise OutputError(f"cannot read {part}: {error.strerror}; give another --out") from error
     except (*FOREIGN, CacheError) as error:
-        raise OutputError(f"{part} is a damaged unfinished export ({error}); --force starts anew") from error
+        raise OutputError(f"{part} is a damaged unfinished export ({error}); --force starts over") from error
 
 
 def progress_of_part(part: Path) -> tuple[int, int, tuple[int, int, int], dict[str, Any]]:
@@ -134,7 +134,9 @@ def progress_of_part(part: Path) -> tuple[int, int, tuple[int, int, int], dict[s
         record, done = _read(part)
     except FOREIGN as error:
         reason = getattr(error, "strerror", None) or error
-        raise CacheError(f"{part} is not an unfinished export of this dive's: {reason}") from error
+        raise CacheError(
+            f"{part} is not an unfinished export written by this version of dive: {reason}"
+        ) from error
     return done, record.blocks, record.shape, record.identity
 
 
@@ -163,7 +165,7 @@ def _record_text(handle: int, size: int) -> bytes | None:
     if magic != _MAGIC:
         return None
     if version != VERSION:
-        raise ValueError(f"its record has version {version}; this dive reads version {VERSION}")
+        raise ValueError(f"its record has version {version}; this version of dive reads version {VERSION}")
     if length > _LARGEST_RECORD or begin + length + _FOOTER.size != size:
         raise ValueError("it is longer or shorter than it was begun")
     text = read_at(handle, length, begin)

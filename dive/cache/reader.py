@@ -7,7 +7,7 @@ file lies a user block with the **seal**: SHA-256 of every byte outside `/logits
 `/logits`, the file's length, and a CRC32 for each block of rows. The seal is checked before HDF5 code
 reads the file; a block's CRC when it is used.
 
-Here it is read; `cache_writer` writes it. NumPy and h5py alone.
+Here it is read; `dive.cache.writer` writes it. NumPy and h5py alone.
 """
 
 import json
@@ -19,6 +19,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dive import structure as s
 from dive.cache import seal
@@ -26,26 +27,26 @@ from dive.errors import CacheError
 from dive.recipe.records import TEACHER
 
 FORMAT = "dive-logits"
-VERSION = 2
+VERSION = 3
 DIGEST_BYTES = 16  # of an image's SHA-256
 # What a student and `dive verify` need to be told.
 _ORIGIN: dict[str, s.Check] = {
     "identity/recipe": s.text,
-    "identity/data/mean": s.list_of(s.number()),
-    "identity/data/std": s.list_of(s.number()),
-    "identity/data fingerprint": s.text,
-    "identity/view space/kind": s.text,
-    "identity/view space/pad": s.whole(),
+    "identity/data/kind": s.text,
+    "identity/data_fingerprint": s.text,
+    "identity/picture_size": s.or_none(s.whole(1)),
+    "identity/view_space/kind": s.text,
+    "identity/view_space/image": s.list_of(s.whole(1)),
     "identity/views": s.text,
-    "identity/view seed": s.whole(),
+    "identity/view_seed": s.whole(),
     "identity/dtype": s.text,
-    "identity/teacher/weights hash": s.text,
+    "identity/teacher/weights_hash": s.text,
     "facts/precision": s.text,
-    "facts/clean id": s.whole(),
+    "facts/clean_id": s.whole(),
     "facts/teacher": s.record_of(TEACHER),
     "facts/versions": s.mapping,
 }
-_TABLES = ("keys", "classes", "labels", "views", "class_counts", "pixel_digests", "block_crc32")
+_TABLES: tuple[str, ...] = ("keys", "classes", "labels", "views", "class_counts", "digests", "block_crc32")
 _TABLES += ("block_done", "block_correct")
 
 
@@ -81,10 +82,25 @@ def correct_views(logits: np.ndarray, labels: np.ndarray) -> int:
     return int((logits.astype(np.float32, copy=False).argmax(axis=2) == labels[:, None]).sum())
 
 
+def open_cache(path: str | Path) -> "LogitCache":
+    """The logit cache at `path`, its seal checked; logits are read, and checked, when they are asked for.
+
+    Raises CacheError where there is none, or it is not whole.
+
+    >>> import dive
+    >>> cache = dive.open_cache("cache/digits_lt_bbn.h5")
+    >>> cache.shape, cache.views.shape, len(cache.keys), cache.classes[:2]  # (N, V, C)
+    ((399, 9, 10), (399, 9), 399, ('0', '1'))
+    >>> cache.logits([0, 1], [4, 4]).shape  # of two samples, each in the view of column 4
+    (2, 10)
+    """
+    return LogitCache(Path(path))
+
+
 class LogitCache:
     """A finished cache, opened for reading; the logits stay in the file and are memory-mapped.
 
-    views: (N, V). labels: (N,). keys: N texts. pixel_digests: (N, 16) uint8. classes: C names.
+    views: (N, V). labels: (N,). keys: N texts. digests: (N, 16) uint8. classes: C names.
     class_counts: (C,). block_correct: (blocks,) views classified rightly, as the export counted them.
     hash: the seal's digest in hexadecimal, which covers every byte (the logits by their CRCs).
     """
@@ -98,13 +114,25 @@ class LogitCache:
             with h5py.File(path, "r", locking="best-effort") as file:
                 self._read(file)
         except FOREIGN as error:
-            raise CacheError(f"{path} is not a logit cache this dive can read: {error}") from error
+            raise CacheError(
+                f"{path} is not a logit cache that this version of dive can read: {error}"
+            ) from error
+
+    def __reduce__(self) -> tuple[type["LogitCache"], tuple[Path]]:
+        """Pickled as its path: who unpickles it opens the file anew."""
+        return LogitCache, (self.path,)
 
     def _read(self, file: h5py.File) -> None:
-        if file.attrs["format"] != FORMAT or file.attrs["version"] != VERSION or not file.attrs["complete"]:
+        form, version = file.attrs["format"], file.attrs["version"]
+        if form == FORMAT and version != VERSION:
             raise CacheError(
-                f"{self.path} is not a complete {FORMAT} file of version {VERSION} (it says "
-                f"{file.attrs['format']} {file.attrs['version']}); export it again"
+                f"{self.path} is of another version of dive ({FORMAT} {version}; this one reads {VERSION}); "
+                f"make it again with its recipe and data: dive export-logits --out {self.path} --force"
+            )
+        if form != FORMAT or not file.attrs["complete"]:
+            raise CacheError(
+                f"{self.path} is not a complete {FORMAT} file of version {VERSION} (it says {form} "
+                f"{version}); export it again"
             )
         require_plain(file, self.path.stat().st_size)
         self.identity: dict[str, Any] = json.loads(file.attrs["identity"])
@@ -115,9 +143,10 @@ class LogitCache:
         self.keys = [key.decode() for key in file["keys"][:].tolist()]
         self.classes = tuple(name.decode() for name in file["classes"][:].tolist())
         self.labels, self.views, self.class_counts = (file[k][:] for k in ("labels", "views", "class_counts"))
-        self.pixel_digests, self.block_correct = file["pixel_digests"][:], file["block_correct"][:]
+        self.digests, self.block_correct = file["digests"][:], file["block_correct"][:]
         logits = file["logits"]
-        self.dtype, self.shape = logits.dtype, logits.shape
+        self.dtype: np.dtype[Any] = logits.dtype
+        self.shape: tuple[int, int, int] = logits.shape
         if not self._is_consistent(logits):
             raise CacheError(
                 f"{self.path} contradicts itself: its tables do not fit its logits; export it again"
@@ -137,19 +166,19 @@ class LogitCache:
             and all(table.dtype.kind in "iu" for table in (self.labels, self.views, self.class_counts))
             and self.views.shape[0] == n
             and self.labels.shape == (n,)
-            and self.pixel_digests.shape == (n, DIGEST_BYTES)
+            and self.digests.shape == (n, DIGEST_BYTES)
             and self.block_correct.shape == (blocks,)
             and 0 <= self.labels.min() <= self.labels.max() < classes
             and np.array_equal(np.bincount(self.labels, minlength=classes), self.class_counts)
         )
 
     def require_origin(self) -> None:
-        """Raise CacheError unless the cache says of which images, views and teacher it is.
+        """Raise CacheError unless the cache states of which images, views and teacher it is.
 
         What dive exports always does; its format alone does not ask for it.
         """
         if fault := s.fault_of({"identity": self.identity, "facts": self.facts}, _ORIGIN):
-            raise CacheError(f"{self.path} does not say what it is of: {fault}; export it again")
+            raise CacheError(f"{self.path} does not state its origin: {fault}; export it again")
 
     @property
     def accuracy(self) -> float:
@@ -162,37 +191,75 @@ class LogitCache:
         return self._seal.digest.hex()
 
     @cached_property
-    def logits(self) -> np.ndarray:
-        """The logits (N, V, C), memory-mapped, unchecked: see `blocks` and `check`.
+    def _mapped(self) -> np.ndarray:
+        """The logits (N, V, C), memory-mapped, unchecked.
 
         Mapped copy-on-write, so that torch takes them without a copy; the file cannot change.
         """
-        return np.memmap(self.path, self.dtype, mode="c", offset=self._seal.offset, shape=self.shape)
+        place, kind = self._seal.offset, self.dtype
+        return np.asarray(np.memmap(self.path, kind, mode="c", offset=place, shape=self.shape))
 
-    def blocks(self) -> Iterator[slice]:
-        """The samples of each block, in order."""
-        n, rows = self.shape[0], self.block_rows
-        for start in range(0, n, rows):
-            yield slice(start, min(start + rows, n))
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all logits."""
+        return self._seal.size
 
     @property
     def block_rows(self) -> int:
         """Samples in a block."""
         return self._seal.block_bytes // (self.shape[1] * self.shape[2] * self.dtype.itemsize)
 
-    def checked(self, block: int, rows: slice) -> np.ndarray:
-        """A block's logits (rows, V, C), its CRC checked at its first use; raises CacheError."""
-        logits = self.logits[rows]
-        if not self._checked[block]:
-            if crc(logits) != self._seal.crcs[block]:
+    @property
+    def block_count(self) -> int:
+        """How many blocks there are."""
+        return len(self._seal.crcs)
+
+    def block(self, number: int) -> tuple[slice, np.ndarray]:
+        """The samples of a block, and their logits (rows, V, C), whose CRC is checked at its first use.
+
+        Raises CacheError where it does not match.
+        """
+        start = number * self.block_rows
+        rows = slice(start, min(start + self.block_rows, self.shape[0]))
+        logits = self._mapped[rows]
+        if not self._checked[number]:
+            if crc(logits) != self._seal.crcs[number]:
                 raise CacheError(
                     f"{self.path} is corrupt: samples {rows.start} to {rows.stop - 1} do not match "
                     "their CRC; export it again"
                 )
-            self._checked[block] = True
-        return logits
+            self._checked[number] = True
+        return rows, logits
 
-    def check(self) -> None:
-        """Check every block; raises CacheError at the first that does not match its CRC."""
-        for block, rows in enumerate(self.blocks()):
-            self.checked(block, rows)
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """The samples of each block and their logits (rows, V, C), in order, each checked."""
+        return map(self.block, range(self.block_count))
+
+    def gather(self, rows: np.ndarray, columns: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """The logits (B, C) of samples and columns, each (B,), as they are stored; in `out` if it is given.
+
+        Every block that is read from is checked. Raises CacheError where one is corrupt.
+        """
+        if not self._checked.all():
+            for number in np.unique(rows // self.block_rows):
+                self.block(int(number))
+        flat = self._mapped.reshape(-1, self.shape[2])
+        return np.take(flat, rows * self.shape[1] + columns, axis=0, out=out, mode="clip")
+
+    def whole(self) -> np.ndarray:
+        """All logits (N, V, C), memory-mapped, every block checked; raises CacheError."""
+        for number in range(self.block_count):
+            self.block(number)
+        return self._mapped
+
+    def logits(self, rows: ArrayLike, columns: ArrayLike) -> np.ndarray:
+        """The logits of samples `rows` (B,) in the stored views `columns` (B,): (B, C) float32.
+
+        Raises IndexError where there is no such row or column, CacheError where the file is corrupt.
+        """
+        places = [np.atleast_1d(np.asarray(index, dtype=np.int64)) for index in (rows, columns)]
+        for name, index, count in zip(("row", "column"), places, self.shape[:2], strict=True):
+            if index.size and not (0 <= index.min() and index.max() < count):
+                wrong = index.min() if index.min() < 0 else index.max()
+                raise IndexError(f"{self.path} has no {name} {wrong}: there are {count}, from 0")
+        return self.gather(*places).astype(np.float32)

@@ -123,7 +123,9 @@ def check(path: Path) -> Seal:
                 raise CacheError(_unsealed(path, head))
             _, version, blocks, digest, offset, size, sealed_length, block_bytes = _SEAL.unpack(head)
             if version != VERSION:
-                raise CacheError(f"{path} has seal version {version}; this dive reads version {VERSION}")
+                raise CacheError(
+                    f"{path} has seal version {version}; this version of dive reads version {VERSION}"
+                )
             if length != sealed_length:
                 raise CacheError(
                     f"{path} has {length} bytes, not the {sealed_length} it was sealed with; export it again"
@@ -148,4 +150,4 @@ def check(path: Path) -> Seal:
 def _unsealed(path: Path, head: bytes) -> str:
     if head[:8] == bytes(8):
         return f"{path} is not sealed: its export was interrupted or is still running"
-    return f"{path} is not a logit cache of dive's"
+    return f"{path} is not a logit cache written by dive"

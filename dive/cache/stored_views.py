@@ -1,26 +1,22 @@
 """Which views a cache stores of each sample: what the user chose, and whether a cache holds what it says."""
 
 import re
-from typing import Any
 
 import numpy as np
 
 from dive.cache.reader import LogitCache
 from dive.errors import CacheError, DiveError
 from dive.randomness import key_hashes, stored_choice
-from dive.recipe.reading import build
-from dive.recipe.recipe import Recipe
-from dive.views.registry import view_space
+from dive.views.registry import described_space
 from dive.views.space import ViewSpace
 
 DEFAULT_DRAWN = 50  # views of an unbounded space; as good as 400 in ml-dr (Faghri et al. 2023)
 MOST_DRAWN = 10_000
-_LARGEST_SIDE = 1024  # pixels of an image, as `data.size` allows
 _IDS_AT_ONCE = 1 << 20
 
 
 def default_views(space: ViewSpace) -> str:
-    """What a cache stores where nothing else is asked for: the whole space, if it has an end."""
+    """What a cache stores where nothing else is asked for: the whole space, if it is bounded."""
     return "all" if space.size else str(DEFAULT_DRAWN)
 
 
@@ -34,7 +30,7 @@ def canonical_views(choice: str, space: ViewSpace) -> str:
     most = space.size or MOST_DRAWN
     found = re.fullmatch("0*([1-9][0-9]{0,8})", choice)
     if found is None or int(found[1]) > most:
-        every = "all, clean," if space.size else "clean (there is no end of these views),"
+        every = "all, clean," if space.size else "clean (these views are unbounded),"
         raise DiveError(f"--views {choice[:40]!r}: give {every} or a number from 1 to {most}")
     return "all" if int(found[1]) == space.size else found[1]
 
@@ -54,28 +50,17 @@ def stored_views(choice: str, space: ViewSpace, seed: int, hashes: np.ndarray) -
     return ids.astype(np.int32 if space.size else np.int64)
 
 
-def recipe_of(identity: dict[str, Any], where: str, data: dict[str, Any] | None = None) -> Recipe:
-    """A recipe with the views that a cache's identity names, and `data` where the images are needed too.
-
-    Raises RecipeError where there are no such views.
-    """
-    said = identity["view space"]
-    views = {key: said[key] for key in ("kind", "pad", "flip") if key in said}
-    name = identity.get("recipe")
-    document = {"name": name if isinstance(name, str) else "cache", "views": views}
-    return build(document | ({} if data is None else {"data": data}), where=where)
-
-
 def space_of(cache: LogitCache) -> ViewSpace | None:
-    """The view space of which a cache says its views are, None where it does not say; raises DiveError."""
-    said = cache.identity.get("view space")
-    if not isinstance(said, dict):
+    """The view space of which a cache says its views are, None where it does not say; raises CacheError."""
+    described = cache.identity.get("view_space")
+    if not isinstance(described, dict):
         return None
-    image = said.get("image")
-    sides = isinstance(image, list) and [type(side) is int and 0 < side <= _LARGEST_SIDE for side in image]
-    if sides != [True, True]:
-        raise CacheError(f"{cache.path} does not say of which image size its views are; export it again")
-    return view_space(recipe_of(cache.identity, str(cache.path)).views, (*image, 3))
+    try:
+        return described_space(described)
+    except ValueError as error:
+        raise CacheError(
+            f"{cache.path} does not say which views it holds: {error}; export it again"
+        ) from error
 
 
 def require_stated_views(cache: LogitCache) -> None:
@@ -92,7 +77,7 @@ def require_stated_views(cache: LogitCache) -> None:
         )
     if space is None:
         return
-    if (clean := cache.facts.get("clean id", space.clean_id)) != space.clean_id:
+    if (clean := cache.facts.get("clean_id", space.clean_id)) != space.clean_id:
         raise CacheError(
             f"{cache.path} says the clean view is {clean!r}, in its view space it is {space.clean_id}; "
             "export it again"
@@ -114,7 +99,7 @@ def _require_ids_of(cache: LogitCache, space: ViewSpace) -> None:
 
 
 def _require_chosen(cache: LogitCache, space: ViewSpace) -> None:
-    choice, seed = cache.identity["views"], cache.identity.get("view seed")
+    choice, seed = cache.identity["views"], cache.identity.get("view_seed")
     drawn = isinstance(choice, str) and re.fullmatch("0*[1-9][0-9]{0,8}", choice) is not None
     drawn = drawn and (space.size is None or int(choice) <= space.size)
     known = drawn or choice == "clean" or (choice == "all" and space.size is not None)
@@ -134,7 +119,7 @@ def _require_chosen(cache: LogitCache, space: ViewSpace) -> None:
     for start in range(0, len(cache.keys), rows_at_once):
         rows = slice(start, start + rows_at_once)
         hashes = key_hashes(cache.keys[rows])
-        expected = stored_views(choice, space, seed if drawn else 0, hashes)
+        expected = stored_views(choice, space, seed if drawn and seed is not None else 0, hashes)
         if not np.array_equal(expected, cache.views[rows]):
             row, column = np.argwhere(expected != cache.views[rows])[0]
             how = f"of seed {seed} draws" if drawn else "has"

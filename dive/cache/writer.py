@@ -3,7 +3,7 @@
 A part is laid out once, with every byte allocated; then only rows and what is said of their blocks
 are written, as plain bytes at places that the layout gives. A resumed part has the identity, the facts
 and the producer of the export that began it; everything else must be what would be laid out now.
-What the file holds is said in `logit_cache`.
+`dive.cache.reader` says what the file holds.
 """
 
 import os
@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from dive import __version__, files, outputs
+from dive import files, outputs
 from dive.cache import seal
 from dive.cache.layout import Content, Layout, Place, lay_out, read_at, write_at
 from dive.cache.part import Record, begun, open_part, part_path, require_own_files
 from dive.cache.reader import correct_views, crc
 from dive.errors import CacheError, OutputError
 from dive.recipe.documents import differences
+from dive.version import __version__
 
 BLOCK_IMAGES = 2048  # views in a block; what a kill can cost, and what one CRC covers
 
@@ -77,7 +78,7 @@ class CacheWriter:
         if record.layout != self._layout.digest and (record.layout is not None or damage):
             raise OutputError(
                 f"{self._part} was begun by {record.producer} with other tables, or laid out by another "
-                f"h5py, than dive {__version__} writes here; finish it there, or --force to start anew"
+                f"h5py, than dive {__version__} writes here; finish it there, or --force to start over"
             )
         for offset, content in damage:
             self._put(content, offset)
@@ -179,12 +180,12 @@ def _require_same(part: Path, record: Record, identity: dict[str, Any]) -> None:
     if different := differences(record.identity, identity):
         raise OutputError(
             f"{part} is an unfinished export of another recipe ({'; '.join(different)}); "
-            "resume it with that recipe, give another --out, or --force to start anew"
+            "resume it with that recipe, give another --out, or --force to start over"
         )
     if record.block_rows != (rows := block_rows(record.shape[1])):
         raise OutputError(
             f"{part} has blocks of {record.block_rows} samples, here of {rows}: its tables do not fit its "
-            "logits; --force starts anew"
+            "logits; --force starts over"
         )
 
 

@@ -9,7 +9,7 @@ import sys
 INTERRUPTED = 130
 MOST_CHARACTERS = 4000  # of a message: what a path may have
 _OUT_OF_MEMORY = (
-    "out of memory; try a smaller schedule.batch_size or data.size, fewer --views, or --device cpu"
+    "out of memory; try a smaller schedule.batch_size or views.size, fewer --views, or --device cpu"
 )
 
 
@@ -44,10 +44,10 @@ def _run() -> int:
         # Whatever else a Ctrl-C on its way out made fail is not the user's concern.
         if interrupts.count or isinstance(error, KeyboardInterrupt):
             return _interrupted()
-        code = _report(error)
-        if code is None:
+        reported = _report(error)
+        if reported is None:
             raise
-        return code
+        return reported
     finally:
         interrupts.end()
 
@@ -66,7 +66,7 @@ def _interrupted() -> int:
 
 
 def _report(error: BaseException) -> int | None:
-    """Tell the user of an error in one line; the exit code, None where it is a fault of dive's own."""
+    """Tell the user of an error in one line; the exit code, None where it is a defect of dive."""
     import click
 
     from dive.cli import streams

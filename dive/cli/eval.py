@@ -7,12 +7,13 @@ import click
 
 from dive.cli import options
 from dive.errors import CheckpointError
+from dive.workflows.places import checkpoint_of
 
 if TYPE_CHECKING:
     from dive.progress import Progress
     from dive.recipe.recipe import Recipe
     from dive.workflows.evaluate import Seeds
-    from dive.workflows.lesson import Result
+    from dive.workflows.results import Result
 
 
 @click.command("eval")
@@ -42,14 +43,14 @@ def command(
     deviation. Without an argument: the recipe's teacher and student. The test set is the recipe's
     of --config, or the one the first checkpoint was trained with.
     """
-    from dive.workflows.evaluate import across_seeds, compare, recorded_recipe
+    from dive.workflows.evaluate import across_seeds, evaluate, recorded_recipe
 
     progress = options.reporter(quiet)
     if checkpoints and config is None:
         recipe = recorded_recipe(checkpoints[0], assignments, data)
     else:
-        recipe = options.read_recipe(config, assignments, data__path=data)
-    evaluated = compare(checkpoints or _of_recipe(recipe, progress), recipe, device, progress)
+        recipe = options.read_recipe(config, assignments, data__root=data)
+    evaluated = evaluate(checkpoints or _of_recipe(recipe, progress), recipe, device, progress)
     seeds = across_seeds(evaluated)
     if as_json:
         options.print_json(_document(evaluated, seeds))
@@ -60,7 +61,7 @@ def command(
 
 
 def _of_recipe(recipe: "Recipe", progress: "Progress") -> list[Path]:
-    paths = {kind: options.default_checkpoint(recipe, kind) for kind in ("teacher", "student")}
+    paths = {kind: checkpoint_of(recipe, kind) for kind in ("teacher", "student")}
     found = [path for path in paths.values() if path.exists()]
     if not found:
         raise CheckpointError(f"there is no {paths['teacher']} yet; dive teacher makes it")
@@ -111,18 +112,18 @@ def _document(evaluated: "list[Result]", seeds: "list[Seeds]") -> dict[str, Any]
                 "kind": one.record["kind"],
                 "model": model_name(one.record["kind"], one.record),
                 "seed": one.record["seed"],
-                "weights hash": one.record["weights hash"],
+                "weights_hash": one.record["weights_hash"],
                 "accuracy": one.accuracy.as_dict(),
                 "per_class": dict(zip(one.record["classes"], one.accuracy.per_class, strict=True)),
             }
             for one in evaluated
         ],
-        "over seeds": [
+        "over_seeds": [
             {
                 "model": model_name(run.record["kind"], run.record),
                 "seeds": run.count,
                 "mean": dict(zip(columns, run.means, strict=True)),
-                "standard deviation": dict(zip(columns, run.deviations, strict=True)),
+                "standard_deviation": dict(zip(columns, run.deviations, strict=True)),
             }
             for run in seeds
         ],

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from dive.cli import options
+from dive.workflows.places import cache_of, checkpoint_of
 
 
 @click.command("export-logits")
@@ -55,21 +56,21 @@ def command(
     Says how large the file will be before it starts. Started again after a stop, it resumes
     with the first block that is missing.
     """
-    recipe = options.read_recipe(config, assignments, data__path=data, precision=precision)
+    recipe = options.read_recipe(config, assignments, data__root=data, precision=precision)
     from dive.cli.tables import cell, new_table, print_table
     from dive.files import readable_size
     from dive.recipe.records import model_name
-    from dive.workflows.export import Export, export_logits
+    from dive.workflows.export import ExportOptions, export_logits
 
-    order = Export(
-        teacher=teacher or options.default_checkpoint(recipe, "teacher"),
-        out=out or options.default_cache(recipe),
+    wanted = ExportOptions(
+        teacher=teacher or checkpoint_of(recipe, "teacher"),
+        out=out or cache_of(recipe),
         views=views,
         dtype=dtype,
         device=device,
         force=force,
     )
-    exported = export_logits(recipe, order, options.reporter(quiet))
+    exported = export_logits(recipe, wanted, options.reporter(quiet))
     if as_json:
         options.print_json(exported.record)
         return

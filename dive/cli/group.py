@@ -9,7 +9,7 @@ import os
 
 import click
 
-from dive import __version__
+from dive.version import __version__
 
 COMMANDS = {
     "recipes": "List the recipes that dive ships.",
@@ -34,7 +34,8 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         module = importlib.import_module(f"dive.cli.{name.replace('-', '_')}")
-        return module.command
+        command: click.Command = module.command
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands, in the order of their use"):

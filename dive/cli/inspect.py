@@ -61,18 +61,18 @@ def _lines(document: dict[str, Any]) -> list[tuple[str, str]]:
             "data",
             _listed(
                 first("recipe/data", "identity/data", "identity/recipe/data"),
-                ("source", "imbalance", "seed", "size"),
+                ("kind", "imbalance", "seed"),
             ),
         ),
-        ("data fingerprint", first("data fingerprint", "identity/data fingerprint")),
-        ("view space", _listed(first("identity/view space"), ("kind", "pad", "flip"))),
+        ("data fingerprint", first("data_fingerprint", "identity/data_fingerprint")),
+        ("view space", _listed(first("identity/view_space"), ("kind", "pad", "flip"))),
         ("stored views", first("identity/views")),
         ("model", _listed(document.get("architecture"), ("name", "parameters"))),
-        ("weights hash", document.get("weights hash")),
-        ("teacher", _teacher(teacher, first("identity/teacher/weights hash"))),
-        ("cache hash", document.get("cache hash")),
+        ("weights hash", document.get("weights_hash")),
+        ("teacher", _teacher(teacher, first("identity/teacher/weights_hash"))),
+        ("cache hash", document.get("cache_hash")),
         ("test accuracy", _percent(document.get("accuracy", {}))),
-        ("accuracy over the stored views", _share(document.get("accuracy over the stored views"))),
+        ("accuracy over the stored views", _share(document.get("stored_views_accuracy"))),
         ("precision", first("precision", "facts/precision")),
         ("made with", _listed(first("versions", "facts/versions"))),
     ]
@@ -88,8 +88,8 @@ def _listed(values: Any, keys: tuple[str, ...] | None = None) -> str:
 
 def _done(document: dict[str, Any]) -> str:
     for unit in ("blocks", "epochs"):
-        if f"{unit} done" in document:
-            return f"{document[f'{unit} done']} of {document[unit]} {unit}"
+        if f"{unit}_done" in document:
+            return f"{document[f'{unit}_done']} of {document[unit]} {unit}"
     return ""
 
 

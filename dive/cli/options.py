@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,11 +12,12 @@ from dive import notation
 from dive.printable import UNPRINTABLE, excerpt
 from dive.progress import Progress
 from dive.recipe import bounds
-from dive.recipe.reading import load, with_epochs
-from dive.recipe.recipe import Recipe
-from dive.recipe.shipped import locate
+
+if TYPE_CHECKING:
+    from dive.recipe.recipe import Recipe
 
 FILE = click.Path(path_type=Path)
+Decorator = Callable[[Any], Any]
 
 
 class Number(click.ParamType):
@@ -25,7 +26,7 @@ class Number(click.ParamType):
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if not isinstance(value, str):
+        if isinstance(value, float):
             return value
         try:
             return notation.decimal(value)
@@ -42,7 +43,7 @@ class Whole(click.ParamType):
         self.least, self.most = least, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if not isinstance(value, str):
+        if isinstance(value, int):
             return value
         try:
             number = notation.whole(value)
@@ -131,7 +132,7 @@ precision = click.option(
 seed = click.option("--seed", type=SEED, metavar="N", help="Seed of initialisation, sample order and views.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 quiet = click.option("--quiet", is_flag=True, help="No progress, warnings only.")
-force = click.option("--force", is_flag=True, help="Start anew and replace a finished result.")
+force = click.option("--force", is_flag=True, help="Start over and replace a finished result.")
 eval_every = click.option(
     "--eval-every",
     type=Whole(0, bounds.EPOCHS[1]),
@@ -141,16 +142,16 @@ eval_every = click.option(
 )
 
 
-def several(option: str, name: str, letter: str, help: str, kind: click.ParamType = NUMBER) -> Callable:
+def several(option: str, name: str, letter: str, help: str, kind: click.ParamType = NUMBER) -> Decorator:
     """An option of a `VariadicCommand` that takes one or more values."""
     metavar = f"{letter} [{letter} ...]"
     return click.option(option, name, type=kind, multiple=True, metavar=metavar, help=help)
 
 
-def apply(*options: Callable) -> Callable:
+def apply(*options: Decorator) -> Decorator:
     """One decorator of several, shown in the help in the order given."""
 
-    def decorate(function: Callable) -> Callable:
+    def decorate(function: Any) -> Any:
         for option in reversed(options):
             function = option(function)
         return function
@@ -164,21 +165,14 @@ def read_recipe(
     *,
     epochs: int | None = None,
     **options: Any,
-) -> Recipe:
+) -> "Recipe":
     """The recipe of the shared options; dotted keys are written with double underscores."""
+    from dive.recipe.reading import load, with_epochs
+    from dive.recipe.shipped import locate
+
     dotted = {key.replace("__", "."): value for key, value in options.items()}
     recipe = load(config and locate(config), assignments, dotted)
     return recipe if epochs is None else with_epochs(recipe, epochs)
-
-
-def default_checkpoint(recipe: Recipe, kind: str) -> Path:
-    """Where a recipe's teacher or student is written and looked for."""
-    return Path("checkpoints") / recipe.name / f"{kind}.pt"
-
-
-def default_cache(recipe: Recipe) -> Path:
-    """Where a recipe's logit cache is written and looked for."""
-    return Path("cache") / f"{recipe.name}.h5"
 
 
 def reporter(quiet: bool) -> Progress:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dive.cli import options
+from dive.workflows.places import cache_of, checkpoint_of
 
 if TYPE_CHECKING:
-    from dive.workflows.lesson import Result
+    from dive.workflows.results import Result
 
 
 class Tau(options.Number):
@@ -96,7 +97,7 @@ def command(
             config,
             assignments,
             epochs=epochs,
-            data__path=data,
+            data__root=data,
             precision=precision,
             seed=seed,
             distillation__tau=tau,
@@ -108,14 +109,14 @@ def command(
             () if auto else taus, powers, student_taus, weights, seeds
         )
     ]
-    from dive.workflows.lesson import Order
-    from dive.workflows.student import Distill, train_students
+    from dive.workflows.results import TrainOptions
+    from dive.workflows.student import StudentOptions, train_students
 
     first = recipes[0]
-    distill = Distill(cache or options.default_cache(first), auto, free_views, fixed_view, allow_missing)
-    where = out or options.default_checkpoint(first, "student")
-    order = Order(device, force, eval_every)
-    trained = train_students(recipes, where, distill, order, options.reporter(quiet))
+    distilling = StudentOptions(cache or cache_of(first), auto, free_views, fixed_view, allow_missing)
+    where = out or checkpoint_of(first, "student")
+    training = TrainOptions(device, force, eval_every)
+    trained = train_students(recipes, where, distilling, training, options.reporter(quiet))
     if trained.results:
         _print_results(trained.results, first.name, as_json, several=len(recipes) > 1)
     trained.require_all()

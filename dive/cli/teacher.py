@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from dive.cli import options
+from dive.workflows.places import checkpoint_of
 
 
 @click.command("teacher")
@@ -54,20 +55,18 @@ def command(
         config,
         assignments,
         epochs=epochs,
-        data__path=data,
+        data__root=data,
         precision=precision,
         seed=seed,
         teacher__loss=loss,
     )
     from dive.cli.tables import print_table, shot_table
     from dive.recipe.records import model_name
-    from dive.workflows.lesson import Order
+    from dive.workflows.results import TrainOptions
     from dive.workflows.teacher import train_teacher
 
-    order = Order(device, force, eval_every)
-    result = train_teacher(
-        recipe, out or options.default_checkpoint(recipe, "teacher"), order, options.reporter(quiet)
-    )
+    training = TrainOptions(device, force, eval_every)
+    result = train_teacher(recipe, out or checkpoint_of(recipe, "teacher"), training, options.reporter(quiet))
     if as_json:
         options.print_json({"checkpoint": str(result.path), **result.record})
     else:

@@ -8,6 +8,7 @@ import click
 
 from dive.cli import options
 from dive.recipe import bounds
+from dive.workflows.places import cache_of
 
 if TYPE_CHECKING:
     from dive.workflows.tune import Tuned
@@ -51,7 +52,7 @@ def command(
 
     if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
         raise click.BadParameter(f"{plot} must end in {', '.join(PLOT_SUFFIXES)}", param_hint="--plot")
-    paths = caches or (options.default_cache(recipe),)
+    paths = caches or (cache_of(recipe),)
     tuned = tune(paths, TuneOptions(taus, powers, clean, plot, force))
     if plot is not None:
         options.reporter(quiet).note(f"wrote {plot}")
@@ -76,7 +77,7 @@ def _check_range(option: str, values: tuple[float, ...], range_: tuple[float, fl
 
 def _print_table(one: "Tuned") -> None:
     from dive.cli.tables import new_table, number, print_table
-    from dive.data.longtail import SHOTS
+    from dive.recipe.records import SHOTS
 
     counts = one.counts
     title = f"Virtual examples per class, {one.cache.path}, {one.views}"

@@ -46,7 +46,7 @@ def command(
         "cache": str(cache),
         "hash": verified.hash,
         "shape": list(verified.shape),
-        "accuracy over the stored views": verified.accuracy,
+        "stored_views_accuracy": verified.accuracy,
     }
     if sample is not None and teacher is not None:
         count = min(sample, verified.shape[0] * verified.shape[1])
@@ -66,7 +66,7 @@ def _print_table(document: dict[str, Any]) -> None:
     n, views, classes = document["shape"]
     table.add_row("seal and CRCs", f"match ({document['hash'][:12]})")
     table.add_row("rows", f"{n} samples × {views} views × {classes} classes, all finite, labels fit")
-    share = percent(document["accuracy over the stored views"])
+    share = percent(document["stored_views_accuracy"])
     table.add_row("teacher over the stored views", f"{share} % right, as the export counted")
     if again := document.get("sampled"):
         table.add_row(

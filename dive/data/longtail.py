@@ -10,14 +10,15 @@ from functools import cached_property
 
 import numpy as np
 
+from dive.data.pictures import HeldPictures, hold
 from dive.data.sources.source import Source, Split
 from dive.errors import DataError
 from dive.randomness import draw_order, key_hashes
-from dive.recipe.recipe import Data
+from dive.recipe.records import SHOTS
 
 MANY_ABOVE = 100
 FEW_BELOW = 20
-SHOTS = ("many", "medium", "few")
+FINGERPRINT_VERSION = 2
 
 
 def class_counts(largest: int, imbalance: float, classes: int) -> list[int]:
@@ -33,11 +34,8 @@ def shot_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Classes (positions) by training images: many n > 100, medium 20 <= n <= 100, few n < 20."""
     counts = np.asarray(counts)
     many, few = counts > MANY_ABOVE, counts < FEW_BELOW
-    return {
-        "many": np.flatnonzero(many),
-        "medium": np.flatnonzero(~many & ~few),
-        "few": np.flatnonzero(few),
-    }
+    members = (many, ~many & ~few, few)
+    return {shot: np.flatnonzero(of_shot) for shot, of_shot in zip(SHOTS, members, strict=True)}
 
 
 def shot_means(per_class: np.ndarray, counts: np.ndarray) -> dict[str, float | None]:
@@ -50,14 +48,16 @@ def shot_means(per_class: np.ndarray, counts: np.ndarray) -> dict[str, float | N
 
 @dataclass(frozen=True)
 class Samples:
-    """Images in memory, in the order of their keys.
+    """Labelled pictures in the order of their keys.
 
-    keys: N texts. labels: (N,) int64. images: (N, H, W, channels) uint8. classes: C names.
+    keys: N texts. labels: (N,) int64. pictures: N. digests: (N, 16) uint8, of each picture as its source has
+    it. classes: C names.
     """
 
     keys: list[str]
     labels: np.ndarray
-    images: np.ndarray
+    pictures: HeldPictures
+    digests: np.ndarray
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class Samples:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Images per class, (C,) int64."""
+        """Pictures per class, (C,) int64."""
         return np.bincount(self.labels, minlength=len(self.classes))
 
     @cached_property
@@ -73,30 +73,41 @@ class Samples:
         """Each sample's random identity, (N,) uint64."""
         return key_hashes(self.keys)
 
-    @cached_property
-    def pixel_digests(self) -> np.ndarray:
-        """The first 16 bytes of SHA-256 over each image's shape and decoded pixels, (N, 16) uint8."""
-        shape = repr(self.images.shape[1:]).encode()
-        digests = (hashlib.sha256(shape + image.tobytes()).digest()[:16] for image in self.images)
-        return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 16)
-
     def subset(self, rows: np.ndarray) -> "Samples":
         """The samples of some rows (M,), in their order."""
         keys = [self.keys[row] for row in rows]
-        return Samples(keys, self.labels[rows], self.images[rows], self.classes)
+        pictures = self.pictures.subset(rows)
+        return Samples(keys, self.labels[rows], pictures, self.digests[rows], self.classes)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these samples from others: SHA-256 over class names, keys, labels and digests."""
+        return self.fingerprint_of(FINGERPRINT_VERSION)
+
+    def fingerprint_of(self, version: int) -> str:
+        """The fingerprint as a version of dive took it: 1 over the pixels, 2 over their digests."""
+        if version not in self._fingerprints:
+            self._fingerprints[version] = self._take_fingerprint(version)
+        return self._fingerprints[version]
 
     @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over class names, keys, labels and decoded pixels."""
-        digest = hashlib.sha256()
+    def _fingerprints(self) -> dict[int, str]:
+        return {}
+
+    def _take_fingerprint(self, version: int) -> str:
+        taken = hashlib.sha256()
         for texts in (self.classes, self.keys):
             for text in texts:
-                digest.update(text.encode() + b"\0")
-            digest.update(b"\0")
-        digest.update(self.labels.astype("<i8").tobytes())
-        digest.update(repr(self.images.shape).encode())
-        digest.update(np.ascontiguousarray(self.images).data)
-        return digest.hexdigest()
+                taken.update(text.encode() + b"\0")
+            taken.update(b"\0")
+        taken.update(self.labels.astype("<i8").tobytes())
+        if version == 1:
+            pixels = self.pictures.held
+            taken.update(repr(pixels.shape).encode())
+            taken.update(np.ascontiguousarray(pixels).data)
+        else:
+            taken.update(np.ascontiguousarray(self.digests).data)
+        return taken.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -107,18 +118,21 @@ class Dataset:
     test: Samples
 
 
-def long_tailed(source: Source, data: Data) -> Samples:
-    """Draw a recipe's training samples from a source, and decode them."""
-    return _samples(source.train, draw(source.train, source.classes, data), source.classes)
+def long_tailed(source: Source, imbalance: float | None, seed: int, size: int | None) -> Samples:
+    """Draw the training samples from a source (see `draw`), their pictures brought to `size` (see `hold`)."""
+    positions = draw(source.train, source.classes, imbalance, seed)
+    return _samples(source.train, positions, source.classes, size)
 
 
-def untouched_test(source: Source) -> Samples:
-    """All test images of a source."""
-    return _samples(source.test, np.arange(len(source.test.keys)), source.classes)
+def untouched_test(source: Source, size: int | None) -> Samples:
+    """All test pictures of a source, brought to `size`."""
+    return _samples(source.test, np.arange(len(source.test.keys)), source.classes, size)
 
 
-def draw(split: Split, classes: tuple[str, ...], data: Data) -> np.ndarray:
+def draw(split: Split, classes: tuple[str, ...], imbalance: float | None, seed: int) -> np.ndarray:
     """Positions of the drawn training images, ascending.
+
+    imbalance: of the largest to the smallest class, None takes all there are.
 
     Each class keeps as many as the long tail of the largest class allows it, or all it has where
     it has fewer. Raises DataError where a class would be left without an image, or there is one only.
@@ -127,22 +141,23 @@ def draw(split: Split, classes: tuple[str, ...], data: Data) -> np.ndarray:
         raise DataError(f"the data set has one class only, {classes[0]}; there is nothing to tell apart")
     available = np.bincount(split.labels, minlength=len(classes))
     wanted = available
-    if data.imbalance is not None:
-        tail = class_counts(int(available.max()), data.imbalance, len(classes))
+    if imbalance is not None:
+        tail = class_counts(int(available.max()), imbalance, len(classes))
         wanted = np.minimum(available, tail)
     if len(empty := np.flatnonzero(wanted == 0)):
         raise DataError(
-            f"at imbalance {data.imbalance} class {classes[empty[0]]} would have no training image; "
+            f"at imbalance {imbalance} class {classes[empty[0]]} would have no training image; "
             "choose a smaller data.imbalance"
         )
     chosen = []
     for label, count in enumerate(wanted):
         members = np.flatnonzero(split.labels == label)
-        order = draw_order(data.seed, [split.keys[i] for i in members])
+        order = draw_order(seed, [split.keys[i] for i in members])
         chosen.append(members[order[:count]])
     return np.sort(np.concatenate(chosen))
 
 
-def _samples(split: Split, positions: np.ndarray, classes: tuple[str, ...]) -> Samples:
+def _samples(split: Split, positions: np.ndarray, classes: tuple[str, ...], size: int | None) -> Samples:
     keys = [split.keys[i] for i in positions]
-    return Samples(keys, split.labels[positions], split.decode(positions), classes)
+    pictures, digests = hold(split, positions, size)
+    return Samples(keys, split.labels[positions], pictures, digests, classes)

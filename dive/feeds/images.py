@@ -1,43 +1,194 @@
-"""A data set's images on a device, and batches of their views as a network takes them."""
+"""Views of pictures as batches on a device.
+
+Pictures that are held in memory lie on the device, and a batch of their views is made there, where the view
+space makes its pixels on a device and there is room. In every other case batches are filled by worker
+processes some steps ahead: with views, where the space makes them on the host, else with pictures, of which
+the device makes the views.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, cast
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
-from dive.views.space import ViewSpace
+from dive.errors import DataError
+from dive.feeds.feed import Batch, Feed, fits
+from dive.views.space import DeviceSpace, HostSpace, ViewSpace
+
+AHEAD = 4  # batches that each worker reads before they are needed
 
 
-class ViewedImages:
-    """A data set's images on a device, from which batches of normalised views are taken.
+class Pictures(Protocol):
+    """Pictures by row; they can be pickled for a worker process.
 
-    images: (N, H, W, channels) uint8. mean, std: per channel, for pixels in [0, 1].
+    shape: (H, W) of each, None where they differ. channels: of each. held: all of them (N, H, W, channels),
+    None where they are read on demand.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int] | None: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def held(self) -> np.ndarray | None: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, row: int) -> np.ndarray:
+        """The picture of a row, (h, w, channels) uint8."""
+
+
+class Images:
+    """The pictures of a data set in a view space, for a device: what feeds of its views are made of.
+
+    workers: processes that read pictures where they are streamed, 0 for this one. Resident pictures are
+    brought to the device once, for every feed.
+    """
+
+    def __init__(self, pictures: Pictures, space: ViewSpace, device: torch.device, workers: int = 0) -> None:
+        self.space = space
+        self._pictures, self._device, self._workers = pictures, device, workers
+        self._resident: ResidentImages | None = None
+        if pictures.held is not None and space.made == "device" and fits(pictures.held.nbytes, device):
+            self._resident = ResidentImages(pictures.held, cast(DeviceSpace, space), device)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    @property
+    def resident(self) -> bool:
+        """Whether the pictures lie on the device."""
+        return self._resident is not None
+
+    def feed(self, batch_size: int) -> Feed:
+        """A feed of batches of views (B, channels, H, W) uint8, at most `batch_size` in each."""
+        if self._resident is not None:
+            return self._resident
+        return StreamedImages(self._pictures, self.space, batch_size, self._device, self._workers)
+
+
+def one_view(space: ViewSpace, picture: np.ndarray, view_id: int) -> np.ndarray:
+    """One view of one picture (h, w, channels), made here: (H, W, channels) uint8."""
+    if space.made == "host":
+        return cast(HostSpace, space).view(picture, view_id)
+    on_device = cast(DeviceSpace, space)
+    prepared = on_device.prepare(torch.from_numpy(np.ascontiguousarray(picture))[None])
+    return on_device.render(prepared, torch.zeros(1, dtype=torch.int64), torch.tensor([view_id]))[0].numpy()
+
+
+class ResidentImages:
+    """Pictures (N, H, W, channels) uint8 on a device, and their views made there."""
+
+    def __init__(self, pictures: np.ndarray, space: DeviceSpace, device: torch.device) -> None:
+        self._space = space
+        self._prepared = space.prepare(torch.from_numpy(np.ascontiguousarray(pictures)).to(device))
+
+    def begin(self, plan: Iterable[Batch]) -> None:
+        """Nothing to prepare."""
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def batch(self, rows: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Views (B, channels, H, W) uint8, in channels-last memory."""
+        return self._space.render(self._prepared, rows, ids).permute(0, 3, 1, 2)
+
+
+class _Filling(Dataset[torch.Tensor | DataError]):
+    """What workers do: a batch's views, or its pictures where the device makes the views of them.
+
+    Where a picture cannot be read they give the error: one that is raised in a worker comes as a traceback.
+    """
+
+    def __init__(self, pictures: Pictures, space: ViewSpace) -> None:
+        self._pictures = pictures
+        self._space = cast(HostSpace, space) if space.made == "host" else None
+
+    def __getitem__(self, batch: Batch) -> torch.Tensor | DataError:
+        try:
+            views = [self._of(*one) for one in zip(batch.rows, batch.ids, strict=True)]
+        except DataError as error:
+            return error
+        return torch.from_numpy(np.stack(views))
+
+    def _of(self, row: np.integer, view_id: np.integer) -> np.ndarray:
+        picture = self._pictures.read(int(row))
+        return picture if self._space is None else self._space.view(picture, int(view_id))
+
+
+class _Plan:
+    """The batches of the running plan, as the sampler of a loader that lives on from plan to plan."""
+
+    def __init__(self) -> None:
+        self.batches: Iterable[Batch] = ()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+
+class StreamedImages:
+    """Views whose pictures come from worker processes, some batches ahead.
+
+    Workers are forked off a server process of their own, so that they hold none of this one's files.
     """
 
     def __init__(
-        self,
-        images: np.ndarray,
-        space: ViewSpace,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        device: torch.device,
+        self, pictures: Pictures, space: ViewSpace, batch_size: int, device: torch.device, workers: int
     ) -> None:
-        self.space = space
-        self._prepared = space.prepare(torch.from_numpy(np.ascontiguousarray(images)).to(device))
-        scale = 255 * torch.tensor(std, dtype=torch.float32, device=device)
-        self._scale, self._shift = (
-            1 / scale,
-            -255 * torch.tensor(mean, dtype=torch.float32, device=device) / scale,
+        self._space = cast(DeviceSpace, space) if space.made == "device" else None
+        self._device, self._cuda = device, device.type == "cuda"
+        sides = space.shape if self._space is None else pictures.shape
+        if sides is None:
+            raise DataError("the pictures have several sizes; views.size brings them to one")
+        shape = (batch_size, *sides, pictures.channels)
+        self._buffer = torch.zeros(shape, dtype=torch.uint8, device=device)
+        self._plan = _Plan()
+        self._loader = DataLoader(
+            _Filling(pictures, space),
+            sampler=self._plan,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=self._cuda,
+            persistent_workers=workers > 0,
+            prefetch_factor=AHEAD if workers else None,
+            multiprocessing_context="forkserver" if workers else None,
+            generator=torch.Generator(),  # which it seeds its workers from, instead of the global one
         )
+        self._coming: Iterator[torch.Tensor | DataError] = iter(())
 
-    def __len__(self) -> int:
-        return len(self._prepared)
+    def begin(self, plan: Iterable[Batch]) -> None:
+        """Start reading the first batches of a plan."""
+        self._plan.batches = plan
+        self._coming = iter(self._loader)
 
-    @property
-    def channels(self) -> int:
-        """Channels of an image."""
-        return self._prepared.shape[-1]
+    def load(self) -> None:
+        """Bring the next batch to the device.
 
-    def batch(self, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Normalised views, (B, channels, H, W) float32 in channels-last memory."""
-        pixels = self.space.render(self._prepared, rows, ids)
-        normalised = pixels.float() * self._scale + self._shift  # (B, H, W, channels)
-        return normalised.permute(0, 3, 1, 2)
+        Raises DataError where a picture cannot be read, or where a worker died.
+        """
+        try:
+            filled = next(self._coming)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"a process that reads pictures died ({str(error).splitlines()[0]}); is there enough memory?"
+            ) from error
+        if isinstance(filled, DataError):
+            try:
+                raise filled
+            finally:
+                del filled  # in a cycle with its own traceback workers would live on until it is collected
+        self._buffer[: len(filled)].copy_(filled, non_blocking=True)
+
+    def batch(self, rows: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Views (B, channels, H, W) uint8 of the batch loaded last, in channels-last memory."""
+        loaded = self._buffer[: len(rows)]
+        if self._space is not None:
+            places = torch.arange(len(rows), device=self._device)
+            loaded = self._space.render(self._space.prepare(loaded), places, ids)
+        return loaded.permute(0, 3, 1, 2)

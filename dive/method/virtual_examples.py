@@ -1,4 +1,4 @@
-"""Virtual examples: what a cache says at a temperature, by class, and which temperature to take.
+"""Virtual examples: the sums by class of a cache's softened logits at a temperature.
 
 The virtual examples of class c are Σ_i t_ic over the training set (He, Wu, Wei 2021, section 3.2),
 t = softmax(p·z/τ). Only the effective temperature T = τ/p matters to them. One pass over the cache
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dive.cache.reader import LogitCache
-from dive.data.longtail import SHOTS, shot_means
+from dive.data.longtail import shot_means
 from dive.errors import CacheError
 
 LOG2_E = math.log2(math.e)
@@ -59,15 +59,6 @@ class Pair:
     distribution: Distribution
 
 
-@dataclass(frozen=True)
-class Advice:
-    """What the rule of thumb recommends; tau and power are None where it cannot say."""
-
-    tau: float | None
-    power: float | None
-    sentence: str
-
-
 def effective_temperature(tau: float, power: float) -> float:
     """τ/p, rounded so that pairs equal on paper are equal here (0.9/0.3 and 3/1)."""
     return float(f"{tau / power:.12g}")
@@ -83,20 +74,33 @@ def examine(
     """
     pairs = [(tau, power) for power in sorted(set(powers)) for tau in sorted(set(taus))]
     temperatures = sorted({effective_temperature(*pair) for pair in pairs})
-    found = {d.temperature: d for d in distributions(cache, temperatures, clean)}
+    found = {d.temperature: d for d in virtual_examples(cache, temperatures, clean)}
     return [Pair(tau, power, found[effective_temperature(tau, power)]) for tau, power in pairs]
 
 
-def distributions(
+def virtual_examples(
     cache: LogitCache, temperatures: Sequence[float], clean: bool = False
 ) -> list[Distribution]:
-    """The distribution at each effective temperature, in one pass over the cache."""
+    """The virtual examples of every class at each effective temperature T = τ/p, in one pass over the cache.
+
+    Averaged over the stored views, or with `clean` of the clean view alone. Raises CacheError where the cache
+    is corrupt, not finite, or has no clean view; ValueError where a temperature is not above 0.
+
+    >>> import dive
+    >>> cache = dive.open_cache("cache/digits_lt_bbn.h5")
+    >>> sharp, flat = dive.virtual_examples(cache, [1, 6])
+    >>> round(float(flat.per_class.sum()), 3) == len(cache.labels)  # one an image, in all
+    True
+    >>> sharp.ratio > flat.ratio
+    True
+    """
+    if wrong := [temperature for temperature in temperatures if not temperature > 0]:
+        raise ValueError(f"an effective temperature must be above 0, not {wrong[0]}")
     column = _clean_columns(cache) if clean else None
     n, v, c = cache.shape
     sums, information = np.zeros((len(temperatures), c)), np.zeros(len(temperatures))
-    blocks = list(cache.blocks())
     with _workers(_Pass(cache, column, temperatures)) as pool:
-        for block_sums, block_information in pool.map(_tally_block, range(len(blocks)), blocks):
+        for block_sums, block_information in pool.map(_tally_block, range(cache.block_count)):
             sums += block_sums
             information += block_information
     views = 1 if clean else v
@@ -142,17 +146,18 @@ def _begin_worker(running: _Pass) -> None:
     parent = multiprocessing.parent_process()
 
     def end_with_parent() -> None:
-        parent.join()
+        if parent is not None:
+            parent.join()
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     _set_running(running)
 
 
-def _tally_block(block: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+def _tally_block(block: int) -> tuple[np.ndarray, np.ndarray]:
     """`_tally` of a block of the running pass, its CRC checked first."""
     cache, column = _running.cache, _running.column
-    logits = cache.checked(block, rows)  # (rows, V, C)
+    rows, logits = cache.block(block)  # (rows, V, C)
     if column is not None:
         logits = np.take_along_axis(logits, column[rows, None, None], axis=1)
     return _tally(cache, logits.reshape(-1, cache.shape[2]), _running.temperatures)
@@ -277,50 +282,10 @@ def _tally(
 
 def _clean_columns(cache: LogitCache) -> np.ndarray:
     """The column of each sample's clean view, (N,)."""
-    clean_id = cache.facts.get("clean id")
+    clean_id = cache.facts.get("clean_id")
     stated = type(clean_id) is int
     is_clean = cache.views == (clean_id if stated else -1)
     if not stated or not is_clean.any(axis=1).all():
         raise CacheError(f"{cache.path} does not hold the clean view of every sample; leave --clean out")
-    return is_clean.argmax(axis=1)
-
-
-def recommend(pairs: Sequence[Pair]) -> Advice:
-    """The paper's rule of thumb over the pairs of a grid.
-
-    The proper temperature is the smallest T = τ/p at which the few-shot mean exceeds the many-shot
-    mean; it is given as (T/2, 0.5). Where there is no few-shot (or many-shot) class, the rarest (or
-    most frequent) group there is stands in.
-    """
-    by_temperature = sorted({p.distribution.temperature: p.distribution for p in pairs}.items())
-    present = [name for name in SHOTS if by_temperature[0][1].shots[name] is not None]
-    if len(present) < 2:
-        return Advice(
-            None, None, f"All classes are {present[0]}-shot, so the rule of thumb has nothing to compare."
-        )
-    frequent, rare = present[0], present[-1]
-    crossed = [t for t, d in by_temperature if d.shots[rare] > d.shots[frequent]]
-    smallest, largest = by_temperature[0][0], by_temperature[-1][0]
-    if not crossed:
-        return Advice(
-            None,
-            None,
-            f"No recommendation: {rare}-shot classes stay below {frequent}-shot ones up to "
-            f"τ/p = {largest:g}, the largest on the grid; try larger ones, for example "
-            f"--tau {largest:g} {2 * largest:g} {4 * largest:g}.",
-        )
-    if crossed[0] == smallest:
-        return Advice(
-            None,
-            None,
-            f"No recommendation: {rare}-shot classes exceed {frequent}-shot ones already at "
-            f"τ/p = {smallest:g}, the smallest on the grid; try smaller ones, for example "
-            f"--tau {smallest / 4:g} {smallest / 2:g} {smallest:g}.",
-        )
-    tau = crossed[0] / 2
-    return Advice(
-        tau,
-        0.5,
-        f"Take τ = {tau:g}, p = 0.5: τ/p = {crossed[0]:g} is the smallest on the grid at which {rare}-shot "
-        f"classes get more virtual examples than {frequent}-shot ones.",
-    )
+    columns: np.ndarray = is_clean.argmax(axis=1)
+    return columns

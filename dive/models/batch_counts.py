@@ -31,8 +31,10 @@ class BatchCounts:
 
     def _take_over(self, module: nn.Module) -> None:
         counts = self._counts
-        counts[module] = int(module.num_batches_tracked)
-        module.num_batches_tracked = None
+        tracked = module.num_batches_tracked
+        assert isinstance(tracked, torch.Tensor)
+        counts[module] = int(tracked)
+        module.register_buffer("num_batches_tracked", None)
 
         def count(module: nn.Module, _: tuple[Any, ...]) -> None:
             if module.training:
@@ -47,7 +49,7 @@ class BatchCounts:
             prefix: str,
             _: Any,
             strict: bool,
-            missing: list,
+            missing: list[str],
             *__: Any,
         ) -> None:
             if prefix + _KEY in state:

@@ -16,18 +16,19 @@ from typing import Any
 
 import torch
 
-from dive import __version__
 from dive import structure as s
 from dive.errors import CheckpointError
 from dive.files import open_regular, replacing, sha256
+from dive.models.network import Architecture, Network
 from dive.models.registry import build_model
-from dive.models.resnet import CifarResNet
 from dive.outputs import Kind
 from dive.printable import excerpt
 from dive.recipe import records
+from dive.recipe.earlier import upgraded
+from dive.version import __version__
 
 FORMAT = "dive-checkpoint"
-VERSION = 1
+VERSION = records.VERSION
 _SEAL_PREFIX = b"dive-sha256:"
 _SEAL_LENGTH = len(_SEAL_PREFIX) + 64
 _END_RECORD = b"PK\x05\x06"
@@ -38,7 +39,8 @@ _START = 4096  # of the file: where torch.save puts FORMAT in the clear
 def save(path: Path, document: dict[str, Any]) -> None:
     """Write a document of tensors and plain values to `path`, sealed, whole or not at all."""
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "version": VERSION, "producer": f"dive {__version__}", **document}, buffer)
+    own = {"format": FORMAT, "version": VERSION, "producer": f"dive {__version__}"}
+    torch.save({**own, **document, **own}, buffer)  # its own come first, where `is_own` looks for them
     content = buffer.getbuffer()
     end = len(content) - _COMMENT_FIELD - 2
     assert bytes(content[end : end + 4]) == _END_RECORD, "torch.save wrote a zip with a comment"
@@ -77,10 +79,16 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is sealed but holds {excerpt(document)}, not a document")
     if fault := _not_plain(document):
         raise CheckpointError(f"{path} is sealed but not a file of plain tensors and values: {fault}")
-    found = document.get("format"), document.get("version")
-    if found != (FORMAT, VERSION):
-        told = " version ".join(str(value)[:60] for value in found)
-        raise CheckpointError(f"{path} has format {told}; this dive reads {FORMAT} version {VERSION}")
+    form, version = document.get("format"), document.get("version")
+    if form != FORMAT or version not in range(1, VERSION + 1):
+        told = " version ".join(str(value)[:60] for value in (form, version))
+        raise CheckpointError(
+            f"{path} has format {told}; this version of dive reads {FORMAT} up to version {VERSION}"
+        )
+    if document.get("kind") != "state":
+        return upgraded(document)
+    if version != VERSION:
+        raise CheckpointError(f"{path} is the state of a run of another version of dive ({version})")
     return document
 
 
@@ -90,7 +98,7 @@ def _sealed_content(path: Path) -> bytes:
         with open_regular(path) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _SEAL_LENGTH))
             if not file.read().startswith(_SEAL_PREFIX):
-                raise CheckpointError(f"{path} is not a checkpoint of dive's, or was cut short")
+                raise CheckpointError(f"{path} was not written by dive as a checkpoint, or was cut short")
             file.seek(0)
             content = file.read()
     except FileNotFoundError:
@@ -138,34 +146,36 @@ def _fault_of_finished(document: dict[str, Any]) -> str:
     return fault
 
 
-def load_model(path: Path) -> tuple[CifarResNet, dict[str, Any]]:
+def load_model(path: Path) -> tuple[Network, dict[str, Any]]:
     """The finished model at `path` with its document; raises CheckpointError if it is not one."""
     document = load_finished(path)
-    architecture = document["architecture"]
-    named = (architecture["name"], architecture["classes"], architecture["channels"])
+    architecture = Architecture.of(document["architecture"])
     try:
-        _require_weights_of(*named, document["model"])
-        if len(document["classes"]) != named[1]:
+        _require_weights_of(architecture, document["model"])
+        if len(document["classes"]) != architecture.classes:
             raise ValueError("other classes than it lists")
-        model = build_model(*named)
-        model.load_state_dict(document["model"])
+        network = architecture.build()
+        network.body.load_state_dict(document["model"])
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} does not hold the weights of a {named[0][:60]} of {named[1]} classes and {named[2]} "
-            "channels as this dive knows it"
+            f"{path} does not hold the weights of a {architecture.name[:60]} of {architecture.classes} "
+            f"classes and {architecture.channels} channels as this version of dive builds it"
         ) from error
-    if weights_hash(document["model"]) != document["weights hash"]:
+    if weights_hash(document["model"]) != document["weights_hash"]:
         raise CheckpointError(f"{path} contradicts itself: its weights hash is of other weights")
-    return model, document
+    return network, document
 
 
-def _require_weights_of(name: str, classes: int, channels: int, state: dict[str, torch.Tensor]) -> None:
+def _require_weights_of(architecture: Architecture, state: dict[str, torch.Tensor]) -> None:
     """Raise ValueError unless the weights are an architecture's, before memory is taken for it."""
-    if int(name.removeprefix("resnet")) > len(state):
+    if int(architecture.name.removeprefix("resnet")) > len(state):
         raise ValueError("fewer weights than layers")
+    given = (len(architecture.mean), len(architecture.std))
+    if given != (architecture.channels, architecture.channels):
+        raise ValueError("a normalisation of other channels")
     with torch.device("meta"):
-        wanted = build_model(name, classes, channels).state_dict()
-    if not same_tensors(state, wanted):
+        body = build_model(architecture.name, architecture.classes, architecture.channels)
+    if not same_tensors(state, body.state_dict()):
         raise ValueError("weights of other shapes")
 
 

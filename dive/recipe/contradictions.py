@@ -11,31 +11,25 @@ if TYPE_CHECKING:
 
 def _values_per_channel(key: str) -> "Callable[[Recipe], str | None]":
     def check(recipe: "Recipe") -> str | None:
-        channels = 1 if recipe.data.source == "digits" else 3
-        if len(getattr(recipe.data, key)) == channels:
+        channels = recipe.data.channels
+        if len(getattr(recipe.model.input, key)) == channels:
             return None
-        return f"data.{key} must have {channels} value{'s' * (channels > 1)} for {recipe.data.source} images"
+        values = f"{channels} value{'s' * (channels > 1)}"
+        return f"model.input.{key} must have {values} for {recipe.data.kind} images"
 
     return check
 
 
-def _size(recipe: "Recipe") -> str | None:
-    source = recipe.data.source
-    if recipe.data.size is None or source == "folder":
-        return None
-    return f"data.size applies to source folder alone; {source} images keep their own size"
-
-
 def _colour(recipe: "Recipe") -> str | None:
-    if recipe.views.kind != "autoaugment" or recipe.data.source != "digits":
+    if not recipe.views.colour or recipe.data.channels == 3:
         return None
-    return "views.kind autoaugment needs colour images, digits are grey"
+    return f"views.kind {recipe.views.kind} needs colour images, {recipe.data.kind} are grey"
 
 
 def _flip(recipe: "Recipe") -> str | None:
-    if not recipe.views.flip or recipe.data.source != "digits":
+    if recipe.data.mirrored or not recipe.views.keys().get("flip"):
         return None
-    return "views.flip must be false for digits: a mirrored digit is another sign"
+    return f"views.flip must be false for {recipe.data.kind}: a mirrored one is another sign"
 
 
 def _units(schedule: "Schedule") -> tuple[str, str]:
@@ -103,9 +97,8 @@ def _last_milestone(recipe: "Recipe") -> str | None:
 _LENGTHS = ("schedule.epochs", "schedule.iterations")
 # Faults that lie between keys: those that are compared, and what is wrong with them.
 CONTRADICTIONS: "tuple[tuple[tuple[str, ...], Callable[[Recipe], str | None]], ...]" = (
-    (("data.mean", "data.source"), _values_per_channel("mean")),
-    (("data.std", "data.source"), _values_per_channel("std")),
-    (("data.size", "data.source"), _size),
+    (("model.input.mean", "data.kind"), _values_per_channel("mean")),
+    (("model.input.std", "data.kind"), _values_per_channel("std")),
     (_LENGTHS, _null_beside("epochs")),
     (("schedule.iterations", "schedule.warmup_iterations"), _null_beside("warmup_iterations")),
     (("schedule.iterations", "schedule.warmup_epochs"), _null_beside("warmup_epochs")),
@@ -114,6 +107,6 @@ CONTRADICTIONS: "tuple[tuple[tuple[str, ...], Callable[[Recipe], str | None]], .
     (("schedule.milestones", "schedule.decay", "schedule.iterations"), _milestones),
     (("schedule.milestones",), _increasing),
     (("schedule.milestones", "schedule.decay", *_LENGTHS), _last_milestone),
-    (("views.kind", "data.source"), _colour),
-    (("views.flip", "data.source"), _flip),
+    (("views.kind", "data.kind"), _colour),
+    (("views.flip", "data.kind"), _flip),
 )

@@ -1,6 +1,6 @@
 """Documents: nested plain values, as YAML files and `--set` give them, laid over each other and compared.
 
-What their keys mean is the recipe's affair.
+The recipe defines what their keys mean.
 """
 
 import re
@@ -42,11 +42,16 @@ def _shown(value: Any) -> str:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested documents laid over each other; `above` wins."""
+    """Nested documents laid over each other; `above` wins.
+
+    Where both have a mapping that names a `kind`, and not the same one, the one below does not count: its
+    keys are another kind's.
+    """
     merged = dict(below)
     for key, value in above.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            value = merge(merged[key], value)
+        if isinstance(value, Mapping) and isinstance(under := merged.get(key), Mapping):
+            other_kind = "kind" in value and "kind" in under and value["kind"] != under["kind"]
+            value = dict(value) if other_kind else merge(under, value)
         merged[key] = value
     return merged
 
@@ -74,7 +79,7 @@ class _StrictLoader(yaml.SafeLoader):
         self._depth = self._nodes = 0
         self._sizes: dict[int, int] = {}  # nodes under each finished node, by its id
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             return self._compose_alias(parent, index)
         self._depth += 1
@@ -87,7 +92,7 @@ class _StrictLoader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
-    def _compose_alias(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+    def _compose_alias(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         node = super().compose_node(parent, index)
         if id(node) not in self._sizes:
             raise ValueError("an alias stands within what it names")
@@ -99,7 +104,7 @@ class _StrictLoader(yaml.SafeLoader):
         if self._nodes > MOST_NODES:
             raise ValueError(f"it has more than {MOST_NODES} values, aliases written out")
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         count = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         if repeated := sorted(key for key, times in count.items() if times > 1):
@@ -111,22 +116,34 @@ _StrictLoader.add_implicit_resolver(_INT, re.compile(rf"{notation.WHOLE}\Z"), li
 _StrictLoader.add_implicit_resolver(
     _FLOAT, re.compile(rf"(?![-+]?[0-9]+\Z){notation.DECIMAL}\Z"), list("-+0123456789.")
 )
-_StrictLoader.add_constructor(_INT, lambda loader, node: notation.whole(loader.construct_scalar(node)))
-_StrictLoader.add_constructor(_FLOAT, lambda loader, node: notation.decimal(loader.construct_scalar(node)))
+
+
+def _whole(loader: _StrictLoader, node: yaml.ScalarNode) -> int:
+    return notation.whole(loader.construct_scalar(node))
+
+
+def _decimal(loader: _StrictLoader, node: yaml.ScalarNode) -> float:
+    return notation.decimal(loader.construct_scalar(node))
+
+
+_StrictLoader.add_constructor(_INT, _whole)
+_StrictLoader.add_constructor(_FLOAT, _decimal)
 
 
 def _parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_StrictLoader)
 
 
-def read_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A YAML file's document, laid over that of its `base` file (a path from its own folder) if it names one.
+def read_config(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """The documents of a YAML file: of its `base` (a path from its folder) if it names one, then its own.
 
-    It is called after the file unless it has a name of its own. above: the files that led here. Raises
-    RecipeError where a file cannot be read, is no mapping, or is its own base.
+    They are to be laid over each other in this order. The last is called after the file unless it has a name
+    of its own. above: the files that led here. Raises RecipeError where a file cannot be read, is no mapping,
+    or is its own base.
     """
     document = _read_yaml(path)
     base = document.pop("base", None)
+    below: list[dict[str, Any]] = []
     if base is not None:
         if not isinstance(base, str):
             raise RecipeError(f"{path}: base must be the path of another config, not {excerpt(base)}")
@@ -135,9 +152,8 @@ def read_config(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         if len(above) >= MOST_BASES:
             raise RecipeError(f"{above[0]} has more than {MOST_BASES} bases, one of the other")
         below = read_config(path.parent / base, (*above, path.resolve()))
-        del below["name"]
-        document = merge(below, document)
-    return {"name": re.sub(r"[^\w.+-]+", "_", path.stem).lstrip("_.+-") or "recipe", **document}
+    name = re.sub(r"[^\w.+-]+", "_", path.stem).lstrip("_.+-") or "recipe"
+    return [*below, {"name": name, **document}]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ it. Each fault is named with its key path.
 import dataclasses
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,17 @@ from dive.printable import excerpt, shortened
 from dive.recipe.bounds import Check
 from dive.recipe.contradictions import CONTRADICTIONS
 from dive.recipe.documents import merge, nest, parse_assignment, read_config
-from dive.recipe.recipe import Recipe
+from dive.recipe.recipe import KINDS, Recipe
 
 MOST_FAULTS = 20  # told in one message
+# Keys of earlier versions, and what they are called now.
+RENAMED = {
+    "data.source": "data.kind",
+    "data.path": "data.root",
+    "data.size": "views.size",
+    "data.mean": "model.input.mean",
+    "data.std": "model.input.std",
+}
 
 
 def load(
@@ -29,20 +37,42 @@ def load(
 ) -> Recipe:
     """The recipe of a YAML file or a document, `KEY=VALUE` assignments over it, dotted options over both.
 
-    `options` maps dotted keys to values; None means the option was not given. Raises RecipeError
-    with every fault found.
+    All assignments are one layer, whatever their order, and all options another. `options` maps dotted keys
+    to values; None means the option was not given. Raises RecipeError with every fault found.
     """
-    document = read_config(config) if isinstance(config, Path) else dict(config or {})
+    layers = read_config(config) if isinstance(config, Path) else [dict(config or {})]
     faults = _Faults()
+    assigned: dict[str, Any] = {}
     for assignment in assignments:
         try:
-            document = merge(document, parse_assignment(assignment))
+            assigned = merge(assigned, parse_assignment(assignment))
         except RecipeError as error:
             faults.add(assignment.partition("=")[0].strip(), str(error))
+    chosen: dict[str, Any] = {}
     for key, value in (options or {}).items():
         if value is not None:
-            document = merge(document, nest(key, value))
-    return _checked(document, str(config) if isinstance(config, Path) else "the recipe", faults)
+            chosen = merge(chosen, nest(key, value))
+    layers += [assigned, chosen]
+    where = str(config) if isinstance(config, Path) else "the recipe"
+    return _checked(laid_over(layers), where, faults)
+
+
+def laid_over(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Documents laid over each other, the last on top.
+
+    A layer that names another `kind` of a part than the layers below starts that part anew, from the kind's
+    defaults; with the same kind or none it adds to it.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for part, kinds in KINDS.items():
+            below, above = merged.get(part), layer.get(part)
+            if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+                continue
+            if "kind" in above and "kind" not in below:
+                merged[part] = {"kind": next(iter(kinds)), **below}
+        merged = merge(merged, layer)
+    return merged
 
 
 def build(document: Mapping[str, Any], where: str = "the recipe") -> Recipe:
@@ -56,10 +86,8 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     Raises RecipeError if `epochs` is out of range.
     """
     old = recipe.schedule
-    if old.iterations is None:
-        warmup, milestones = old.warmup_epochs / old.epochs, [m / old.epochs for m in old.milestones]
-    else:
-        warmup, milestones = old.warmup_iterations / old.iterations, []
+    length, of_warmup = old.length
+    warmup, milestones = of_warmup / length, [m / length for m in old.milestones]  # none beside iterations
     document = {
         "epochs": epochs,
         "iterations": None,
@@ -84,11 +112,12 @@ class _Faults:
 
     def spoil(self, *keys: str) -> bool:
         """Whether one of these keys is not sound, or a section that it is in."""
-        return any(key in self._unsound or key.partition(".")[0] in self._unsound for key in keys)
+        sections = (key.split(".")[:depth] for key in keys for depth in range(1, key.count(".") + 2))
+        return any(".".join(section) in self._unsound for section in sections)
 
 
 def _checked(document: Mapping[str, Any], where: str, faults: _Faults) -> Recipe:
-    recipe = _build(Recipe, document, "", faults)
+    recipe: Recipe = _build(Recipe, document, "", faults)
     for keys, check in CONTRADICTIONS:
         # Beside a key at fault stands its default, which nobody chose and nothing contradicts.
         if not faults.spoil(*keys) and (message := check(recipe)):
@@ -102,8 +131,8 @@ def _checked(document: Mapping[str, Any], where: str, faults: _Faults) -> Recipe
 
 def _build(cls: type, document: Any, prefix: str, faults: _Faults) -> Any:
     """An instance of dataclass `cls`; what is wrong goes to `faults`."""
+    section = prefix.rstrip(".")
     if not isinstance(document, Mapping):
-        section = prefix.rstrip(".")
         faults.add(section, f"{section} must be a mapping of keys, not {excerpt(document)}")
         return cls()
     hints = typing.get_type_hints(cls)
@@ -111,19 +140,41 @@ def _build(cls: type, document: Any, prefix: str, faults: _Faults) -> Any:
     values = {}
     for key, given in document.items():
         name = f"{prefix}{key}"
+        if key == "kind" and section in KINDS:
+            continue  # by which the class was chosen
         if key not in fields:
-            known = ", ".join(fields)
             # Perhaps one that is left out was meant.
             left_out = [f"{prefix}{field}" for field in fields if field not in document]
-            faults.add(name, f"{shortened(name)} is not a known key (known here: {known})", left_out)
+            faults.add(name, _unknown(name, fields), left_out)
         elif dataclasses.is_dataclass(hints[key]):
-            values[key] = _build(hints[key], given, f"{name}.", faults)
+            values[key] = _section(hints[key], given, name, faults)
         else:
             try:
                 values[key] = _value(given, hints[key], fields[key].metadata.get("check"))
             except ValueError as error:
                 faults.add(name, f"{name} {error}")
     return cls(**values)
+
+
+def _section(cls: type, document: Any, name: str, faults: _Faults) -> Any:
+    """A part of the recipe: of a part that comes in kinds, the class of the kind that it names."""
+    kinds = KINDS.get(name)
+    if kinds is not None:
+        wanted = document.get("kind", next(iter(kinds))) if isinstance(document, Mapping) else None
+        cls = kinds[next(iter(kinds))]
+        if isinstance(wanted, str) and wanted in kinds:
+            cls = kinds[wanted]
+        elif wanted is not None or (isinstance(document, Mapping) and "kind" in document):
+            message = f"{name}.kind must be one of {', '.join(kinds)}, not {excerpt(wanted)}"
+            faults.add(name, message)
+            return cls()
+    return _build(cls, document, f"{name}.", faults)
+
+
+def _unknown(name: str, fields: Iterable[str]) -> str:
+    if name in RENAMED:
+        return f"{name} is called {RENAMED[name]} now"
+    return f"{shortened(name)} is not a known key (known here: {', '.join(fields)})"
 
 
 def _value(given: Any, hint: Any, check: Check | None) -> Any:

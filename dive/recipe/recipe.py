@@ -1,72 +1,173 @@
 """The recipe: everything that defines an experiment, typed, frozen and checked once at the edge.
 
-The defaults are the paper's experiment: CIFAR-100-LT at imbalance 100 with the BBN schedule. How one is
-read and checked is `dive.recipe.reading`'s. Imports no torch: `dive tune-tau` reads a recipe too.
+The defaults are the paper's experiment: CIFAR-100-LT at imbalance 100 with the BBN schedule. A part that
+comes in kinds (`data`, `views`, `optimizer`) is one dataclass a kind, with that kind's keys alone.
+`dive.recipe.reading` reads and checks one. Imports no torch: `dive tune-tau` reads a recipe too.
 """
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from dive.recipe import bounds
 from dive.recipe.bounds import Check, one_of, within
 from dive.recipe.documents import plain
-
-MOST_FAULTS = 20  # told in one message
 
 
 def _key(default: Any, check: Check | None = None) -> Any:
     return field(default=default, metadata={"check": check} if check else {})
 
 
+def _kind(name: str) -> Any:
+    return field(default=name, init=False)
+
+
+_IMBALANCE = within(1.0, 1e9)
+_SEED = within(*bounds.SEEDS)
+
+
 @dataclass(frozen=True)
 class Data:
-    """Which images, and how many of each class.
+    """What every kind of data has in common.
 
-    `imbalance` is the ratio of the largest to the smallest class after the draw; null takes the
-    classes as they are. `size` is the side in pixels to which a folder's images are brought (null:
-    32); the other sources have sizes of their own. `mean` and `std` normalise pixels in [0, 1].
+    channels: of a picture. mirrored: whether a picture and its mirror image are of one class.
     """
 
-    source: str = _key("cifar100", one_of("cifar100", "cifar10", "folder", "digits"))
-    path: str = _key("data", bounds.path)
-    imbalance: float | None = _key(100.0, within(1.0, 1e9))
-    seed: int = _key(0, within(*bounds.SEEDS))
-    size: int | None = _key(None, within(8, 1024))
-    mean: tuple[float, ...] = _key((0.4914, 0.4822, 0.4465), within(0, 1))
-    std: tuple[float, ...] = _key((0.2023, 0.1994, 0.2010), within(1e-6, 1e6))
+    channels: ClassVar[int] = 3
+    mirrored: ClassVar[bool] = True
+
+    kind: str
+    imbalance: float | None
+    seed: int
 
     def identity(self) -> dict[str, Any]:
-        """What the images are, as plain values; where they lie does not matter."""
-        document = plain(dataclasses.asdict(self))
-        del document["path"]
-        return document
+        """Which pictures these are, as plain values; where they lie does not matter."""
+        return {key: value for key, value in plain(dataclasses.asdict(self)).items() if key != "root"}
+
+    def place(self) -> dict[str, Any]:
+        """The keys that say where the pictures are: what the source of this kind is opened with."""
+        drawn = ("kind", "imbalance", "seed")
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in drawn}
+
+
+@dataclass(frozen=True)
+class Cifar100(Data):
+    """CIFAR-100 below `root`, downloaded if it is missing.
+
+    `imbalance` is the ratio of the largest to the smallest class after the draw by `seed`; null takes the
+    classes as they are.
+    """
+
+    kind: str = _kind("cifar100")
+    root: str = _key("data", bounds.path)
+    imbalance: float | None = _key(100.0, _IMBALANCE)
+    seed: int = _key(0, _SEED)
+
+
+@dataclass(frozen=True)
+class Cifar10(Data):
+    """CIFAR-10 below `root`, downloaded if it is missing; drawn as `cifar100` is."""
+
+    kind: str = _kind("cifar10")
+    root: str = _key("data", bounds.path)
+    imbalance: float | None = _key(100.0, _IMBALANCE)
+    seed: int = _key(0, _SEED)
+
+
+@dataclass(frozen=True)
+class Folder(Data):
+    """Your own pictures: `train/<class>/*` and `test/<class>/*` below `root`, a folder or a .zip of one."""
+
+    kind: str = _kind("folder")
+    root: str = _key("data", bounds.path)
+    imbalance: float | None = _key(None, _IMBALANCE)
+    seed: int = _key(0, _SEED)
+
+
+@dataclass(frozen=True)
+class Digits(Data):
+    """The grey digits of 8×8 pixels that come with scikit-learn, for a first run without a download."""
+
+    channels: ClassVar[int] = 1
+    mirrored: ClassVar[bool] = False
+
+    kind: str = _kind("digits")
+    imbalance: float | None = _key(50.0, _IMBALANCE)
+    seed: int = _key(0, _SEED)
 
 
 @dataclass(frozen=True)
 class Views:
-    """The space of augmented views: pad with zeros, crop back, perhaps flip (`crop_flip`).
+    """What every space of augmented views has in common.
 
-    `autoaugment` goes on with AutoAugment (CIFAR-10 policy) and Cutout, a hole of half the side.
+    colour: whether it needs pictures of three channels.
     """
 
-    kind: str = _key("crop_flip", one_of("crop_flip", "autoaugment"))
+    colour: ClassVar[bool] = False
+
+    kind: str
+    size: int | None
+    seed: int
+
+    def keys(self) -> dict[str, Any]:
+        """The keys that say what a view is; not the size pictures are brought to, nor the seed of draws."""
+        common = ("kind", "size", "seed")
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in common}
+
+
+@dataclass(frozen=True)
+class CropFlip(Views):
+    """Pad with zeros, crop back at random, perhaps flip.
+
+    Pictures are first brought to `size` pixels a side; null leaves them as they are. `seed` draws the views
+    that a cache stores where it does not store all.
+    """
+
+    kind: str = _kind("crop_flip")
     pad: int = _key(4, within(0, 64))
     flip: bool = _key(True)
-    seed: int = _key(0, within(*bounds.SEEDS))
+    size: int | None = _key(None, within(8, 1024))
+    seed: int = _key(0, _SEED)
+
+
+@dataclass(frozen=True)
+class AutoAugment(Views):
+    """`crop_flip`, then AutoAugment (CIFAR-10 policy) and Cutout, a hole of half the side."""
+
+    colour: ClassVar[bool] = True
+
+    kind: str = _kind("autoaugment")
+    pad: int = _key(4, within(0, 64))
+    flip: bool = _key(True)
+    size: int | None = _key(None, within(8, 1024))
+    seed: int = _key(0, _SEED)
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the network looks at: views normalised by `mean` and `std` per channel, for pixels in [0, 1].
+
+    They are resized to `size` pixels a side; null takes them as they are.
+    """
+
+    size: int | None = _key(None, within(8, 1024))
+    mean: tuple[float, ...] = _key((0.4914, 0.4822, 0.4465), within(0, 1))
+    std: tuple[float, ...] = _key((0.2023, 0.1994, 0.2010), within(1e-6, 1e6))
 
 
 @dataclass(frozen=True)
 class Model:
-    """The network."""
+    """The network and its input."""
 
     name: str = _key("resnet32", bounds.resnet)
+    input: Input = field(default_factory=Input)
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class Sgd:
     """SGD with momentum; weight decay on every parameter."""
 
+    kind: str = _kind("sgd")
     lr: float = _key(0.1, within(1e-12, 1e30))
     momentum: float = _key(0.9, within(0, 0.9999))
     weight_decay: float = _key(2e-4, within(0, 1))
@@ -90,6 +191,17 @@ class Schedule:
     decay: str = _key("steps", one_of("steps", "cosine"))
     milestones: tuple[int, ...] = _key((120, 160), within(1, 1_000_000))
     gamma: float = _key(0.01, within(0, 1))
+
+    @property
+    def length(self) -> tuple[int, int]:
+        """Length and warm-up, in iterations where those are given, else in epochs."""
+        given = (self.epochs, self.warmup_epochs)
+        if self.iterations is not None:
+            given = (self.iterations, self.warmup_iterations)
+        length, warmup = given
+        if length is None or warmup is None:
+            raise ValueError("a schedule has a length and a warm-up in one unit")
+        return length, warmup
 
 
 @dataclass(frozen=True)
@@ -117,12 +229,12 @@ class Recipe:
     """One experiment. `seed` seeds initialisation, sample order and the choice of views."""
 
     name: str = _key("cifar100_lt_bbn", bounds.file_name)
-    seed: int = _key(0, within(*bounds.SEEDS))
+    seed: int = _key(0, _SEED)
     precision: str = _key("auto", one_of("auto", "fp32", "tf32", "bf16"))
-    data: Data = field(default_factory=Data)
-    views: Views = field(default_factory=Views)
+    data: Data = field(default_factory=Cifar100)
+    views: Views = field(default_factory=CropFlip)
     model: Model = field(default_factory=Model)
-    optimizer: Optimizer = field(default_factory=Optimizer)
+    optimizer: Sgd = field(default_factory=Sgd)
     schedule: Schedule = field(default_factory=Schedule)
     teacher: Teacher = field(default_factory=Teacher)
     distillation: Distillation = field(default_factory=Distillation)
@@ -130,3 +242,11 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """The whole recipe as nested plain values, tuples as lists, fit for JSON and YAML."""
         return plain(dataclasses.asdict(self))
+
+
+# The parts that come in kinds: what each kind is called, the default first.
+KINDS: dict[str, dict[str, type]] = {
+    "data": {"cifar100": Cifar100, "cifar10": Cifar10, "folder": Folder, "digits": Digits},
+    "views": {"crop_flip": CropFlip, "autoaugment": AutoAugment},
+    "optimizer": {"sgd": Sgd},
+}

@@ -1,4 +1,4 @@
-"""Records: what a finished result says of itself, how one read from a file must look, and which are one run.
+"""Records of finished results: their structure, and which of them are one run at several seeds.
 
 A record is written as `NAME.json` and, with the weights, in `NAME.pt`. A cache and a student keep a part
 of the record of the checkpoint that they were made from. No torch.
@@ -12,13 +12,21 @@ from dive import structure as s
 from dive.errors import RecipeError
 from dive.recipe.reading import build
 
+FORMAT = "dive-record"
+VERSION = 2  # of records and of the checkpoints that hold one
+SHOTS = ("many", "medium", "few")
 _ACCURACY: dict[str, s.Check] = {
-    **dict.fromkeys(("many", "medium", "few"), s.or_none(s.share)),
+    **dict.fromkeys(SHOTS, s.or_none(s.share)),
     **dict.fromkeys(("all", "class_mean"), s.share),
 }
 _DISTILLATION: dict[str, s.Check] = {
     **dict.fromkeys(("tau", "power", "weight"), s.number()),
     "student_tau": s.or_none(s.number()),
+}
+_INPUT: dict[str, s.Check] = {
+    "size": s.or_none(s.whole(1)),
+    "mean": s.list_of(s.number()),
+    "std": s.list_of(s.number()),
 }
 
 
@@ -60,11 +68,13 @@ _FINISHED: dict[str, s.Check] = {
     "architecture/name": s.text,
     "architecture/classes": s.whole(1),
     "architecture/channels": s.whole(1),
+    "architecture/input": s.record_of(_INPUT),
     "architecture/parameters": s.whole(1),
     "classes": s.list_of(s.text),
     "class_counts": s.list_of(s.whole()),
-    "data fingerprint": s.text,
-    "weights hash": s.text,
+    "data_fingerprint": s.text,
+    "fingerprint_version": s.whole(1),
+    "weights_hash": s.text,
     "accuracy": s.record_of(_ACCURACY),
     "per_class": s.list_of(s.share),
     "train_accuracy": s.share,
@@ -76,23 +86,25 @@ _FINISHED: dict[str, s.Check] = {
     "versions": s.mapping,
 }
 _STUDENT: dict[str, s.Check] = {
-    "cache hash": s.text,
+    "cache_hash": s.text,
     "teacher": s.record_of(TEACHER),
-    "free views": s.truth,
+    "free_views": s.truth,
 }
 _OF_SOME: dict[str, s.Check] = {  # a record of an earlier version lacks these
-    "trained together": s.whole(1),
+    "trained_together": s.whole(1),
     "producer": s.text,
     "cache/views": s.text,
-    "cache/view seed": s.whole(),
+    "cache/view_seed": s.whole(),
     "cache/dtype": s.text,
-    "fixed view": s.truth,
+    "fixed_view": s.truth,
+    "group_confusion": s.record_of(dict.fromkeys(SHOTS, s.record_of(dict.fromkeys(SHOTS, s.whole())))),
 }
 
 # In what two seeds of one run differ: the seed and what follows from it, where and when they were made.
-_OF_EACH_SEED = ("seed", "weights hash", "cache hash", "accuracy", "per_class", "train_accuracy")
-_OF_EACH_MACHINE = ("seconds", "device", "threads", "trained together", "versions")
-_OF_EACH_CODE = ("format", "version", "producer")
+_OF_EACH_SEED = ("seed", "weights_hash", "cache_hash")
+_OF_EACH_RESULT = ("accuracy", "per_class", "group_confusion", "train_accuracy")
+_OF_EACH_MACHINE = ("seconds", "device", "threads", "trained_together", "versions")
+_OF_EACH_CODE = ("format", "version", "producer", "data_fingerprint", "fingerprint_version")
 
 Item = TypeVar("Item")
 
@@ -123,23 +135,34 @@ def of_one_run(items: Iterable[Item], record_of: Callable[[Item], Mapping[str, A
     """Items put together whose records are one run at distinct seeds, in the order given.
 
     Records are of one run where they are equal in everything but the seed, the teacher's seed and
-    weights, the cache's hash, accuracies, times, machine and version of the code. The same weights
-    again are left out; another run of a seed that is there already begins a group of its own.
+    weights, the cache's hash, accuracies, times, machine and version of the code; and in the data's
+    fingerprint, as far as versions take it alike. The same weights again are left out; another run of a seed
+    that is there already begins a group of its own.
     """
     groups: dict[str, list[dict[int, Item]]] = {}
     seen = set()
+
+    def is_of(record: Mapping[str, Any], group: Mapping[int, Item]) -> bool:
+        return all(_same_data(record, record_of(member)) for member in group.values())
+
     for item in items:
         record = record_of(item)
         seed, run = record["seed"], _run_of(record)
-        if (run, seed, record["weights hash"]) in seen:
+        if (run, seed, record["weights_hash"]) in seen:
             continue
-        seen.add((run, seed, record["weights hash"]))
+        seen.add((run, seed, record["weights_hash"]))
         of_run = groups.setdefault(run, [])
-        place = next((group for group in of_run if seed not in group), None)
+        place = next((group for group in of_run if seed not in group and is_of(record, group)), None)
         if place is None:
             of_run.append(place := {})
         place[seed] = item
     return [list(group.values()) for of_run in groups.values() for group in of_run]
+
+
+def _same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two records may be of the same data: fingerprints of two versions cannot be compared."""
+    version, fingerprint = "fingerprint_version", "data_fingerprint"
+    return one[version] != other[version] or one[fingerprint] == other[fingerprint]
 
 
 def _run_of(record: Mapping[str, Any]) -> str:
@@ -148,14 +171,14 @@ def _run_of(record: Mapping[str, Any]) -> str:
     Recipes are completed first: one of an earlier version lacks keys that were added since, whose defaults
     are what it did.
     """
-    left_out = {*_OF_EACH_SEED, *_OF_EACH_MACHINE, *_OF_EACH_CODE}
+    left_out = {*_OF_EACH_SEED, *_OF_EACH_RESULT, *_OF_EACH_MACHINE, *_OF_EACH_CODE}
     if "cache" not in record:
-        left_out.discard("cache hash")  # it alone tells what the cache stores
+        left_out.discard("cache_hash")  # it alone tells what the cache stores
     common = {key: value for key, value in record.items() if key not in left_out}
     recipe = build(record["recipe"]).as_dict()
     for key in ("seed", "precision"):  # of the precision the record says what it was
         del recipe[key]
-    del recipe["data"]["path"]
+    recipe["data"].pop("root", None)
     common["recipe"] = recipe
     if "teacher" in common:
         teacher = {key: value for key, value in common["teacher"].items() if key not in ("seed", "accuracy")}

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dive import files, outputs
-from dive.data.longtail import SHOTS
+from dive.recipe.records import SHOTS
 
 # Blue, orange, green of Okabe and Ito's palette: told apart by colour-blind readers and in grey.
 COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#009E73"}
@@ -46,7 +46,11 @@ def plot_means(path: Path, title: str, groups: Sequence[tuple[str, Mapping[str, 
     for k, shot in enumerate(shots):
         places = [i + (k - (len(shots) - 1) / 2) * width for i in range(len(groups))]
         bars = axes.bar(
-            places, [means[shot] for _, means in groups], width, label=f"{shot}-shot", color=COLOURS[shot]
+            places,
+            [means[shot] or 0.0 for _, means in groups],
+            width,
+            label=f"{shot}-shot",
+            color=COLOURS[shot],
         )
         axes.bar_label(bars, fmt="%.0f", fontsize=8, padding=1)
     axes.set_xticks(range(len(groups)), [name for name, _ in groups])

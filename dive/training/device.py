@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,6 +29,7 @@ NO_TF32 = "TF32 needs a CUDA device of compute capability 8.0 or later and is no
 ROUNDS, REPEATS = 5, 10  # of a trial on CUDA: rounds timed, passes in each
 
 Work = Callable[[], torch.Tensor]
+Loss = Callable[[torch.Tensor], torch.Tensor]  # logits (B, C) to their mean loss
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def _threads(count: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _fp32_kernels(kind: str) -> Iterator[None]:
     """Products and convolutions of float32 on CUDA computed as `ieee` or `tf32` asks."""
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    cudnn: Any = torch.backends.cudnn  # whose conv and rnn torch does not declare
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
@@ -143,14 +146,14 @@ def choose_precision(
     device: torch.device,
     model: torch.nn.Module,
     batch: torch.Tensor | None = None,
-    loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    loss: Loss | None = None,
 ) -> Runtime:
     """The runtime for `auto`, `fp32`, `tf32` or `bf16`; raises DiveError where the device has no TF32.
 
     `auto` tries the device's precisions on this model and this real batch (B, channels, H, W), which
     only `auto` needs. It is fp32 unless another agrees with fp32 and measures clearly faster than
     every more exact one: bf16 on CPUs has had slow and wrong kernels, and on CUDA batch norm in bf16
-    takes other kernels than in fp32. With `loss` (logits to per-example losses) the trial is a
+    takes other kernels than in fp32. With `loss` (logits to the mean loss) the trial is a
     training step, else a forward pass in eval mode. The model itself is left as it was.
     """
     if wanted == "tf32" and wanted not in precisions(device):
@@ -202,7 +205,12 @@ def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.0f}" if seconds >= 0.01 else f"{1000 * seconds:.2g}"
 
 
-def _trial(runtime: Runtime, model: torch.nn.Module, batch: torch.Tensor, loss: Callable | None) -> _Trial:
+def _trial(
+    runtime: Runtime,
+    model: torch.nn.Module,
+    batch: torch.Tensor,
+    loss: Loss | None,
+) -> _Trial:
     """A precision's trial on one batch; the model is changed by it."""
     model.train(loss is not None)
     if loss is not None:
@@ -214,14 +222,14 @@ def _trial(runtime: Runtime, model: torch.nn.Module, batch: torch.Tensor, loss: 
             with runtime.autocast(), torch.set_grad_enabled(loss is not None):
                 logits = model(batch)
             if loss is not None:
-                loss(logits).mean().backward()
+                loss(logits).backward()
         return logits.detach()
 
     timed = _seconds_on_cuda if runtime.device.type == "cuda" else _seconds_on_cpu
     logits = work().float()
     gradient = None
     if loss is not None:
-        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     return _Trial(timed(work, runtime.device, loss is not None), logits, gradient)
 
 

@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from dive.data.longtail import SHOTS, Samples, shot_means
-from dive.feeds.images import ViewedImages
-from dive.recipe.recipe import Data
+from dive.data.longtail import shot_groups, shot_means
+from dive.feeds.images import Images
+from dive.models.network import Network
+from dive.recipe.records import SHOTS
 from dive.training.device import Runtime
-from dive.views.crop_flip import CropFlip
-
-BATCH = 500
+from dive.training.inference import batch_size, clean_plan, outputs
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,8 @@ class Accuracy:
     """Top-1 accuracies, all in [0, 1].
 
     many, medium, few: the mean of their classes' accuracies, None where there is no such class.
-    all: over images. class_mean: over classes. per_class: (C,).
+    all: over images. class_mean: over classes. per_class: (C,). group_confusion: test images of a group's
+    classes (many, medium, few) by the group of the class that was predicted, None where that is not known.
     """
 
     many: float | None
@@ -29,6 +29,7 @@ class Accuracy:
     all: float
     class_mean: float
     per_class: tuple[float, ...]
+    group_confusion: dict[str, dict[str, int]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The figures without the classes, as plain values."""
@@ -48,25 +49,47 @@ def shot_accuracy(predictions: np.ndarray, labels: np.ndarray, training_counts: 
         all=float((predictions == labels).mean()),
         class_mean=float(per_class.mean()),
         per_class=tuple(per_class.tolist()),
+        group_confusion=group_confusion(predictions, labels, training_counts),
     )
 
 
-def predict(model: torch.nn.Module, samples: Samples, data: Data, device: torch.device) -> np.ndarray:
-    """The class of the largest logit of each sample's clean view, (N,) int64; in fp32, eval mode."""
-    height, width = samples.images.shape[1:3]
-    images = ViewedImages(samples.images, CropFlip(0, False, height, width), data.mean, data.std, device)
-    was_training = model.training
-    model.eval()
-    predicted = []
-    with torch.inference_mode(), Runtime(device, "fp32").autocast():
-        for rows in torch.arange(len(samples), device=device).split(BATCH):
-            predicted.append(model(images.batch(rows, torch.zeros_like(rows))).argmax(dim=1))
-    model.train(was_training)
-    return torch.cat(predicted).cpu().numpy()
+def group_confusion(
+    predictions: np.ndarray, labels: np.ndarray, training_counts: np.ndarray
+) -> dict[str, dict[str, int]]:
+    """Test images (N,) by the group of their class, then by the group of the class predicted."""
+    groups = shot_groups(training_counts)
+    of_class = np.empty(len(training_counts), dtype=np.int64)
+    for place, shot in enumerate(SHOTS):
+        of_class[groups[shot]] = place
+    pairs = of_class[labels] * len(SHOTS) + of_class[predictions]
+    counted = np.bincount(pairs, minlength=len(SHOTS) ** 2).reshape(len(SHOTS), -1).tolist()
+    return {shot: dict(zip(SHOTS, row, strict=True)) for shot, row in zip(SHOTS, counted, strict=True)}
 
 
-def evaluate(
-    model: torch.nn.Module, test: Samples, training_counts: np.ndarray, data: Data, device: torch.device
-) -> Accuracy:
-    """The model's shot accuracy on test samples."""
-    return shot_accuracy(predict(model, test, data, device), test.labels, training_counts)
+@dataclass(frozen=True)
+class Evaluator:
+    """Measures networks on one test set, which is prepared once.
+
+    images: the test pictures, in the space of the clean view. labels: (N,). training_counts: (C,), by which
+    classes are many, medium or few.
+    """
+
+    images: Images
+    labels: np.ndarray
+    training_counts: np.ndarray
+    device: torch.device
+
+    def __call__(self, network: Network) -> Accuracy:
+        """The network's accuracy on the clean view of each test image, in fp32."""
+        return shot_accuracy(self.predict(network), self.labels, self.training_counts)
+
+    def predict(self, network: Network) -> np.ndarray:
+        """The class of the largest logit of each test image, (N,) int64; in fp32, eval mode."""
+        space = self.images.space
+        plan = clean_plan(len(self.images), space.clean_id, batch_size(space.shape, self.device))
+        was_training = network.training
+        network.eval()
+        runtime = Runtime(self.device, "fp32")
+        predicted = [logits.argmax(dim=1) for logits in outputs(network, self.images, plan, runtime)]
+        network.train(was_training)
+        return torch.cat(predicted).cpu().numpy()

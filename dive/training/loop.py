@@ -9,89 +9,83 @@ some of its kernels add in no fixed order.
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from dive.errors import OutputError, TrainingError
+from dive.models.network import Network
 from dive.progress import Bar, Progress
 from dive.randomness import epoch_order
 from dive.training.device import Runtime
-from dive.training.journal import Journal, Record
-from dive.training.schedule import epochs_of, learning_rate
-from dive.training.step import Step, Task
-from dive.versions import versions
+from dive.training.evaluation import Accuracy, Evaluator
+from dive.training.saved_state import EpochRecord, Journal, SavedState
+from dive.training.schedule import learning_rate
+from dive.training.spec import RunSpec
+from dive.training.step import Inputs, Step
 
 SAVING_SHARE = 0.02  # at most this share of the time goes into resumable state
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Test accuracy during training, every `every` epochs; 0 leaves it to the end."""
+class Run:
+    """A run in training: its network, how far it is, and its state on the disk.
 
-    accuracy: Callable[[torch.nn.Module], float]
-    every: int = 0
-
-    def due(self, epoch: int) -> bool:
-        """Whether it is due after epoch `epoch` (from 1)."""
-        return self.every > 0 and epoch % self.every == 0
-
-
-class Learner:
-    """One run: its task, how far it is, and its state on the disk. On CUDA it has a stream of its own.
-
-    state: where a stopped run stood, None to begin. history: a record for each epoch done. failure: why
-    it cannot go on, None while it can.
+    On CUDA it has a stream of its own. state: where it was stopped, None to begin. evaluator: measures it,
+    every `eval_every` epochs (0: at the end alone). history: of each epoch done. failure: why it cannot go
+    on, None while it can.
     """
 
     def __init__(
         self,
-        task: Task,
+        spec: RunSpec,
+        network: Network,
+        inputs: Inputs,
         runtime: Runtime,
-        journal: Journal,
-        evaluation: Evaluation,
-        state: dict[str, Any] | None,
+        evaluator: Evaluator,
+        eval_every: int = 0,
+        state: SavedState | None = None,
     ) -> None:
-        self.task, self.runtime, self.journal = task, runtime, journal
-        self.history: list[Record] = [] if state is None else list(state["history"])
-        self._evaluation, self._pace = evaluation, _SavingPace()
+        self.spec, self.network, self.runtime = spec, network, runtime
+        self.journal = Journal(spec.out)
+        self.history: list[EpochRecord] = [] if state is None else list(state.history)
+        self._evaluator, self._eval_every, self._pace = evaluator, eval_every, _SavingPace()
         self._stream = torch.cuda.Stream(runtime.device) if runtime.device.type == "cuda" else None
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(runtime.device))
         with self.on_stream():
-            self._step = Step(task, runtime)
+            self._step = Step(spec, network, inputs, runtime)
             if state is not None:
                 self._take_up(state)
         self._plans: dict[int, np.ndarray] = {}
         self._start, self._seconds = 0.0, 0.0
         self.failure: TrainingError | None = None
 
-    def _take_up(self, state: dict[str, Any]) -> None:
+    def _take_up(self, state: SavedState) -> None:
         """Go to where a state says that a stopped run was; raises OutputError where it is of another run."""
         try:
-            if state["epochs"] != self.epochs:
-                raise ValueError(f"it is of {state['epochs']} epochs, not {self.epochs}")
-            self._step.load_state(state["model"], state["optimizer"])
+            if state.epochs != self.epochs:
+                raise ValueError(f"it is of {state.epochs} epochs, not {self.epochs}")
+            self._step.load_state(state.model, state.optimizer)
         except ValueError as error:
             raise OutputError(
-                f"{self.journal.state_path} does not fit the run: {error}; --force starts anew"
+                f"{self.journal.state_path} does not fit the run: {error}; --force starts over"
             ) from error
 
     @property
     def epochs(self) -> int:
         """Epochs of the whole run."""
-        return epochs_of(self.task.recipe.schedule, self.task.steps_per_epoch)
+        return self.spec.epochs
 
     @property
     def finished(self) -> bool:
         """Whether the last epoch is done."""
         return len(self.history) == self.epochs
 
-    def on_stream(self) -> AbstractContextManager:
+    def on_stream(self) -> AbstractContextManager[Any]:
         """The context in which this run's work is enqueued on the device."""
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
@@ -104,13 +98,13 @@ class Learner:
         """On CUDA: capture the step as graphs. Raises RuntimeError where that fails; it runs eagerly then."""
         if self._stream is not None and not self.finished:
             with self.on_stream():
-                self._step.take_plan(self._plan(self.epoch), _rates(self.task, self.epoch))
+                self._step.take_plan(self._plan(self.epoch), _rates(self.spec, self.epoch))
                 self._step.capture()
 
     def begin_epoch(self) -> None:
         """Bring the next epoch's order, views and learning rates to the device."""
         self._start = time.perf_counter()
-        self._rates = _rates(self.task, self.epoch)
+        self._rates = _rates(self.spec, self.epoch)
         with self.on_stream():
             self._step.begin(self._plan(self.epoch), self._rates)
 
@@ -122,9 +116,9 @@ class Learner:
 
     def _make_plan(self, epoch: int) -> np.ndarray:
         """Samples in the epoch's order, their view ids and their cache columns: (3, N) int64."""
-        task = self.task
-        order = epoch_order(task.recipe.seed, epoch, task.hashes)
-        ids, columns = task.views.draw(task.recipe.seed, epoch, task.hashes)
+        spec = self.spec
+        order = epoch_order(spec.seed, epoch, spec.hashes)
+        ids, columns = spec.views.draw(spec.seed, epoch, spec.hashes)
         return np.stack([order, ids[order], columns[order]])
 
     def advance(self) -> None:
@@ -143,7 +137,7 @@ class Learner:
             if not math.isfinite(loss):
                 self.failure = _not_finite(loss, self.epoch, step)
         else:
-            loss = self.history[-1]["loss"] if self.history else math.nan
+            loss = self.history[-1].loss if self.history else math.nan
         return f"epoch {self.epoch} · loss {loss:.3f} · lr {self._rates[step]:.3g}"
 
     def plan_ahead(self) -> None:
@@ -169,55 +163,66 @@ class Learner:
                 step = int((~torch.isfinite(losses)).int().argmax())
                 self.failure = _not_finite(losses[step].item(), epoch, step)
                 return
-            n, size = len(self.task.hashes), self.task.recipe.schedule.batch_size
+            n, size = len(self.spec.hashes), self.spec.schedule.batch_size
             sizes = torch.full_like(losses, size)
             sizes[-1] = n - size * (len(losses) - 1)
-            record: Record = {
-                "epoch": epoch,
-                "loss": float((losses * sizes).sum() / n),
-                "lr": self._rates[-1],
-                "seconds": round(self._seconds, 3),
-                "train_accuracy": correct / n,
-            }
-            if self._evaluation.due(epoch):
-                record["test_accuracy"] = self._evaluation.accuracy(self.task.model)
-            self.history.append(record)
+            self.history.append(
+                EpochRecord(
+                    epoch=epoch,
+                    loss=float((losses * sizes).sum() / n),
+                    lr=self._rates[-1],
+                    seconds=round(self._seconds, 3),
+                    train_accuracy=correct / n,
+                )
+            )
+            if self._eval_every and epoch % self._eval_every == 0:
+                self._tested(self._evaluator(self.network).all)
             if not self.finished and self._pace.due():
                 with self._pace:
                     self.journal.write(self._state())
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "identity": self.task.identity,
-            "model": self.task.model.state_dict(),
-            "optimizer": self._step.optimizer.state_dict(),
-            "history": self.history,
-            "epochs": self.epochs,
-            "precision": self.runtime.precision,
-            "threads": self.runtime.threads,
-            "versions": versions(),
-        }
+    def evaluate(self) -> Accuracy:
+        """The test accuracy of the network as it is now, which goes into the last epoch's record too."""
+        with self.runtime.computing():
+            accuracy = self._evaluator(self.network)
+        self._tested(accuracy.all)
+        return accuracy
+
+    def _tested(self, accuracy: float) -> None:
+        """Record a test accuracy with the last epoch."""
+        self.history[-1] = replace(self.history[-1], test_accuracy=accuracy)
+
+    def _state(self) -> SavedState:
+        return SavedState(
+            identity=self.spec.identity,
+            model=self.network.body.state_dict(),
+            optimizer=self._step.optimizer.state_dict(),
+            history=self.history,
+            epochs=self.epochs,
+            precision=self.runtime.precision,
+            threads=self.runtime.threads,
+        )
 
 
-def train(learners: Sequence[Learner], progress: Progress) -> None:
+def train(runs: Sequence[Run], progress: Progress) -> None:
     """Train runs of equally many steps an epoch to their last epochs, side by side on the device.
 
     A loss that is not finite ends its own run alone, which has the `failure` then.
     """
-    steps = learners[0].task.steps_per_epoch
-    total = sum(learner.epochs for learner in learners) * steps
-    done = sum(len(learner.history) for learner in learners) * steps
-    _capture(learners, progress)
-    with progress.bar(learners[0].task.identity["kind"], total, done) as bar:
-        while going := [learner for learner in learners if not learner.finished and learner.failure is None]:
+    steps = runs[0].spec.steps_per_epoch
+    total = sum(run.epochs for run in runs) * steps
+    done = sum(len(run.history) for run in runs) * steps
+    _capture(runs, progress)
+    with progress.bar(runs[0].spec.kind, total, done) as bar:
+        while going := [run for run in runs if not run.finished and run.failure is None]:
             _epoch(going, steps, bar)
 
 
-def _capture(learners: Sequence[Learner], progress: Progress) -> None:
+def _capture(runs: Sequence[Run], progress: Progress) -> None:
     """Capture the steps of all; at the first that fails say why and leave the rest as they are."""
     try:
-        for learner in learners:
-            learner.prepare()
+        for run in runs:
+            run.prepare()
     except RuntimeError as error:
         first: BaseException = error
         while first.__context__ is not None:  # torch reports the end of a broken capture over its cause
@@ -226,36 +231,36 @@ def _capture(learners: Sequence[Learner], progress: Progress) -> None:
         progress.warn(f"the step could not be captured as a CUDA graph and runs eagerly: {reason}")
 
 
-def _epoch(learners: Sequence[Learner], steps: int, bar: Bar) -> None:
+def _epoch(runs: Sequence[Run], steps: int, bar: Bar) -> None:
     """One pass over the samples for each; the host only enqueues steps, and waits at the end."""
-    for learner in learners:
-        learner.begin_epoch()
+    for run in runs:
+        run.begin_epoch()
     for step in range(steps):
-        for learner in learners:
-            learner.advance()
-        bar.advance(len(learners), learners[0].status(step))
-        learners = [learner for learner in learners if learner.failure is None]
-        if not learners:
+        for run in runs:
+            run.advance()
+        bar.advance(len(runs), runs[0].status(step))
+        runs = [run for run in runs if run.failure is None]
+        if not runs:
             return
-    for learner in learners:
-        learner.plan_ahead()
-    for learner in learners:
-        learner.wait()
-    for learner in learners:
-        learner.end_epoch()
+    for run in runs:
+        run.plan_ahead()
+    for run in runs:
+        run.wait()
+    for run in runs:
+        run.end_epoch()
 
 
-def _rates(task: Task, epoch: int) -> list[float]:
+def _rates(spec: RunSpec, epoch: int) -> list[float]:
     """The learning rate of each step of epoch `epoch` (from 1)."""
-    recipe, steps = task.recipe, task.steps_per_epoch
+    steps = spec.steps_per_epoch
     first = (epoch - 1) * steps
-    return [learning_rate(first + step, steps, recipe.optimizer, recipe.schedule) for step in range(steps)]
+    return [learning_rate(first + step, steps, spec.optimizer, spec.schedule) for step in range(steps)]
 
 
 def _not_finite(loss: float, epoch: int, step: int) -> TrainingError:
     return TrainingError(
         f"the loss is {loss} at epoch {epoch}, step {step + 1}; "
-        "try a smaller optimizer.lr or --precision fp32, with --force to start anew"
+        "try a smaller optimizer.lr or --precision fp32, with --force to start over"
     )
 
 

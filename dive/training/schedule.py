@@ -2,7 +2,7 @@
 
 import math
 
-from dive.recipe.recipe import Optimizer, Schedule
+from dive.recipe.recipe import Schedule, Sgd
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
@@ -12,19 +12,18 @@ def steps_per_epoch(samples: int, batch_size: int) -> int:
 
 def epochs_of(schedule: Schedule, per_epoch: int) -> int:
     """Epochs of a run with `per_epoch` steps in each; the last one is always gone through."""
-    return schedule.epochs if schedule.iterations is None else math.ceil(schedule.iterations / per_epoch)
+    length, _ = schedule.length
+    return length if schedule.iterations is None else math.ceil(length / per_epoch)
 
 
-def learning_rate(step: int, per_epoch: int, optimizer: Optimizer, schedule: Schedule) -> float:
+def learning_rate(step: int, per_epoch: int, optimizer: Sgd, schedule: Schedule) -> float:
     """The learning rate of step `step` (from 0): linear warm-up, then steps or a cosine.
 
     The warm-up's last step has the whole rate. The cosine (Loshchilov and Hutter 2017) falls from the
     warm-up's end to 0 at the last step's end, and stays there.
     """
-    if schedule.iterations is None:
-        total, warmup = schedule.epochs * per_epoch, schedule.warmup_epochs * per_epoch
-    else:
-        total, warmup = schedule.iterations, schedule.warmup_iterations
+    unit = per_epoch if schedule.iterations is None else 1
+    total, warmup = (unit * length for length in schedule.length)
     done = min(1.0, (step + 1) / warmup) if warmup else 1.0
     rate = optimizer.lr * (schedule.warmup_from + (1 - schedule.warmup_from) * done)
     if schedule.decay == "cosine":

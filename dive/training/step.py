@@ -7,75 +7,34 @@ leaves behind lies in tensors that exist before it: a replay fills those, and wh
 itself is gone with the next one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
-from dive.feeds.images import ViewedImages
-from dive.feeds.teacher_logits import TeacherLogits
+from dive.feeds.feed import Batch, Feed
 from dive.models.batch_counts import BatchCounts
 from dive.models.checkpoint import same_tensors
-from dive.recipe.recipe import Recipe
+from dive.models.network import Network
+from dive.recipe.recipe import Sgd
 from dive.training.device import Runtime
-from dive.training.schedule import steps_per_epoch
+from dive.training.spec import RunSpec
 
 WARM_UPS = 3  # steps before a capture: libraries choose their kernels and take their memory in these
 
-# Student's logits (B, C), labels (B,), the teacher's logits (B, C) or None to the losses (B,).
-Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
-
-class ViewDraw(Protocol):
-    """Draws a view of every sample for an epoch (see `dive.views.draw`)."""
-
-    def draw(self, seed: int, epoch: int, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """View ids and cache columns, each (N,) int64."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained, on what, with which loss.
-
-    labels: (N,) on the device. hashes: (N,) uint64, the samples' random identities. teacher: where the
-    teacher's logits come from, None where the loss wants none. identity: plain values that must be
-    equal for an unfinished run to be resumed.
-    """
-
-    recipe: Recipe
-    identity: dict[str, Any]
-    model: torch.nn.Module
-    images: ViewedImages
-    labels: torch.Tensor
-    hashes: np.ndarray
-    views: ViewDraw
-    teacher: TeacherLogits | None
-    loss: Loss
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of an epoch."""
-        return steps_per_epoch(len(self.hashes), self.recipe.schedule.batch_size)
-
-    def losses(self, logits: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """The loss of each of samples `rows` (B,), seen in the views of cache columns (B,): (B,)."""
-        teacher = None if self.teacher is None else self.teacher.batch(rows, columns)
-        return self.loss(logits, self.labels[rows], teacher)
-
-
-def make_optimizer(model: torch.nn.Module, recipe: Recipe, rate: torch.Tensor) -> torch.optim.SGD:
+def make_optimizer(model: torch.nn.Module, sgd: Sgd, rate: torch.Tensor) -> torch.optim.SGD:
     """SGD with momentum, weight decay on every parameter, one fused update for all of them.
 
     rate: the learning rate, a scalar on the device. The momentum buffers exist from the start, at
     zero, which is the same as making them at the first step, and lets a CUDA graph hold them.
     """
-    o = recipe.optimizer
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=rate, momentum=o.momentum, weight_decay=o.weight_decay, fused=True
+        model.parameters(), lr=rate, momentum=sgd.momentum, weight_decay=sgd.weight_decay, fused=True
     )
-    if o.momentum:
+    if sgd.momentum:
         for parameter in model.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
@@ -89,17 +48,59 @@ def _momentum(optimizer: Mapping[str, Any]) -> dict[Any, Any]:
     return {(place, name): value for place, state in states.items() for name, value in state.items()}
 
 
-class Step:
-    """The step of a task: `begin` an epoch, then `advance` once for each of its steps.
+@dataclass(frozen=True)
+class Inputs:
+    """What a step takes of each batch: views, labels, and whatever else the objective wants.
 
-    losses: (steps,) the mean loss of each step done in this epoch. correct: how many samples were
-    classified rightly in it. Both on the device; reading them waits for it.
+    images: the feed of views. labels: (N,) on the device. more: feeds of the objective's further inputs.
     """
 
-    def __init__(self, task: Task, runtime: Runtime) -> None:
-        device, n, steps = runtime.device, len(task.hashes), task.steps_per_epoch
-        self._task, self._runtime = task, runtime
-        self._size, self._steps = task.recipe.schedule.batch_size, steps
+    images: Feed
+    labels: torch.Tensor
+    more: tuple[Feed, ...] = ()
+
+    @property
+    def feeds(self) -> tuple[Feed, ...]:
+        """All feeds."""
+        return self.images, *self.more
+
+    def begin(self, plan: Sequence[Batch]) -> None:
+        """Start a plan in every feed."""
+        for feed in self.feeds:
+            feed.begin(plan)
+
+    def load(self) -> None:
+        """Make the next batch ready in every feed."""
+        for feed in self.feeds:
+            feed.load()
+
+    def targets(
+        self, rows: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """What the objective takes besides logits, of samples, views and cache columns (B,)."""
+        return self.labels[rows], *(feed.batch(rows, ids, columns) for feed in self.more)
+
+
+def inputs_of(spec: RunSpec) -> Inputs:
+    """The inputs of a run, of feeds of its own."""
+    size = spec.schedule.batch_size
+    more = () if spec.teacher is None else (spec.teacher.feed(size),)
+    return Inputs(spec.images.feed(size), spec.labels, more)
+
+
+class Step:
+    """The step of a run: `begin` an epoch, then `advance` once for each of its steps.
+
+    network: in training mode, on the runtime's device. losses: (steps,) the mean loss of each step done in
+    this epoch. correct: how many samples were classified rightly in it. Both on the device; reading them
+    waits for it.
+    """
+
+    def __init__(self, spec: RunSpec, network: Network, inputs: Inputs, runtime: Runtime) -> None:
+        device, n, steps = runtime.device, len(spec.hashes), spec.steps_per_epoch
+        self._network, self._inputs, self._runtime = network, inputs, runtime
+        self._objective = spec.objective.to(device)
+        self._size, self._steps = spec.schedule.batch_size, steps
         self._last_size = n - self._size * (steps - 1)
         self._plan = torch.zeros(3, n, dtype=torch.int64, device=device)
         self._rates = torch.zeros(steps, device=device)
@@ -109,8 +110,8 @@ class Step:
         self._at = 0  # the cursor, as the host knows it
         self.losses = torch.zeros(steps, device=device)
         self.correct = torch.zeros(1, dtype=torch.int64, device=device)
-        self.optimizer = make_optimizer(task.model, task.recipe, self._rate)
-        self._counts = BatchCounts(task.model)
+        self.optimizer = make_optimizer(network.body, spec.optimizer, self._rate)
+        self._counts = BatchCounts(network)
         self._graphs: dict[int, _Graph] = {}
 
     def load_state(self, model: dict[str, Any], optimizer: dict[str, Any]) -> None:
@@ -119,12 +120,12 @@ class Step:
         Raises ValueError unless they have the names, shapes and types of this run's: fused kernels do not
         look, and would read and write beyond the end of a smaller tensor.
         """
-        if not same_tensors(model, self._task.model.state_dict()):
+        if not same_tensors(model, self._network.body.state_dict()):
             raise ValueError("its weights are of another network")
         own, saved = (_momentum(state) for state in (self.optimizer.state_dict(), optimizer))
         if not same_tensors(saved, own):
             raise ValueError("its momentum is of another network")
-        self._task.model.load_state_dict(model)
+        self._network.body.load_state_dict(model)
         with torch.no_grad():
             for name, buffer in own.items():
                 buffer.copy_(saved[name])
@@ -132,15 +133,14 @@ class Step:
     def begin(self, plan: np.ndarray, rates: list[float]) -> None:
         """Begin an epoch. plan: (3, N) samples in their order, view ids, cache columns; rates: (steps,)."""
         self.take_plan(plan, rates)
-        if self._task.teacher is not None:
-            self._task.teacher.begin(plan[0], plan[2])
+        self._inputs.begin(list(Batch(*plan).split(self._size)))
 
     def take_plan(self, plan: np.ndarray, rates: list[float]) -> None:
         """Bring an epoch's plan and rates to the device; all that a capture needs of `begin`."""
         self._plan.copy_(torch.from_numpy(plan))
         self._rates.copy_(torch.tensor(rates))
         self._rewind()
-        self._task.model.train()
+        self._network.train()
 
     def _rewind(self) -> None:
         for tensor in (self._cursor, self.losses, self.correct):
@@ -150,8 +150,7 @@ class Step:
     def advance(self) -> None:
         """Do the next step of the epoch; on CUDA it is enqueued and not waited for."""
         size = self._last_size if self._at == self._steps - 1 else self._size
-        if self._task.teacher is not None:
-            self._task.teacher.load()
+        self._inputs.load()
         if (recorded := self._graphs.get(size)) is None:
             self._run(size)
         else:
@@ -161,26 +160,26 @@ class Step:
 
     def _run(self, size: int) -> None:
         """The step at the cursor, on its `size` samples: tensor operations alone, without a wait."""
-        task = self._task
         rows, ids, columns = self._plan.index_select(1, self._cursor * self._size + self._offsets[:size])
         self._rate.copy_(self._rates.index_select(0, self._cursor)[0])
         with self._runtime.computing():
             with self._runtime.autocast():
-                logits = task.model(task.images.batch(rows, ids))
-            loss = task.losses(logits, rows, columns).mean()
+                logits = self._network(self._inputs.images.batch(rows, ids, columns))
+            targets = self._inputs.targets(rows, ids, columns)
+            loss = self._objective(logits, *targets)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
         self.losses.index_copy_(0, self._cursor, loss.detach()[None])
-        self.correct += (logits.detach().argmax(dim=1) == task.labels[rows]).sum()
+        self.correct += (logits.detach().argmax(dim=1) == targets[0]).sum()
         self._cursor += 1
 
     def capture(self) -> None:
         """Record the steps as CUDA graphs, on the current stream, which must not be the default one.
 
-        To be called after `take_plan`, while no thread streams a cache: CUDA allows other threads
-        nothing then. Nothing is trained by it. Raises RuntimeError where the capture fails; the step
-        goes on eagerly then.
+        To be called after `take_plan`, before `begin`, while no thread streams a cache: CUDA allows other
+        threads nothing then. Nothing is trained by it. Raises RuntimeError where the capture fails; the step
+        runs eagerly then.
         """
         before = [(tensor, tensor.clone()) for tensor in self._trained()]
         counts = self._counts.values()
@@ -219,7 +218,7 @@ class Step:
 
     def _trained(self) -> list[torch.Tensor]:
         """Every tensor that training changes: weights, batch norm's statistics, momentum."""
-        model = self._task.model
+        model = self._network.body
         momentum = [state["momentum_buffer"] for state in self.optimizer.state.values()]
         return [*model.parameters(), *model.buffers(), *momentum]
 

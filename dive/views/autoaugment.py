@@ -15,7 +15,7 @@ one tensor by another, which IEEE 754 rounds in one way only. A division by a Py
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
@@ -46,13 +46,15 @@ class AutoAugmentCutout:
     image, so it may reach over the edge (DeVries and Taylor 2017). Three channels.
     """
 
+    KEYS = CropFlip.KEYS
+    made: ClassVar[Literal["device"]] = "device"
     size = None
+    clean_id = CLEAN_ID
 
-    def __init__(self, pad: int, flip: bool, height: int, width: int) -> None:
-        self._crops = CropFlip(pad, flip, height, width)
-        self.height, self.width = height, width
-        self.clean_id = CLEAN_ID
-        self._tables = _tables(height, width)
+    def __init__(self, image: tuple[int, int], pad: int, flip: bool) -> None:
+        self._crops = CropFlip(image, pad, flip)
+        self.shape = image
+        self._tables = _tables(*image)
         self._tables_hash = self._tables.hash()
 
     def describe(self) -> dict[str, Any]:
@@ -61,9 +63,14 @@ class AutoAugmentCutout:
         return crops | {
             "kind": "autoaugment",
             "version": VERSION,
-            "crop version": crops["version"],
-            "tables hash": self._tables_hash,
+            "crop_version": crops["version"],
+            "tables_hash": self._tables_hash,
         }
+
+    @property
+    def clean(self) -> CropFlip:
+        """The picture itself."""
+        return self._crops.clean
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """Padded images, (N, H+2·pad, W+2·pad, 3) uint8, of which `render` makes its views."""
@@ -88,8 +95,9 @@ class AutoAugmentCutout:
             distance = torch.arange(length, device=pixels.device) - centre[:, None]  # (B, length)
             return (distance >= -(length // 4)) & (distance < length // 2 - length // 4)
 
-        rows = inside(self.height, draws[:, _HOLE_Y] % self.height)
-        columns = inside(self.width, draws[:, _HOLE_X] % self.width)
+        height, width = self.shape
+        rows = inside(height, draws[:, _HOLE_Y] % height)
+        columns = inside(width, draws[:, _HOLE_X] % width)
         return pixels * ~(rows[:, :, None] & columns[:, None, :])[..., None]
 
 

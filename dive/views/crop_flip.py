@@ -1,8 +1,12 @@
 """Views of a finite space: pad with zeros, crop, perhaps flip."""
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
+
+from dive import structure as s
+
+MOST_PAD = 64
 
 
 class CropFlip:
@@ -13,10 +17,11 @@ class CropFlip:
     """
 
     VERSION = 1  # to be raised with any change of the pixels of a view
+    KEYS: ClassVar[dict[str, s.Check]] = {"pad": s.whole(0, MOST_PAD), "flip": s.truth}
+    made: ClassVar[Literal["device"]] = "device"
 
-    def __init__(self, pad: int, flip: bool, height: int, width: int) -> None:
-        self.pad, self.flip = pad, flip
-        self.height, self.width = height, width
+    def __init__(self, image: tuple[int, int], pad: int, flip: bool) -> None:
+        self.shape, self.pad, self.flip = image, pad, flip
         self.offsets = 2 * pad + 1
         self.size = self.offsets**2 * (2 if flip else 1)
         self.clean_id = (pad * self.offsets + pad) * (2 if flip else 1)
@@ -28,8 +33,13 @@ class CropFlip:
             "version": self.VERSION,
             "pad": self.pad,
             "flip": self.flip,
-            "image": [self.height, self.width],
+            "image": list(self.shape),
         }
+
+    @property
+    def clean(self) -> "CropFlip":
+        """The picture itself."""
+        return CropFlip(self.shape, pad=0, flip=False)
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """Padded images, (N, H+2·pad, W+2·pad, channels) uint8, of which `render` cuts its views."""
@@ -41,6 +51,7 @@ class CropFlip:
         mirrored = ids % 2 if self.flip else torch.zeros_like(ids)
         place = ids // 2 if self.flip else ids
         dy, dx = place // self.offsets, place % self.offsets  # (B,)
-        windows = padded.unfold(1, self.height, 1).unfold(2, self.width, 1)  # (N, dy, dx, channels, H, W)
+        height, width = self.shape
+        windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # (N, dy, dx, channels, H, W)
         crops = windows[rows, dy, dx].permute(0, 2, 3, 1)  # (B, H, W, channels)
         return torch.where(mirrored.bool()[:, None, None, None], crops.flip(2), crops)

@@ -1,10 +1,12 @@
-"""Views: `view(sample, view id)` is a pure function to an image, with no hidden random state.
+"""Views: `view(picture, view id)` is a pure function to a picture, with no hidden random state.
 
-A view is computed in uint8, before normalising, by one gather with index arithmetic, so that it is
-the same whatever the batch, the order or the device, and so that a CUDA graph can hold it.
+A view is computed in uint8, before normalising, and is the same whatever the batch, the order or the device.
+A space makes its pixels in one of two places. On the *device*, of a batch of pictures of one size, by tensor
+operations that a CUDA graph can hold; or on the *host*, of one decoded picture of any size, by Pillow and
+NumPy in a worker. The image feed (`dive.feeds.images`) is all that needs to know which.
 """
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,13 +18,16 @@ UNBOUNDED = 2**62  # ids are drawn below this where a space has no size
 
 
 class ViewSpace(Protocol):
-    """A family of views of images of one size, numbered by ids.
+    """A family of views, numbered by ids.
 
-    size: how many ids there are, None where any non-negative one is a view. clean_id: the image as it is.
+    size: how many ids there are, None where any non-negative one is a view. clean_id: the view without
+    augmentation. shape: (H, W) of every view. made: where its pixels are made.
     """
 
+    made: ClassVar[Literal["device", "host"]]
     size: int | None
     clean_id: int
+    shape: tuple[int, int]
 
     def describe(self) -> dict[str, Any]:
         """What makes two view spaces the same, as plain values, whatever the device.
@@ -31,25 +36,46 @@ class ViewSpace(Protocol):
         that are not dive's own adds their hash.
         """
 
-    def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, H, W, channels) uint8 in the form from which `render` makes their views."""
+    @property
+    def clean(self) -> "ViewSpace":
+        """The space of the clean view alone, with the id 0: what models are tested on."""
+
+
+class DeviceSpace(ViewSpace, Protocol):
+    """A space whose pixels are made on the device."""
+
+    made: ClassVar[Literal["device", "host"]] = "device"
+
+    def prepare(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pictures (N, H, W, channels) uint8 in the form from which `render` makes their views."""
 
     def render(self, prepared: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Views `ids` (B,) of images `rows` (B,): (B, H, W, channels) uint8."""
+        """Views `ids` (B,) of pictures `rows` (B,): (B, H, W, channels) uint8."""
+
+
+class HostSpace(ViewSpace, Protocol):
+    """A space whose pixels are made on the host; it can be pickled for a worker process."""
+
+    made: ClassVar[Literal["device", "host"]] = "host"
+
+    def view(self, picture: np.ndarray, view_id: int) -> np.ndarray:
+        """View `view_id` of a picture (h, w, channels) of any size: (H, W, channels) uint8."""
 
 
 def require_same(space: ViewSpace, described: dict[str, Any], where: str) -> None:
     """Raise CacheError, naming what differs, unless `described` describes the space; where: what it is of."""
     here = space.describe()
-    settings = [{key: one.get(key) for key in ("kind", "pad", "flip", "image")} for one in (described, here)]
-    if different := differences(*settings, "views."):
+    own = {"version", "crop_version", "tables_hash"}  # what no recipe sets
+    keys = (described.keys() | here.keys()) - own
+    before, after = ({key: one[key] for key in keys if key in one} for one in (described, here))
+    if different := differences(before, after, "views."):
         raise CacheError(
             f"{where} holds another recipe's views ({'; '.join(different)}); "
             "give the cache's own recipe, or export again"
         )
     if different := differences(described, here, "views."):
         raise CacheError(
-            f"{where} holds views that this dive or torchvision makes of other pixels "
+            f"{where} holds views that this version of dive or torchvision makes of other pixels "
             f"({'; '.join(different)}); export again, or use the versions it was made with"
         )
 

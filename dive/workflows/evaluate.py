@@ -1,24 +1,27 @@
 """Comparing checkpoints on one test set: the work of `dive eval`."""
 
+import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from dive.data.dataset import load_test
+from dive.data.longtail import Samples
 from dive.errors import CheckpointError
+from dive.feeds.images import Images
 from dive.models import checkpoint
-from dive.progress import Progress
+from dive.progress import SILENT, Progress
 from dive.recipe.reading import build, load
 from dive.recipe.recipe import Recipe
 from dive.recipe.records import of_one_run
 from dive.training.device import choose_device
-from dive.training.evaluation import evaluate
-from dive.workflows.lesson import Result
+from dive.training.evaluation import Evaluator
+from dive.views.registry import view_space
+from dive.workflows.data import load_test
+from dive.workflows.results import Result
 
 
 @dataclass(frozen=True)
@@ -37,45 +40,54 @@ def recorded_recipe(path: Path, assignments: tuple[str, ...], data: str | None) 
     Raises CheckpointError where `path` is no finished model, RecipeError for a bad assignment.
     """
     document = checkpoint.load_finished(path)["recipe"]
-    return load(document, assignments, {"data.path": data})
+    return load(document, assignments, {"data.root": data})
 
 
-def compare(paths: Sequence[Path], recipe: Recipe, device_name: str, progress: Progress) -> list[Result]:
+def evaluate(
+    paths: Sequence[Path], recipe: Recipe | None = None, device: str = "auto", progress: Progress = SILENT
+) -> list[Result]:
     """Evaluate each checkpoint on the recipe's test set; shots by the checkpoint's own class counts.
 
-    Raises CheckpointError where a checkpoint is corrupt, of other classes or of images of another
-    source or size.
+    recipe: that of the first checkpoint if it is not given. Each sees the pictures at the size that its own
+    recipe brings them to. Raises CheckpointError where a checkpoint is corrupt, of other classes or of
+    pictures of other channels.
+
+    >>> import dive
+    >>> (teacher,) = dive.evaluate([Path("checkpoints/digits_lt_bbn/teacher.pt")])
+    >>> sorted(teacher.accuracy.as_dict())
+    ['all', 'class_mean', 'few', 'many', 'medium']
     """
-    device = choose_device(device_name)
+    recipe = recipe or recorded_recipe(paths[0], (), None)
+    target = choose_device(device)
     loaded = [(path, *checkpoint.load_model(path)) for path in paths]
-    recipes = [build(document["recipe"], where=str(path)) for path, _, document in loaded]
-    for (path, _, _), own in zip(loaded, recipes, strict=True):
-        _check_images(path, own, recipe)
-    test = load_test(recipe, progress)
+    tests: dict[int | None, Samples] = {}
+    prepared: dict[str, Images] = {}
     evaluated = []
     with progress.bar("eval", len(loaded)) as bar:
-        for (path, model, document), own in zip(loaded, recipes, strict=True):
+        for path, network, document in loaded:
+            views = build(document["recipe"], where=str(path)).views
+            if views.size not in tests:
+                tests[views.size] = load_test(replace(recipe, views=replace(recipe.views, size=views.size)))
+            test = tests[views.size]
             _check_classes(path, document["classes"], test.classes)
-            model = model.to(device, memory_format=torch.channels_last)
-            accuracy = evaluate(model, test, np.array(document["class_counts"]), own.data, device)
+            _check_channels(path, document["architecture"]["channels"], test.pictures.channels)
+            space = view_space(views.kind, test.pictures.shape, **views.keys()).clean
+            if (key := json.dumps(space.describe())) not in prepared:
+                prepared[key] = Images(test.pictures, space, target)
+            network = network.on(target)
+            evaluator = Evaluator(prepared[key], test.labels, np.array(document["class_counts"]), target)
             record = {key: value for key, value in document.items() if key != "model"}
-            evaluated.append(Result(path, record, accuracy))
+            evaluated.append(Result(path, record, evaluator(network)))
             bar.advance()
     return evaluated
 
 
-def _check_images(path: Path, own: Recipe, recipe: Recipe) -> None:
-    sizes = [own.data.size or 32, recipe.data.size or 32] if own.data.source == "folder" else []
-    if own.data.source != recipe.data.source or len(set(sizes)) > 1:
+def _check_channels(path: Path, channels: int, here: int) -> None:
+    if channels != here:
         raise CheckpointError(
-            f"{path} was trained on {_images(own)}, the test set is of {_images(recipe)}; "
+            f"{path} takes pictures of {channels} channel{'s' * (channels > 1)}, the test set has {here}; "
             "evaluate it with its own recipe"
         )
-
-
-def _images(recipe: Recipe) -> str:
-    size = f" at {recipe.data.size or 32} pixels" if recipe.data.source == "folder" else ""
-    return f"{recipe.data.source} images{size}"
 
 
 def _check_classes(path: Path, classes: list[str], test_classes: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ _ZIP = b"PK\x03\x04"
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """What the file at `path` says of itself, in plain values, after its seal was checked.
+    """The description of the file at `path`, in plain values, after its seal was checked.
 
     Raises CacheError or CheckpointError where it is damaged, DiveError where dive did not write it.
     """
@@ -29,7 +29,7 @@ def inspect(path: Path) -> dict[str, Any]:
         return _part(path)
     if start[:4] == _ZIP:
         return _checkpoint(path)
-    raise DiveError(f"{path} is neither a logit cache nor a checkpoint of dive's")
+    raise DiveError(f"{path} is neither a logit cache nor a checkpoint written by dive")
 
 
 def _cache(path: Path) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _cache(path: Path) -> dict[str, Any]:
         "views": views,
         "classes": classes,
         "dtype": cache.dtype.name,
-        "accuracy over the stored views": cache.accuracy,
+        "stored_views_accuracy": cache.accuracy,
         "identity": cache.identity,
         "facts": cache.facts,
     }
@@ -60,14 +60,14 @@ def _part(path: Path) -> dict[str, Any]:
     from dive.cache.part import progress_of_part
 
     if path.suffix != ".part":
-        raise CacheError(f"{path} is not sealed: its export was interrupted, or it is none of dive's")
+        raise CacheError(f"{path} is not sealed: its export was interrupted, or it was not written by dive")
     done, blocks, shape, identity = progress_of_part(path)
     return {
         "file": str(path),
         "kind": "unfinished export",
         "complete": False,
         "bytes": path.stat().st_size,
-        "blocks done": done,
+        "blocks_done": done,
         "blocks": blocks,
         **dict(zip(("samples", "views", "classes"), shape, strict=True)),
         "identity": identity,
@@ -77,7 +77,7 @@ def _part(path: Path) -> dict[str, Any]:
 def _checkpoint(path: Path) -> dict[str, Any]:
     from dive.files import file_sha256
     from dive.models import checkpoint
-    from dive.training.journal import fault_of_state
+    from dive.training.saved_state import fault_of_state
 
     document = checkpoint.load(path)
     common = {"file": str(path), "bytes": path.stat().st_size, "hash": file_sha256(path)}
@@ -90,7 +90,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
             "kind": f"unfinished {identity['kind']}",
             "complete": False,
             "producer": document["producer"],
-            "epochs done": len(document["history"]),
+            "epochs_done": len(document["history"]),
             "epochs": document["epochs"],
             "precision": document["precision"],
             "threads": document["threads"],

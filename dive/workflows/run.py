@@ -1,11 +1,12 @@
 """Runs from the first epoch, or from where they were stopped, to finished checkpoints.
 
-Teacher and student are the same run with another loss; this module owns what they share: the
+Teacher and student are the same run with another objective; this module owns what they share: the
 outputs and their locks, resuming, precision, the last evaluation, and what a finished result records.
 """
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,218 +16,221 @@ import torch
 from dive import files, outputs
 from dive.data.longtail import Dataset
 from dive.errors import OutputError, TrainingError
-from dive.feeds.images import ViewedImages
+from dive.feeds.feed import Batch
+from dive.feeds.images import Images
 from dive.models import checkpoint
-from dive.models.registry import build_model, parameter_count
+from dive.models.network import Network
+from dive.models.registry import parameter_count
 from dive.progress import Progress, duration
 from dive.randomness import epoch_order
 from dive.recipe.documents import differences
 from dive.recipe.reading import build
 from dive.recipe.recipe import Recipe
 from dive.training.device import NO_TF32, Runtime, choose_precision, device_name, precisions
-from dive.training.evaluation import Accuracy, evaluate
-from dive.training.journal import Journal
-from dive.training.loop import Evaluation, Learner, train
-from dive.training.schedule import epochs_of
-from dive.training.step import Task
+from dive.training.evaluation import Accuracy, Evaluator
+from dive.training.loop import Run, train
+from dive.training.saved_state import Journal, SavedState
+from dive.training.spec import RunSpec
+from dive.training.step import Inputs, inputs_of
 from dive.versions import warn_if_others
 from dive.views.registry import view_space
-from dive.workflows.lesson import Lesson, Order, Result, Trained, identity, record_of
+from dive.workflows.results import Result, Trained, TrainOptions, identity_of, record_of
 
 
-def run(
-    lessons: Sequence[Lesson], dataset: Dataset, order: Order, device: torch.device, progress: Progress
-) -> Trained:
-    """Train as the lessons say and write checkpoint, record and history of each; resume what was stopped.
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe's data set prepared on a device, once for all runs of a command and for their evaluation.
 
-    The recipes of several lessons may differ in seed and distillation alone. On CUDA they train side
-    by side; on a CPU, which one fills, one after the other. Among several, one that is finished
-    already is kept as it is, and one whose loss is not finite does not stop the others; it is among the
-    failures returned. Raises OutputError where another finished result, another process or an
-    unfinished run of another recipe is in the way. torch's settings are afterwards as they were.
+    images: the training pictures in the recipe's view space. labels: (N,) int64 on the device.
+    """
+
+    dataset: Dataset
+    device: torch.device
+    images: Images
+    labels: torch.Tensor
+    evaluator: Evaluator
+
+
+def prepare(recipe: Recipe, dataset: Dataset, device: torch.device) -> Prepared:
+    """The data set of a recipe on a device."""
+    train_set, test = dataset.train, dataset.test
+    space = view_space(recipe.views.kind, train_set.pictures.shape, **recipe.views.keys())
+    of_test = view_space(recipe.views.kind, test.pictures.shape, **recipe.views.keys()).clean
+    return Prepared(
+        dataset=dataset,
+        device=device,
+        images=Images(train_set.pictures, space, device),
+        labels=torch.from_numpy(train_set.labels).to(device),
+        evaluator=Evaluator(Images(test.pictures, of_test, device), test.labels, train_set.counts, device),
+    )
+
+
+def run(specs: Sequence[RunSpec], prepared: Prepared, options: TrainOptions, progress: Progress) -> Trained:
+    """Train as the specs say and write checkpoint, record and history of each; resume what was stopped.
+
+    The recipes of several may differ in seed and distillation alone. On CUDA they train side by side; on a
+    CPU, which one fills, one after the other. Among several, one that is finished already is kept as it is,
+    and one whose loss is not finite does not stop the others; it is among the failures returned. Raises
+    OutputError where another finished result, another process or an unfinished run of another recipe is in
+    the way. torch's settings are afterwards as they were.
     """
     with contextlib.ExitStack() as locks:
-        for lesson in lessons:
-            locks.enter_context(outputs.only_writer(lesson.out))
-        return _Runs(lessons[0].recipe, dataset, order, device, progress).trained(lessons)
+        for spec in specs:
+            locks.enter_context(outputs.only_writer(spec.out))
+        return _Runs(prepared, options, progress).trained(specs)
 
 
 class _Runs:
-    """What the runs of one command share: the data on the device, their views, and the user's order.
+    """What the runs of one command share: the prepared data set, the user's options, and the precision."""
 
-    recipe: of one of them; the others differ in seed and distillation alone.
-    """
-
-    def __init__(
-        self, recipe: Recipe, dataset: Dataset, order: Order, device: torch.device, progress: Progress
-    ) -> None:
-        self._dataset, self._order, self._device, self._progress = dataset, order, device, progress
-        self._data, self._train_set = recipe.data, dataset.train
-        self._space = view_space(recipe.views, dataset.train.images.shape[1:])
-        self._labels = torch.from_numpy(dataset.train.labels).to(device)
-        self._log_counts = torch.from_numpy(np.log(dataset.train.counts)).float().to(device)
+    def __init__(self, prepared: Prepared, options: TrainOptions, progress: Progress) -> None:
+        self._prepared, self._options, self._progress = prepared, options, progress
+        self._device = prepared.device
         self._runtime: Runtime | None = None
 
-    def trained(self, lessons: Sequence[Lesson]) -> Trained:
-        """What became of all lessons, in their order."""
+    def trained(self, specs: Sequence[RunSpec]) -> Trained:
+        """What became of all of them, in their order."""
         found: dict[Path, Result] = {}
         waiting = []
-        for lesson in lessons:
-            if len(lessons) > 1 and not self._order.force and (kept := self._finished(lesson)):
-                self._progress.note(f"{lesson.out} is finished already")
-                found[lesson.out] = kept
+        for spec in specs:
+            if len(specs) > 1 and not self._options.force and (kept := self._finished(spec)):
+                self._progress.note(f"{spec.out} is finished already")
+                found[spec.out] = kept
             else:
-                waiting.append((lesson, self._stopped(lesson)))
+                waiting.append((spec, self._stopped(spec)))
         groups = [waiting] if self._device.type == "cuda" else [[one] for one in waiting]
         failures = []
         for group in filter(None, groups):
             results, failed = self._train(group)
             found |= {result.path: result for result in results}
             failures += failed
-        return Trained([found[lesson.out] for lesson in lessons if lesson.out in found], failures)
+        return Trained([found[spec.out] for spec in specs if spec.out in found], failures)
 
-    def _finished(self, lesson: Lesson) -> Result | None:
-        """The result at the lesson's place, if there is one; raises OutputError where it is another's."""
-        if not lesson.out.exists():
+    def _finished(self, spec: RunSpec) -> Result | None:
+        """The result at the run's place, if there is one; raises OutputError where it is another's."""
+        if not spec.out.exists():
             return None
-        record = checkpoint.load_finished(lesson.out)
+        record = checkpoint.load_finished(spec.out)
         del record["model"]
-        own = build(record["recipe"], where=str(lesson.out))
-        facts = {key: record.get(key) for key in lesson.facts}
-        before = identity(own, record["kind"], record["data fingerprint"], facts)
-        if different := differences(before, self._identity(lesson)):
+        own = build(record["recipe"], where=str(spec.out))
+        facts = {key: record.get(key) for key in spec.facts}
+        before = identity_of(own, record["kind"], record["data_fingerprint"], facts)
+        fingerprint = self._prepared.dataset.train.fingerprint_of(record["fingerprint_version"])
+        wanted = {key: value for key, value in spec.identity.items() if key != "view_space"}
+        if different := differences(before, wanted | {"data_fingerprint": fingerprint}):
             raise OutputError(
-                f"{lesson.out} exists already and is of another recipe ({'; '.join(different)}); "
+                f"{spec.out} exists already and is of another recipe ({'; '.join(different)}); "
                 "give another --out, or --force to replace it"
             )
-        accuracy = Accuracy(**record["accuracy"], per_class=tuple(record["per_class"]))
-        return Result(lesson.out, record, accuracy)
+        return Result(spec.out, record, accuracy_of(record))
 
-    def _stopped(self, lesson: Lesson) -> dict[str, Any] | None:
-        """The state of the lesson's unfinished run; raises OutputError where something is in the way."""
-        journal = Journal(lesson.out)
+    def _stopped(self, spec: RunSpec) -> SavedState | None:
+        """The state of the unfinished run; raises OutputError where something is in the way."""
+        journal = Journal(spec.out)
         journal.remove_stale()
         # Again: another process may have finished it meanwhile.
-        journal.refuse_finished(self._order.force, lesson.reads)
-        if self._order.force:
+        journal.refuse_finished(self._options.force, spec.reads)
+        if self._options.force:
             journal.discard()
-        return journal.read(self._identity_of_state(lesson))
-
-    def _identity(self, lesson: Lesson) -> dict[str, Any]:
-        return identity(lesson.recipe, lesson.kind, self._train_set.fingerprint, lesson.facts)
-
-    def _identity_of_state(self, lesson: Lesson) -> dict[str, Any]:
-        """What must be equal for a run to be resumed: also what its views are made by."""
-        return self._identity(lesson) | {"view space": self._space.describe()}
+        return journal.read(spec.identity)
 
     def _train(
-        self, group: Sequence[tuple[Lesson, dict[str, Any] | None]]
+        self, group: Sequence[tuple[RunSpec, SavedState | None]]
     ) -> tuple[list[Result], list[TrainingError]]:
-        """Train some lessons side by side and write their results; and the errors of those that failed."""
-        data = self._data
-        images = ViewedImages(self._train_set.images, self._space, data.mean, data.std, self._device)
-        learners = [self._learner(lesson, state, images) for lesson, state in group]
-        train(learners, self._progress)
+        """Train some runs side by side and write their results; and the errors of those that failed."""
+        runs = [self._begin(spec, state) for spec, state in group]
+        train(runs, self._progress)
         results, failures = [], []
-        for (lesson, _), learner in zip(group, learners, strict=True):
-            if learner.failure is None:
-                results.append(self._finish(lesson, learner, len(group)))
+        for (spec, _), done in zip(group, runs, strict=True):
+            if done.failure is None:
+                results.append(self._finish(done, len(group)))
             else:
-                failures.append(TrainingError(f"{lesson.out}: {learner.failure}"))
+                failures.append(TrainingError(f"{spec.out}: {done.failure}"))
         return results, failures
 
-    def _learner(self, lesson: Lesson, state: dict[str, Any] | None, images: ViewedImages) -> Learner:
-        recipe, train_set = lesson.recipe, self._train_set
-        model = build_model(recipe.model.name, len(train_set.classes), images.channels, recipe.seed)
-        task = Task(
-            recipe=recipe,
-            identity=self._identity_of_state(lesson),
-            model=model.to(self._device, memory_format=torch.channels_last),
-            images=images,
-            labels=self._labels,
-            hashes=train_set.hashes,
-            views=lesson.views(images.space),
-            teacher=None if lesson.teacher is None else lesson.teacher(),
-            loss=lesson.make_loss(self._log_counts),
-        )
-        runtime = self._choose_runtime(task, state, lesson.out)
+    def _begin(self, spec: RunSpec, state: SavedState | None) -> Run:
+        network = spec.architecture.build(spec.seed).on(self._device)
+        inputs = inputs_of(spec)
+        runtime = self._choose_runtime(spec, network, inputs, state)
         self._progress.note(
-            f"{lesson.kind}: {recipe.model.name}, {parameter_count(model):,} parameters, "
-            f"{epochs_of(recipe.schedule, task.steps_per_epoch)} epochs of {task.steps_per_epoch} steps, "
+            f"{spec.kind}: {spec.architecture.name}, {parameter_count(network):,} parameters, "
+            f"{spec.epochs} epochs of {spec.steps_per_epoch} steps, "
             f"on {device_name(self._device, runtime.threads)}"
         )
-        evaluation = Evaluation(lambda trained: self._accuracy(trained, recipe).all, self._order.eval_every)
-        return Learner(task, runtime, Journal(lesson.out), evaluation, state)
+        evaluator = self._prepared.evaluator
+        return Run(spec, network, inputs, runtime, evaluator, self._options.eval_every, state)
 
-    def _choose_runtime(self, task: Task, state: dict[str, Any] | None, out: Path) -> Runtime:
+    def _choose_runtime(
+        self, spec: RunSpec, network: Network, inputs: Inputs, state: SavedState | None
+    ) -> Runtime:
         """The precision and threads of the stopped run, or one choice for all on the first real batch."""
         if state is not None:
-            return _runtime_of(state, task, self._device, out, self._progress)
+            return _runtime_of(state, spec, self._device, self._progress)
         if self._runtime is None:
-            self._runtime = _try_precisions(task, self._device)
+            self._runtime = _try_precisions(spec, network, inputs, self._device)
             self._progress.note(f"precision {self._runtime.precision}: {self._runtime.reason}")
         return self._runtime
 
-    def _accuracy(self, model: torch.nn.Module, recipe: Recipe) -> Accuracy:
-        return evaluate(model, self._dataset.test, self._train_set.counts, recipe.data, self._device)
-
-    def _finish(self, lesson: Lesson, learner: Learner, together: int) -> Result:
+    def _finish(self, done: Run, together: int) -> Result:
         """Evaluate a trained model and write its history, record and checkpoint."""
-        model, history, journal = learner.task.model, learner.history, learner.journal
-        with learner.runtime.computing():
-            final = self._accuracy(model, lesson.recipe)
-        history[-1]["test_accuracy"] = final.all
-        weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-        record = record_of(lesson, self._dataset, learner.runtime, weights, final, history)
-        record["architecture"]["parameters"] = parameter_count(model)
-        record["trained together"] = together
-        journal.write_history(history)
+        accuracy, journal, spec = done.evaluate(), done.journal, done.spec
+        weights = {name: tensor.cpu() for name, tensor in done.network.body.state_dict().items()}
+        samples = self._prepared.dataset.train
+        record = record_of(spec, samples, done.runtime, weights, accuracy, done.history)
+        record["architecture"]["parameters"] = parameter_count(done.network)
+        record["trained_together"] = together
+        journal.write_history(done.history)
         files.write_json(journal.record_path, record)
-        checkpoint.save(lesson.out, {**record, "model": weights})
+        checkpoint.save(spec.out, {**record, "model": weights})
         journal.discard()
-        self._progress.note(f"{lesson.out}: trained in {duration(record['seconds'])}")
-        return Result(lesson.out, record, final)
+        self._progress.note(f"{spec.out}: trained in {duration(record['seconds'])}")
+        return Result(spec.out, record, accuracy)
 
 
-def _try_precisions(task: Task, device: torch.device) -> Runtime:
+def accuracy_of(record: dict[str, Any]) -> Accuracy:
+    """The accuracy that a record tells of."""
+    per_class, confusion = tuple(record["per_class"]), record.get("group_confusion")
+    return Accuracy(**record["accuracy"], per_class=per_class, group_confusion=confusion)
+
+
+def _try_precisions(spec: RunSpec, network: Network, inputs: Inputs, device: torch.device) -> Runtime:
     """The runtime for the recipe's precision; where that is `auto`, chosen on the first real batch."""
-    recipe = task.recipe
-    if recipe.precision != "auto" or len(precisions(device)) == 1:
-        return choose_precision(recipe.precision, device, task.model)  # nothing to try
-    order = epoch_order(recipe.seed, 1, task.hashes)[: recipe.schedule.batch_size]
-    columns = np.zeros_like(order)
-    if task.teacher is not None:
-        task.teacher.begin(order, columns)
-        task.teacher.load()
-    rows = torch.from_numpy(order).to(device)
-    batch = task.images.batch(rows, torch.full_like(rows, task.images.space.clean_id))
-    zeros = torch.from_numpy(columns).to(device)
+    if spec.precision != "auto" or len(precisions(device)) == 1:
+        return choose_precision(spec.precision, device, network)  # nothing to try
+    order = epoch_order(spec.seed, 1, spec.hashes)[: spec.schedule.batch_size]
+    clean = np.full_like(order, spec.images.space.clean_id)
+    first = Batch(order, clean, np.zeros_like(order))
+    inputs.begin([first])
+    inputs.load()
+    places = tuple(torch.from_numpy(index).to(device) for index in (first.rows, first.ids, first.columns))
+    objective = spec.objective.to(device)
     return choose_precision(
-        recipe.precision, device, task.model, batch, lambda logits: task.losses(logits, rows, zeros)
+        spec.precision,
+        device,
+        network,
+        inputs.images.batch(*places),
+        lambda logits: objective(logits, *inputs.targets(*places)),
     )
 
 
-def _runtime_of(
-    state: dict[str, Any], task: Task, device: torch.device, out: Path, progress: Progress
-) -> Runtime:
+def _runtime_of(state: SavedState, spec: RunSpec, device: torch.device, progress: Progress) -> Runtime:
     """The precision and threads of a stopped run; raises OutputError where another precision is asked for."""
-    wanted = task.recipe.precision
-    path = Journal(out).state_path
-    if wanted not in ("auto", state["precision"]):
+    path = Journal(spec.out).state_path
+    if spec.precision not in ("auto", state.precision):
         raise OutputError(
-            f"{path} is an unfinished run in {state['precision']}, not {wanted}; "
-            f"give --precision {state['precision']} to go on with it, or --force to start anew"
+            f"{path} is an unfinished run in {state.precision}, not {spec.precision}; "
+            f"give --precision {state.precision} to resume it, or --force to start over"
         )
-    if state["precision"] == "tf32" and "tf32" not in precisions(device):
+    if state.precision == "tf32" and "tf32" not in precisions(device):
         raise OutputError(
             f"{path} is an unfinished run in tf32: {NO_TF32} on {device_name(device)}; "
-            "resume it on such a device, or --force to start anew"
+            "resume it on such a device, or --force to start over"
         )
     threads = torch.get_num_threads()
-    if device.type == "cpu" and state["threads"] != threads:
-        threads = state["threads"]
-        progress.note(f"going on with the {threads} threads of the stopped run")
-    warn_if_others(state.get("versions", {}), f"{path}", progress)
-    done, epochs = len(state["history"]), state["epochs"]
-    progress.note(f"going on after epoch {done} of {epochs} in {state['precision']} ({path})")
-    return Runtime(device, state["precision"], "as the stopped run", threads)
+    if device.type == "cpu" and state.threads != threads:
+        threads = state.threads
+        progress.note(f"resuming with the {threads} threads of the stopped run")
+    warn_if_others(state.versions, f"{path}", progress)
+    done = len(state.history)
+    progress.note(f"resuming after epoch {done} of {state.epochs} in {state.precision} ({path})")
+    return Runtime(device, state.precision, "as the stopped run", threads)

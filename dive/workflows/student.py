@@ -1,50 +1,77 @@
 """Training a student from the cache alone: the teacher's weights are not read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from dive.cache.reader import LogitCache
-from dive.data.dataset import load_dataset
 from dive.data.longtail import Samples
 from dive.errors import CacheError, DiveError, OutputError
-from dive.feeds.teacher_logits import ResidentLogits, StreamedLogits, TeacherLogits, fits
-from dive.method import losses
-from dive.method.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine, recommend
-from dive.progress import Progress
+from dive.feeds.logits import CachedLogits
+from dive.method.advice import recommend
+from dive.method.objectives import DiVELoss
+from dive.method.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine
+from dive.progress import SILENT, Progress
 from dive.recipe.documents import differences
 from dive.recipe.recipe import Recipe
 from dive.training.device import choose_device
-from dive.training.journal import Journal
-from dive.training.step import Loss
+from dive.training.saved_state import Journal
+from dive.training.spec import RunSpec
 from dive.versions import warn_if_others
 from dive.views.draw import FreeViews, StoredViews
 from dive.views.registry import view_space
 from dive.views.space import ViewSpace, require_ids, require_same
-from dive.workflows.lesson import Lesson, Order, Trained
-from dive.workflows.run import run
+from dive.workflows.data import load_dataset
+from dive.workflows.places import cache_of, checkpoint_of
+from dive.workflows.results import DEFAULT, Result, Trained, TrainOptions, architecture_of, identity_of
+from dive.workflows.run import Prepared, prepare, run
 
 
 @dataclass(frozen=True)
-class Distill:
-    """What the user asked of students besides their recipes.
+class StudentOptions:
+    """What is asked of students besides their recipes.
 
-    auto: take τ and p from the cache by the rule of thumb. free_views, fixed_view: how a cache of
-    one view is used. allow_missing: leave out training images that the cache lacks.
+    cache: to train from, cache/<recipe>.h5 if not given. auto: take τ and p from the cache by the rule of
+    thumb. free_views, fixed_view: how a cache of one view is used. allow_missing: leave out training images
+    that the cache lacks.
     """
 
-    cache: Path
+    cache: Path | None = None
     auto: bool = False
     free_views: bool = False
     fixed_view: bool = False
     allow_missing: bool = False
 
 
+def train_student(
+    recipe: Recipe,
+    out: Path | None = None,
+    options: StudentOptions = StudentOptions(),
+    training: TrainOptions = DEFAULT,
+    progress: Progress = SILENT,
+) -> Result:
+    """Train the recipe's student from a cache and write it to `out`, or to checkpoints/<recipe>/student.pt.
+
+    Raises as `train_students` does, and TrainingError where its loss is not finite.
+
+    >>> import dive
+    >>> recipe = dive.load_recipe("digits_lt/bbn", "schedule.epochs=1", "schedule.warmup_epochs=0",
+    ...                           "schedule.milestones=[]")
+    >>> cache = dive.StudentOptions(cache=Path("cache/digits_lt_bbn.h5"))
+    >>> result = dive.train_student(recipe, Path("student.pt"), cache, dive.TrainOptions(device="cpu"))
+    >>> result.record["loss"], result.record["recipe"]["distillation"]["tau"]
+    ('dive', 3.0)
+    """
+    out = out or checkpoint_of(recipe, "student")
+    trained = train_students([recipe], out, options, training, progress)
+    trained.require_all()
+    return trained.results[0]
+
+
 def train_students(
-    recipes: Sequence[Recipe], out: Path, distill: Distill, order: Order, progress: Progress
+    recipes: Sequence[Recipe], out: Path, options: StudentOptions, training: TrainOptions, progress: Progress
 ) -> Trained:
     """Train each recipe's student from one cache; recipes may differ in seed and distillation alone.
 
@@ -52,34 +79,37 @@ def train_students(
     where the cache is not whole or of other samples, classes or views, DataError or OutputError; an
     earlier result stays as it was. Students whose loss is not finite are among the failures returned.
     """
+    path = options.cache or cache_of(recipes[0])
     outs = grid_paths(out, recipes)
     if len(recipes) == 1:
-        Journal(out).refuse_finished(order.force, [distill.cache])
-    device = choose_device(order.device)
-    cache = LogitCache(distill.cache)
+        Journal(out).refuse_finished(training.force, [path])
+    device = choose_device(training.device)
+    cache = LogitCache(path)
     cache.require_origin()
-    _check_view_choice(cache, distill)
-    if distill.auto:
+    _check_view_choice(cache, options)
+    if options.auto:
         recipes = tuned(recipes, cache, progress)
         outs = grid_paths(out, recipes)
     first = recipes[0]
     dataset = load_dataset(first, progress)
-    space = view_space(first.views, dataset.train.images.shape[1:])
-    train, rows = match_rows(cache, dataset.train, first, space, distill.allow_missing, progress)
-    dataset = replace(dataset, train=train)
-    cache.check()
+    space = view_space(first.views.kind, dataset.train.pictures.shape, **first.views.keys())
+    train, rows = match_rows(cache, dataset.train, first, space, options.allow_missing, progress)
     warn_if_others(cache.facts["versions"], str(cache.path), progress)
-    if distill.free_views:
+    if options.free_views:
         progress.warn(
             "free views: the teacher saw the clean view only, the student sees others, which makes it a "
             "weaker teacher; a cache of more --views costs nothing but its size"
         )
-    teacher = _teacher_logits(cache, rows, first.schedule.batch_size, device, progress)
-    lessons = [
-        _lesson(recipe, path, cache, rows, teacher, distill)
-        for recipe, path in zip(recipes, outs, strict=True)
+    prepared = prepare(first, replace(dataset, train=train), device)
+    teacher = CachedLogits(cache, rows, device)
+    if not teacher.resident:
+        progress.note(f"{cache.path} is larger than the memory there is and is streamed from its file")
+    views = FreeViews(space) if options.free_views else StoredViews(cache.views[rows])
+    specs = [
+        _spec(recipe, place, prepared, cache, teacher, views, options)
+        for recipe, place in zip(recipes, outs, strict=True)
     ]
-    return run(lessons, dataset, order, device, progress)
+    return run(specs, prepared, training, progress)
 
 
 def grid_paths(out: Path, recipes: Sequence[Recipe]) -> list[Path]:
@@ -110,7 +140,7 @@ def grid_path(out: Path, recipe: Recipe) -> Path:
 
 def tuned(recipes: Sequence[Recipe], cache: LogitCache, progress: Progress) -> list[Recipe]:
     """The recipes with the recommended τ and p; raises DiveError where there is no recommendation."""
-    advice = recommend(examine(cache, DEFAULT_TAUS, DEFAULT_POWERS))
+    advice = recommend([pair.distribution for pair in examine(cache, DEFAULT_TAUS, DEFAULT_POWERS)])
     if advice.tau is None or advice.power is None:
         raise DiveError(
             f"--tau auto: {advice.sentence} With dive tune-tau --cache {cache.path}; then give --tau and "
@@ -134,8 +164,8 @@ def match_rows(
     """The samples to train on, and the cache's row of each, joined by key: (N,) int64.
 
     The cache may hold more samples than are trained on, in any order. Raises CacheError, naming both
-    sides, where it is of other classes, of the same keys with other labels or pixels, of images
-    normalised otherwise, of another view space, or lacks samples that `allow_missing` does not waive.
+    sides, where it is of other classes, of the same keys with other labels or pixels, of
+    another view space, or lacks samples that `allow_missing` does not waive.
     """
     if cache.classes != train.classes:
         raise CacheError(
@@ -143,13 +173,7 @@ def match_rows(
             f"{_shown(train.classes)}; give the cache's own recipe with --config"
         )
     of_cache, here = cache.identity["data"], recipe.data.identity()
-    normalisation = [{key: data[key] for key in ("mean", "std")} for data in (of_cache, here)]
-    if different := differences(*normalisation, "data."):
-        raise CacheError(
-            f"{cache.path} is of images normalised otherwise ({'; '.join(different)}); "
-            "give the cache's own recipe, or export again"
-        )
-    require_same(space, cache.identity["view space"], str(cache.path))
+    require_same(space, cache.identity["view_space"], str(cache.path))
     require_ids(space, cache.views, str(cache.path))
     row_of = {key: row for row, key in enumerate(cache.keys)}
     rows = np.array([row_of.get(key, -1) for key in train.keys], dtype=np.int64)
@@ -175,13 +199,13 @@ def match_rows(
 
 def _check_same_images(cache: LogitCache, train: Samples, found: np.ndarray, rows: np.ndarray) -> None:
     """Raise CacheError where a key stands for another label or other pixels in the cache."""
-    pixels = (cache.pixel_digests[rows[found]] != train.pixel_digests[found]).any(axis=1)
+    pixels = (cache.digests[rows[found]] != train.digests[found]).any(axis=1)
     for what, differs in (("label", cache.labels[rows[found]] != train.labels[found]), ("pixels", pixels)):
         if differs.any():
             key = train.keys[found[int(differs.argmax())]]
             raise CacheError(
                 f"{cache.path} is of other images: {differs.sum()} of {len(rows)} have another {what} "
-                f"here, for example {key} (data fingerprint {cache.identity['data fingerprint'][:12]}, here "
+                f"here, for example {key} (data fingerprint {cache.identity['data_fingerprint'][:12]}, here "
                 f"{train.fingerprint[:12]}); give the --data it was exported from, or export again"
             )
 
@@ -190,76 +214,62 @@ def _shown(classes: tuple[str, ...]) -> str:
     return f"{len(classes)} classes ({', '.join(classes[:3])}, …)"
 
 
-def _check_view_choice(cache: LogitCache, distill: Distill) -> None:
+def _check_view_choice(cache: LogitCache, options: StudentOptions) -> None:
     views = cache.shape[1]
-    if distill.free_views and distill.fixed_view:
+    if options.free_views and options.fixed_view:
         raise DiveError("--free-views and --fixed-view exclude each other")
-    if views == 1 and not (distill.free_views or distill.fixed_view):
+    if views == 1 and not (options.free_views or options.fixed_view):
         raise DiveError(
             f"{cache.path} holds one view of each image; choose --free-views (augment freely over the clean "
             "logits) or --fixed-view (no augmentation), or export more --views"
         )
-    if views > 1 and (distill.free_views or distill.fixed_view):
+    if views > 1 and (options.free_views or options.fixed_view):
         raise DiveError(
             f"{cache.path} holds {views} views of each image and the student draws from those; "
             "--free-views and --fixed-view are for a cache of one view"
         )
-    if distill.free_views and not (cache.views == cache.facts["clean id"]).all():
+    if options.free_views and not (cache.views == cache.facts["clean_id"]).all():
         raise DiveError(
             f"{cache.path} holds one view of each image, but not the clean one; --free-views needs a cache "
             "of --views clean"
         )
 
 
-def _teacher_logits(
-    cache: LogitCache, rows: np.ndarray, batch_size: int, device: torch.device, progress: Progress
-) -> Callable[[], TeacherLogits]:
-    """Makes the source of a student's teacher logits: on the device, shared by all, where they fit."""
-    if fits(cache.logits.nbytes, device):
-        resident = ResidentLogits(
-            torch.from_numpy(cache.logits).to(device),  # on a CPU the mapped file itself
-            torch.from_numpy(rows).to(device),
-        )
-        return lambda: resident
-    progress.note(f"{cache.path} is larger than the memory there is and is streamed from its file")
-    return lambda: StreamedLogits(cache.logits, rows, batch_size, device)
-
-
-def _lesson(
+def _spec(
     recipe: Recipe,
     out: Path,
+    prepared: Prepared,
     cache: LogitCache,
-    rows: np.ndarray,
-    teacher: Callable[[], TeacherLogits],
-    distill: Distill,
-) -> Lesson:
-    views: Callable[[ViewSpace], FreeViews | StoredViews]
-    views = FreeViews if distill.free_views else lambda space: StoredViews(cache.views[rows])
-
-    def make_loss(log_counts: torch.Tensor) -> Loss:
-        d = recipe.distillation
-
-        def loss(student: torch.Tensor, labels: torch.Tensor, teacher: torch.Tensor | None) -> torch.Tensor:
-            assert teacher is not None
-            return losses.dive(
-                student,
-                labels,
-                teacher,
-                log_counts,
-                tau=d.tau,
-                power=d.power,
-                student_tau=d.student_tau or d.tau,
-                weight=d.weight,
-            )
-
-        return loss
-
+    teacher: CachedLogits,
+    views: FreeViews | StoredViews,
+    options: StudentOptions,
+) -> RunSpec:
+    train_set, d = prepared.dataset.train, recipe.distillation
     facts = {
-        "loss": "dive",
-        "cache hash": cache.hash,
-        "cache": {key: cache.identity[key] for key in ("views", "view seed", "dtype")},
+        "loss": DiVELoss.name,
+        "cache_hash": cache.hash,
+        "cache": {key: cache.identity[key] for key in ("views", "view_seed", "dtype")},
         "teacher": cache.facts["teacher"],
-        "free views": distill.free_views,
-        "fixed view": distill.fixed_view,
+        "free_views": options.free_views,
+        "fixed_view": options.fixed_view,
     }
-    return Lesson("student", recipe, out, views, teacher, make_loss, facts, reads=(cache.path,))
+    identity = identity_of(recipe, "student", train_set.fingerprint, facts)
+    return RunSpec(
+        kind="student",
+        out=out,
+        seed=recipe.seed,
+        architecture=architecture_of(recipe, train_set),
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        precision=recipe.precision,
+        objective=DiVELoss(train_set.counts, d.tau, d.power, d.weight, d.student_tau),
+        images=prepared.images,
+        labels=prepared.labels,
+        hashes=train_set.hashes,
+        views=views,
+        recipe=recipe.as_dict(),
+        identity=identity | {"view_space": prepared.images.space.describe()},
+        facts=facts,
+        teacher=teacher,
+        reads=(cache.path,),
+    )

@@ -2,45 +2,64 @@
 
 from pathlib import Path
 
-import torch
-
-from dive.data.dataset import load_dataset
-from dive.method import losses
-from dive.progress import Progress
+from dive.method.objectives import OF_LABELS
+from dive.progress import SILENT, Progress
 from dive.recipe.recipe import Recipe
 from dive.training.device import choose_device
-from dive.training.journal import Journal
-from dive.training.step import Loss
+from dive.training.saved_state import Journal
+from dive.training.spec import RunSpec
 from dive.views.draw import FreeViews
-from dive.workflows.lesson import Lesson, Order, Result
-from dive.workflows.run import run
+from dive.workflows.data import load_dataset
+from dive.workflows.places import checkpoint_of
+from dive.workflows.results import DEFAULT, Result, TrainOptions, architecture_of, identity_of
+from dive.workflows.run import Prepared, prepare, run
 
 
-def train_teacher(recipe: Recipe, out: Path, order: Order, progress: Progress) -> Result:
-    """Train the recipe's teacher and write it to `out`.
+def train_teacher(
+    recipe: Recipe,
+    out: Path | None = None,
+    options: TrainOptions = DEFAULT,
+    progress: Progress = SILENT,
+) -> Result:
+    """Train the recipe's teacher and write it to `out`, or to checkpoints/<recipe>/teacher.pt.
 
-    Raises DataError, OutputError or TrainingError; an earlier result stays as it was.
+    A run that was stopped is resumed. Raises DataError, OutputError or TrainingError; an earlier result stays
+    as it was.
+
+    >>> import dive
+    >>> recipe = dive.load_recipe("digits_lt/bbn", "schedule.epochs=1", "schedule.warmup_epochs=0",
+    ...                           "schedule.milestones=[]")
+    >>> result = dive.train_teacher(recipe, Path("teacher.pt"), dive.TrainOptions(device="cpu"))
+    >>> result.path.exists(), 0 < result.accuracy.all < 1
+    (True, True)
     """
-    Journal(out).refuse_finished(order.force)
-    device = choose_device(order.device)
-    dataset = load_dataset(recipe, progress)
-    trained = run([_lesson(recipe, out)], dataset, order, device, progress)
+    out = out or checkpoint_of(recipe, "teacher")
+    Journal(out).refuse_finished(options.force)
+    device = choose_device(options.device)
+    prepared = prepare(recipe, load_dataset(recipe, progress), device)
+    trained = run([_spec(recipe, out, prepared)], prepared, options, progress)
     trained.require_all()
     return trained.results[0]
 
 
-def _lesson(recipe: Recipe, out: Path) -> Lesson:
-    def make_loss(log_counts: torch.Tensor) -> Loss:
-        if recipe.teacher.loss == "ce":
-            return lambda logits, labels, _: losses.cross_entropy(logits, labels)
-        return lambda logits, labels, _: losses.balanced_softmax(logits, labels, log_counts)
-
-    return Lesson(
+def _spec(recipe: Recipe, out: Path, prepared: Prepared) -> RunSpec:
+    train_set, space = prepared.dataset.train, prepared.images.space
+    facts = {"loss": recipe.teacher.loss}
+    identity = identity_of(recipe, "teacher", train_set.fingerprint, facts)
+    return RunSpec(
         kind="teacher",
-        recipe=recipe,
         out=out,
-        views=FreeViews,
-        teacher=None,
-        make_loss=make_loss,
-        facts={"loss": recipe.teacher.loss},
+        seed=recipe.seed,
+        architecture=architecture_of(recipe, train_set),
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        precision=recipe.precision,
+        objective=OF_LABELS[recipe.teacher.loss].for_counts(train_set.counts),
+        images=prepared.images,
+        labels=prepared.labels,
+        hashes=train_set.hashes,
+        views=FreeViews(space),
+        recipe=recipe.as_dict(),
+        identity=identity | {"view_space": space.describe()},
+        facts=facts,
     )

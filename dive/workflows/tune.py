@@ -10,7 +10,8 @@ from dive import outputs
 from dive.cache.reader import LogitCache
 from dive.data.longtail import shot_means
 from dive.errors import CacheError, OutputError
-from dive.method.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, Advice, Pair, examine, recommend
+from dive.method.advice import Advice, recommend
+from dive.method.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, Pair, examine
 from dive.printable import printable
 from dive.recipe.records import TEACHER, model_name
 from dive.structure import fault_of
@@ -20,7 +21,7 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True)
 class TuneOptions:
-    """What the user asked of the tune step.
+    """What is asked of the tune step.
 
     taus, powers: to try, those of the paper where they are empty. clean: the clean view alone instead of all
     stored views. plot: where to draw the means, None for nowhere.
@@ -49,7 +50,7 @@ class Tuned:
     @property
     def model(self) -> str:
         """Whose logits the cache holds; its file's name where it does not say."""
-        teacher = self.cache.facts.get("teacher")
+        teacher: Any = self.cache.facts.get("teacher")
         told = not fault_of(teacher, TEACHER)
         return model_name(teacher["kind"], teacher) if told else printable(self.cache.path.stem)
 
@@ -64,7 +65,7 @@ class Tuned:
         cache, advice = self.cache, self.advice
         return {
             "cache": str(cache.path),
-            "cache hash": cache.hash,
+            "cache_hash": cache.hash,
             "model": self.model,
             "views": "clean" if self.clean else cache.shape[1],
             "images": self.counts,
@@ -84,11 +85,16 @@ class Tuned:
         }
 
 
-def tune(caches: Sequence[Path], options: TuneOptions) -> list[Tuned]:
+def tune(caches: Sequence[Path], options: TuneOptions = TuneOptions()) -> list[Tuned]:
     """What each cache holds at each pair of τ and p, and the recommendation by the paper's rule of thumb.
 
     Raises CacheError where a cache is not whole, has no clean view where that is asked for, or, for a plot,
     is of other images per class than the first; OutputError where the plot cannot be written.
+
+    >>> import dive
+    >>> (tuned,) = dive.tune([Path("cache/digits_lt_bbn.h5")], dive.TuneOptions(taus=(1, 3), powers=(0.5, 1)))
+    >>> [(pair.tau, pair.power) for pair in tuned.pairs]
+    [(1, 0.5), (3, 0.5), (1, 1), (3, 1)]
     """
     if options.plot is not None:
         _refuse_plot(options.plot, caches, options.force)
@@ -103,7 +109,7 @@ def _tuned(path: Path, options: TuneOptions) -> Tuned:
     taus, powers = options.taus or DEFAULT_TAUS, options.powers or DEFAULT_POWERS
     pairs = examine(cache, taus, powers, options.clean)
     counts = shot_means(cache.class_counts, cache.class_counts)
-    return Tuned(cache, options.clean, counts, pairs, recommend(pairs))
+    return Tuned(cache, options.clean, counts, pairs, recommend([pair.distribution for pair in pairs]))
 
 
 def _refuse_plot(plot: Path, caches: Sequence[Path], force: bool) -> None:

@@ -1,4 +1,4 @@
-"""Verifying a cache: that it is whole, that its rows are of its samples, and that the teacher agrees."""
+"""Verifying a cache: that it is intact, that its rows belong to its samples, and that the teacher agrees."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from dive.progress import Progress
 
 if TYPE_CHECKING:
     from dive.data.longtail import Samples
+    from dive.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,8 @@ def verify(path: Path, progress: Progress) -> LogitCache:
 
     cache = LogitCache(path)
     require_stated_views(cache)
-    blocks = list(cache.blocks())
-    with progress.bar("verify", len(blocks)) as bar:
-        for block, rows in enumerate(blocks):
-            logits = cache.checked(block, rows)
+    with progress.bar("verify", cache.block_count) as bar:
+        for block, (rows, logits) in enumerate(cache.blocks()):
             where = f"{path}: samples {rows.start} to {rows.stop - 1}"
             if not np.isfinite(logits).all():
                 raise CacheError(f"{where} hold logits that are not finite; export it again")
@@ -67,53 +66,46 @@ def sample(
     not the one the cache is of, CacheError where the images are others, or a logit differs by more than
     rounding explains.
     """
-    import torch
 
-    from dive.cache.stored_views import recipe_of
-    from dive.data.dataset import load_training
-    from dive.feeds.images import ViewedImages
+    from dive.feeds.feed import Batch
+    from dive.feeds.images import Images
     from dive.models import checkpoint
     from dive.training.device import Runtime, choose_device, precisions
-    from dive.views.registry import view_space
+    from dive.training.inference import batch_size, outputs
+    from dive.views.registry import described_space
     from dive.views.space import require_ids, require_same
+    from dive.workflows.data import load_training
 
     cache.require_origin()
     of_cache = cache.identity
-    model, document = checkpoint.load_model(teacher)
-    wanted = of_cache["teacher"]["weights hash"]
-    if document["weights hash"] != wanted:
+    network, document = checkpoint.load_model(teacher)
+    wanted = of_cache["teacher"]["weights_hash"]
+    if document["weights_hash"] != wanted:
         raise CheckpointError(
-            f"{teacher} is not the teacher of {cache.path}: weights hash {document['weights hash'][:12]}, "
+            f"{teacher} is not the teacher of {cache.path}: weights hash {document['weights_hash'][:12]}, "
             f"the cache's {wanted[:12]}"
         )
-    images_of: dict[str, Any] = of_cache["data"] | {"path": data or document["recipe"]["data"]["path"]}
-    recipe = recipe_of(of_cache, str(cache.path), images_of)
-    train = load_training(recipe, progress)
+    train = load_training(_recipe_of(cache, data, document["recipe"]), progress)
     rows_here = _rows_here(cache, train)
     chosen = np.random.default_rng(seed).choice(cache.shape[0] * cache.shape[1], count, replace=False)
     rows, columns = chosen // cache.shape[1], chosen % cache.shape[1]
     target = choose_device(device)
-    views = view_space(recipe.views, train.images.shape[1:])
-    require_same(views, of_cache["view space"], str(cache.path))
+    try:
+        views = described_space(of_cache["view_space"])
+    except ValueError as error:
+        raise CacheError(
+            f"{cache.path} does not say which views it holds: {error}; export it again"
+        ) from error
+    require_same(views, of_cache["view_space"], str(cache.path))
     require_ids(views, cache.views, str(cache.path))
-    viewed = ViewedImages(
-        train.images,
-        views,
-        recipe.data.mean,
-        recipe.data.std,
-        target,
-    )
-    model = model.to(target, memory_format=torch.channels_last).eval()
+    network = network.on(target).eval()
     recorded = cache.facts["precision"]
     runtime = Runtime(target, "fp32" if recorded not in precisions(target) else recorded)
-    said = []
-    places = torch.from_numpy(np.stack([rows_here[rows], cache.views[rows, columns]]).astype(np.int64))
-    with torch.inference_mode():
-        for some_rows, ids in zip(*(place.to(target).split(256) for place in places), strict=True):
-            with runtime.autocast():
-                said.append(model(viewed.batch(some_rows, ids)).float().cpu().numpy())
-    live = np.concatenate(said)
-    stored = cache.logits[rows, columns].astype(np.float32)
+    drawn = Batch(rows_here[rows], cache.views[rows, columns].astype(np.int64), columns)
+    plan = list(drawn.split(batch_size(views.shape, target)))
+    images = Images(train.pictures, views, target)
+    live = np.concatenate([logits.cpu().numpy() for logits in outputs(network, images, plan, runtime)])
+    stored = cache.logits(rows, columns)
     sampled = Sampled(
         pairs=count,
         largest=float(np.abs(live - stored).max()),
@@ -130,14 +122,27 @@ def sample(
     return sampled
 
 
+def _recipe_of(cache: LogitCache, root: str | None, of_teacher: dict[str, Any]) -> "Recipe":
+    """A recipe that draws the pictures a cache is of. root: where they are, None where the teacher's were."""
+    from dive.recipe.reading import build
+
+    root = root or of_teacher["data"].get("root")
+    parts = {
+        "name": cache.identity["recipe"],
+        "data": of_teacher["data"] | cache.identity["data"] | ({} if root is None else {"root": root}),
+        "views": of_teacher["views"] | {"size": cache.identity["picture_size"]},
+    }
+    return build(of_teacher | parts, where=str(cache.path))
+
+
 def _rows_here(cache: LogitCache, train: "Samples") -> np.ndarray:
     """The place of each of the cache's samples among the images here: (N,) int64."""
     place = {key: row for row, key in enumerate(train.keys)}
     missing = [key for key in cache.keys if key not in place]
-    if missing or train.fingerprint != cache.identity["data fingerprint"]:
+    if missing or train.fingerprint != cache.identity["data_fingerprint"]:
         raise CacheError(
             f"{cache.path} is of other images than these: data fingerprint "
-            f"{cache.identity['data fingerprint'][:12]}, here {train.fingerprint[:12]}; "
+            f"{cache.identity['data_fingerprint'][:12]}, here {train.fingerprint[:12]}; "
             "give the --data it was exported from"
         )
     return np.array([place[key] for key in cache.keys], dtype=np.int64)

@@ -60,3 +60,36 @@ def test_the_seal_is_laid_out_as_the_document_says(specification):
     assert list(crcs) == [zlib.crc32(piece) for piece in pieces]
     stored = np.frombuffer(rows, "<f2").reshape(LOGITS.shape)
     np.testing.assert_array_equal(stored, LOGITS.astype(np.float16))
+
+
+def test_the_data_fingerprint_is_what_the_document_says(digits):
+    with h5py.File(digits.cache) as file:
+        taken = hashlib.sha256()
+        for name in ("classes", "keys"):
+            for text in file[name][:].tolist():
+                taken.update(text + b"\0")
+            taken.update(b"\0")
+        taken.update(file["labels"][:].astype("<i8").tobytes() + file["digests"][:].tobytes())
+        assert json.loads(file.attrs["identity"])["data_fingerprint"] == taken.hexdigest()
+        pixels = json.loads(file.attrs["identity"])["view_space"]["image"]
+    assert pixels == [8, 8]
+
+
+def test_the_document_names_the_version_that_is_written(specification):
+    with h5py.File(PATH) as file:
+        version = file.attrs["version"]
+    assert specification.splitlines()[2].startswith(f"Version {version} of `dive-logits`.")
+    assert f"| `format`, `version` | `dive-logits`, {version} |" in specification
+    assert f"\nVersion {version}: " in specification.split("## Versions")[1]
+
+
+def test_every_key_within_identity_and_facts_is_in_the_document(specification, digits):
+    """Down to the parts of the view space and the teacher; the recipe's own keys are the recipe's."""
+    with h5py.File(digits.cache) as file:
+        identity, facts = (json.loads(file.attrs[name]) for name in ("identity", "facts"))
+    architecture = identity["teacher"]["architecture"]
+    parts = (identity["data"], identity["teacher"], architecture, architecture["input"], facts["teacher"])
+    told = [key for part in parts for key in part]
+    assert [key for key in told if f"`{key}`" not in specification] == []
+    assert all(key in specification for key in identity["view_space"])
+    assert all(key in specification for key in facts["versions"])

@@ -203,7 +203,7 @@ def test_a_hostile_file_with_a_right_seal_is_refused_in_one_line(change):
 def test_a_cache_that_does_not_say_what_it_is_of_is_refused_by_those_who_must_know():
     caches.write_cache(PATH, caches.random_logits(50, 3, 10))
     words = ("student", *chain.DIGITS, "--cache", PATH, "--out", "s.pt")
-    assert "does not say what it is of: it has no identity/data/mean" in chain.dive(*words).complaint
+    assert "does not state its origin: it has no identity/data_fingerprint" in chain.dive(*words).complaint
     chain.succeed("tune-tau", "--cache", PATH)
     chain.succeed("inspect", PATH)
     chain.succeed("verify", PATH)

@@ -29,8 +29,8 @@ PART = part_path(PATH)
 LOGITS = caches.random_logits(13, 3, 4)
 CONTENT = caches.content_for(
     LOGITS,
-    pixel_digests=np.random.default_rng(1).integers(0, 256, (13, 16), dtype=np.uint8),
-    facts={"precision": "fp32", "clean id": 0, "teacher": {"seed": 3}, "versions": {"torch": "2.9.0"}},
+    digests=np.random.default_rng(1).integers(0, 256, (13, 16), dtype=np.uint8),
+    facts={"precision": "fp32", "clean_id": 0, "teacher": {"seed": 3}, "versions": {"torch": "2.9.0"}},
 )
 USER_BLOCK = 512
 
@@ -52,7 +52,7 @@ def stopped(tmp_path_factory) -> tuple[bytes, bytes]:
 
 
 def _options() -> dict:
-    return {"pixel_digests": CONTENT.pixel_digests, "facts": CONTENT.facts}
+    return {"digests": CONTENT.digests, "facts": CONTENT.facts}
 
 
 def resume(*beside: str) -> str | None:
@@ -79,7 +79,7 @@ def resume(*beside: str) -> str | None:
 # Damages. Each takes the part's path and a generator.
 
 Damage = Callable[[Path, random.Random], None]
-TABLES = ("views", "labels", "class_counts", "pixel_digests", "keys", "classes")
+TABLES = ("views", "labels", "class_counts", "digests", "keys", "classes")
 BLOCK_TABLES = ("block_crc32", "block_done", "block_correct", "logits")
 
 
@@ -279,13 +279,13 @@ def test_a_resumed_part_keeps_the_facts_and_the_producer_of_the_export_that_bega
     assert PATH.read_bytes() == whole
 
 
-@pytest.mark.parametrize("change", ["views", "labels", "pixel_digests", "keys"])
+@pytest.mark.parametrize("change", ["views", "labels", "digests", "keys"])
 def test_a_part_that_was_begun_with_other_tables_is_refused_and_not_rewritten(stopped, change):
     """Its record is right and its identity is the same: its rows are of those other tables."""
     other = {
         "views": {"views": CONTENT.views[:, ::-1].copy()},
         "labels": {"labels": np.roll(CONTENT.labels, 1)},
-        "pixel_digests": {"pixel_digests": CONTENT.pixel_digests[::-1].copy()},
+        "digests": {"digests": CONTENT.digests[::-1].copy()},
         "keys": {"keys": CONTENT.keys[::-1]},
     }[change]
     caches.write_blocks(PATH, replace(CONTENT, **other), LOGITS, range(4))
@@ -376,7 +376,7 @@ def test_hdf5_never_opens_an_unfinished_export(stopped):
     PART.write_bytes(stopped[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(h5py, "File", only_memory)
-        assert chain.succeed("inspect", PART, "--json").document["blocks done"] == 4
+        assert chain.succeed("inspect", PART, "--json").document["blocks_done"] == 4
         assert resume() is None
     assert PATH.read_bytes() == stopped[1]
 

@@ -45,11 +45,11 @@ def test_plain_h5py_reads_back_everything_that_was_written(dtype):
         np.testing.assert_array_equal(file["logits"][:], logits.astype(dtype))
         np.testing.assert_array_equal(file["views"][:], views)
         np.testing.assert_array_equal(file["labels"][:], [0, 1, 2, 3, 4, 0, 1])
-        np.testing.assert_array_equal(file["pixel_digests"][:], content.pixel_digests)
+        np.testing.assert_array_equal(file["digests"][:], content.digests)
         np.testing.assert_array_equal(file["class_counts"][:], [2, 2, 1, 1, 1])
         assert [key.decode() for key in file["keys"][:]] == content.keys
         assert tuple(name.decode() for name in file["classes"][:]) == content.classes
-        assert file.attrs["format"] == "dive-logits" and file.attrs["version"] == 2
+        assert file.attrs["format"] == "dive-logits" and file.attrs["version"] == 3
         assert file.attrs["complete"] and file.attrs["producer"].startswith("dive ")
         assert json.loads(file.attrs["identity"]) == caches.IDENTITY
         assert json.loads(file.attrs["facts"]) == content.facts
@@ -64,8 +64,8 @@ def test_the_logits_are_contiguous_and_lie_where_h5py_says():
         offset, stored = dataset.id.get_offset(), dataset[:]
     raw = np.frombuffer(PATH.read_bytes(), dtype="<f4", count=6 * 3 * 4, offset=offset)
     np.testing.assert_array_equal(raw.reshape(6, 3, 4), stored)
-    np.testing.assert_array_equal(cache.logits, logits)
-    assert isinstance(cache.logits, np.memmap)
+    np.testing.assert_array_equal(cache.whole(), logits)
+    assert isinstance(cache.whole().base, np.memmap)
 
 
 def test_the_tables_of_done_blocks_and_their_crcs_are_those_of_the_rows(two_rows_a_block):
@@ -119,15 +119,14 @@ def test_whatever_is_written_is_read_back(case):
         caches.write_blocks(PATH, content, logits)
         caches.finish(PATH, content)
     cache = LogitCache(PATH)
-    cache.check()
     assert cache.shape == logits.shape and cache.dtype == logits.dtype
-    assert cache.logits.tobytes() == logits.tobytes()  # the sign of a zero too
+    assert cache.whole().tobytes() == logits.tobytes()  # the sign of a zero too
     np.testing.assert_array_equal(cache.views, content.views)
     np.testing.assert_array_equal(cache.labels, content.labels)
     np.testing.assert_array_equal(cache.class_counts, content.class_counts)
     assert cache.keys == content.keys and cache.classes == content.classes
     assert cache.identity == content.identity and cache.facts == content.facts
-    covered = [i for rows in cache.blocks() for i in range(rows.start, rows.stop)]
+    covered = [i for rows, _ in cache.blocks() for i in range(rows.start, rows.stop)]
     assert covered == list(range(len(logits)))
 
 
@@ -223,14 +222,14 @@ def test_an_unfinished_cache_of_another_identity_is_refused_by_naming_the_keys()
     caches.write_blocks(PATH, caches.content_for(logits), logits)
     other = {
         "recipe": "small",
-        "data": {"seed": 7, "imbalance": 10.0},
-        "teacher": {"weights hash": "def"},
+        "data": {"kind": "folder", "seed": 7, "imbalance": 10.0},
+        "teacher": {"weights_hash": "def"},
         "views": "all",
     }
     with pytest.raises(OutputError) as refusal:
         unfinished(PATH, other)
     message = str(refusal.value)
-    assert "data.seed: 0, now 7" in message and "teacher.weights hash: abc, now def" in message
+    assert "data.seed: 0, now 7" in message and "teacher.weights_hash: abc, now def" in message
     assert "views: None, now all" in message
     assert "imbalance" not in message and "recipe: " not in message
     assert "--force" in message
@@ -240,7 +239,7 @@ def test_an_unfinished_cache_of_the_same_identity_gives_its_facts_and_none_gives
     logits = caches.random_logits(3, 2, 3)
     assert unfinished(PATH, caches.IDENTITY) is None
     caches.write_blocks(PATH, caches.content_for(logits), logits, [])
-    assert unfinished(PATH, caches.IDENTITY) == {"precision": "fp32", "clean id": 0, "teacher": {}}
+    assert unfinished(PATH, caches.IDENTITY) == {"precision": "fp32", "clean_id": 0, "teacher": {}}
 
 
 @pytest.mark.parametrize("keep", [0, 100, 600, 2000])
@@ -270,7 +269,7 @@ def refused(content: bytes) -> bool:
     """Whether a cache of this content is refused, at the latest when its blocks are checked."""
     PATH.write_bytes(content)
     try:
-        LogitCache(PATH).check()
+        LogitCache(PATH).whole()
     except CacheError as error:
         assert "small.h5" in str(error) and "\n" not in str(error)
         return True
@@ -328,12 +327,16 @@ def test_a_flipped_bit_in_the_logits_names_the_samples_it_spoils(whole_bytes):
     flipped[offset + 4 * 3 * 5 * 2] ^= 1  # the first value of sample 4: block 2 of two samples
     PATH.write_bytes(flipped)
     cache = LogitCache(PATH)
-    blocks = list(cache.blocks())
-    assert cache.checked(1, blocks[1]).shape == (2, 3, 5)
+    rows, logits = cache.block(1)
+    assert rows == slice(2, 4) and logits.shape == (2, 3, 5)
     with pytest.raises(CacheError, match="samples 4 to 5"):
-        cache.checked(2, blocks[2])
+        cache.block(2)
     with pytest.raises(CacheError, match="samples 4 to 5"):
-        cache.check()
+        cache.whole()
+    blocks = cache.blocks()
+    assert [next(blocks)[0], next(blocks)[0]] == [slice(0, 2), slice(2, 4)]
+    with pytest.raises(CacheError, match="samples 4 to 5"):
+        next(blocks)
 
 
 def test_an_unfinished_cache_under_the_final_name_is_refused(two_rows_a_block):
@@ -355,7 +358,7 @@ def test_a_file_of_another_kind_is_refused(content):
 def test_an_hdf5_file_of_another_kind_is_refused():
     with h5py.File(PATH, "w") as file:
         file["logits"] = np.zeros((3, 2, 4), dtype=np.float16)
-    with pytest.raises(CacheError, match="not a logit cache of dive's"):
+    with pytest.raises(CacheError, match="not a logit cache written by dive"):
         LogitCache(PATH)
 
 
@@ -395,7 +398,7 @@ def test_logits_that_are_not_finite_as_stored_are_refused_and_their_block_stays_
 def test_the_largest_float16_is_written_as_it_is():
     logits = np.array([[[65504.0, -65504.0, 65519.0]]], dtype=np.float32)
     cache = caches.write_cache(PATH, logits, classes=("a", "b", "c"))
-    np.testing.assert_array_equal(cache.logits[0, 0], [65504, -65504, 65504])
+    np.testing.assert_array_equal(cache.whole()[0, 0], [65504, -65504, 65504])
 
 
 def test_a_disk_too_small_is_told_before_anything_is_written(monkeypatch):
@@ -423,9 +426,10 @@ def test_whatever_fails_while_a_cache_is_laid_out_is_one_line_and_leaves_nothing
 def test_what_a_reader_does_to_the_logits_never_reaches_the_file():
     cache = caches.write_cache(PATH, caches.random_logits(3, 2, 4))
     before = PATH.read_bytes()
-    cache.logits[:] = 0
-    cache.logits.flush()
-    del cache
+    mapped = cache.whole()
+    mapped[:] = 0
+    mapped.base.flush()
+    del cache, mapped
     assert PATH.read_bytes() == before
 
 

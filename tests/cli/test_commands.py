@@ -64,10 +64,10 @@ def test_the_documents_agree_with_each_other_and_with_the_files(defaults):
     exported = documents["export-logits"]
     assert exported["shape"] == list(cache.shape) == [399, 9, 10]
     assert exported["bytes"] == cache.path.stat().st_size
-    assert exported["identity"]["teacher"]["weights hash"] == teacher["weights hash"]
-    assert exported["identity"]["data fingerprint"] == teacher["data fingerprint"]
-    assert documents["tune-tau"]["cache hash"] == student["cache hash"] == cache.hash
-    assert student["data fingerprint"] == teacher["data fingerprint"]
+    assert exported["identity"]["teacher"]["weights_hash"] == teacher["weights_hash"]
+    assert exported["identity"]["data_fingerprint"] == teacher["data_fingerprint"]
+    assert documents["tune-tau"]["cache_hash"] == student["cache_hash"] == cache.hash
+    assert student["data_fingerprint"] == teacher["data_fingerprint"]
     distillation = {"tau": 3.0, "power": 0.5, "weight": 0.5, "student_tau": None}
     assert student["recipe"]["distillation"] == distillation
     for one, made in zip(documents["eval"]["checkpoints"], (teacher, student), strict=True):
@@ -126,7 +126,7 @@ def test_clean_takes_the_clean_column_alone(digits):
     clean = chain.succeed("tune-tau", "--cache", digits.cache, "--clean", *options).document
     alone = chain.succeed("tune-tau", "--cache", digits.clean_cache, *options).document
     whole = chain.succeed("tune-tau", "--cache", digits.cache, *options).document
-    z = LogitCache(digits.cache).logits[:, 4].astype(np.float64) / 3
+    z = LogitCache(digits.cache).whole()[:, 4].astype(np.float64) / 3
     t = np.exp(z - z.max(axis=1, keepdims=True))
     expected = (t / t.sum(axis=1, keepdims=True)).sum(axis=0)
     np.testing.assert_allclose(clean["pairs"][0]["per_class"], expected, rtol=1e-5)
@@ -210,14 +210,14 @@ def test_the_longest_way_through_an_image_folder_and_its_archive(tmp_path):
     config = folders.write_recipe(Path("insects.yaml"), images)
     told = ("--config", config, "--precision", "fp32")
     from_folder = chain.succeed("teacher", *told, "--json")
-    assert "data.size" in from_folder.err and "ant 9, bee 5, cat 2" in from_folder.err
+    assert "views.size" in from_folder.err and "ant 9, bee 5, cat 2" in from_folder.err
     from_archive = chain.succeed("teacher", *told, "--data", "images.zip", "--out", "z.pt", "--json")
-    for key in ("weights hash", "data fingerprint", "accuracy"):
+    for key in ("weights_hash", "data_fingerprint", "accuracy"):
         assert from_folder.document[key] == from_archive.document[key]
     # a cache of the one serves a student of the other
     chain.succeed("export-logits", *told)
     student = chain.succeed("student", *told, "--data", "images.zip", "--json").document
-    assert student["data fingerprint"] == from_folder.document["data fingerprint"]
+    assert student["data_fingerprint"] == from_folder.document["data_fingerprint"]
     shown = chain.succeed("eval", *told[:2]).out
     assert "teacher (bsce)" in shown and "student (τ=3, p=0.5, w=0.5)" in shown
 
@@ -240,7 +240,7 @@ def test_several_faults_of_a_config_are_reported_together_with_their_keys():
     complaint = refused("teacher", "--config", "faulty.yaml", "--set", "schedule.epochs=0", code=2)
     for key in (
         "nmae",
-        "data.source",
+        "data.kind",
         "data.imbalance",
         "model",
         "optimizer.lr",
@@ -443,7 +443,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named(digits, kind):
 def damage_cache(path: Path, kind: str) -> None:
     content = bytearray(path.read_bytes())
     if kind == "a flipped logit":
-        content[LogitCache(path).logits.offset + 40_000] ^= 1
+        content[caches.offset(path) + 40_000] ^= 1
     elif kind == "cut short":
         del content[-1:]
     elif kind == "another HDF5 file":
@@ -558,7 +558,7 @@ def assert_fit_for_a_terminal(outcome: chain.Outcome) -> None:
 def test_images_at_a_path_that_cannot_be_recorded_are_refused_before_anything_is_read():
     for name in ("teacher", "export-logits", "student", "eval"):
         complaint = refused(name, "--data", STRANGE["not UTF-8"], code=2)
-        assert r"data.path must be a path in UTF-8, not 'b\xe4r'" in complaint
+        assert r"data.root must be a path in UTF-8, not 'b\xe4r'" in complaint
 
 
 @pytest.mark.parametrize("kind", STRANGE)
@@ -629,7 +629,7 @@ def test_class_names_and_facts_with_escape_codes_are_shown_escaped(digits):
         (("verify", "c.h5", "--seed", "-1"), "must be from 0 to 9223372036854775807"),
         (("verify", "c.h5", "--sample", "1_0"), "write 10"),
         (("verify", "c.h5", "--sample", "9" * 5000), "must be a whole number"),
-        (("teacher", "--set", "data.path=~nosuchuser", "--set", "data.source=folder"), "no such home folder"),
+        (("teacher", "--set", "data.root=~nosuchuser", "--set", "data.kind=folder"), "no such home folder"),
     ],
 )
 def test_a_number_or_path_that_would_be_taken_for_another_is_refused(arguments, named):

@@ -13,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dive.data.longtail import (
+    FINGERPRINT_VERSION,
     Samples,
     class_counts,
     draw,
@@ -21,10 +22,10 @@ from dive.data.longtail import (
     shot_means,
     untouched_test,
 )
+from dive.data.pictures import HeldPictures
 from dive.data.sources.registry import open_source
 from dive.data.sources.source import Source, Split
 from dive.errors import DataError
-from dive.recipe.recipe import Data
 
 # IF: training images, classes in many/medium/few, mean images a class in them (FIELD.md, section 2)
 TABLE = {
@@ -110,7 +111,7 @@ def split_of(counts: list[int], order: list[int] | None = None) -> Split:
     return Split(
         keys=[pairs[i][0] for i in order],
         labels=np.array([pairs[i][1] for i in order], dtype=np.int64),
-        decode=lambda positions: pixels[np.array(order)[positions]],
+        read=lambda position: pixels[order[position]],
     )
 
 
@@ -118,8 +119,8 @@ def names_of(counts: list[int]) -> tuple[str, ...]:
     return tuple(f"c{label}" for label in range(len(counts)))
 
 
-def drawn_keys(split: Split, counts: list[int], **data: object) -> set[str]:
-    return {split.keys[i] for i in draw(split, names_of(counts), Data(**data))}
+def drawn_keys(split: Split, counts: list[int], imbalance: float | None, seed: int = 0) -> set[str]:
+    return {split.keys[i] for i in draw(split, names_of(counts), imbalance, seed)}
 
 
 def naive_draw(keys_of_class: dict[str, list[str]], imbalance: float, seed: int) -> set[str]:
@@ -144,7 +145,7 @@ def test_the_draw_is_the_naive_one():
 
 def test_the_positions_of_the_draw_ascend():
     counts = [30, 20, 10]
-    chosen = draw(split_of(counts), names_of(counts), Data(imbalance=5))
+    chosen = draw(split_of(counts), names_of(counts), 5, 0)
     assert chosen.dtype == np.int64 and (np.diff(chosen) > 0).all()
 
 
@@ -179,7 +180,7 @@ def test_a_class_keeps_its_share_of_the_largest_or_all_it_has(counts, imbalance)
     expected = tail(counts, imbalance)
     assume(min(expected) > 0)
     split = split_of(counts)
-    chosen = draw(split, names_of(counts), Data(imbalance=imbalance))
+    chosen = draw(split, names_of(counts), imbalance, 0)
     assert np.bincount(split.labels[chosen], minlength=len(counts)).tolist() == expected
 
 
@@ -198,52 +199,66 @@ def test_another_seed_draws_other_images_in_the_same_numbers():
 def test_an_imbalance_that_empties_a_class_is_refused_by_name():
     counts = [9, 9, 9]
     with pytest.raises(DataError, match=r"at imbalance 10 class c2 would have no training image"):
-        draw(split_of(counts), names_of(counts), Data(imbalance=10))
+        draw(split_of(counts), names_of(counts), 10, 0)
 
 
 def test_a_class_without_any_image_is_refused_by_name():
     with pytest.raises(DataError, match="class c1 would have no training image"):
-        draw(split_of([9, 0, 9]), names_of([9, 0, 9]), Data(imbalance=2))
+        draw(split_of([9, 0, 9]), names_of([9, 0, 9]), 2, 0)
 
 
-def small_source(decoded: list[int]) -> Source:
-    """A source that notes which training images are decoded."""
+def small_source(read: list[int]) -> Source:
+    """A source that notes which training images are read."""
     split, test = split_of([12, 12]), split_of([2, 2])
 
-    def decode(positions: np.ndarray) -> np.ndarray:
-        decoded.extend(positions.tolist())
-        return split.decode(positions)
+    def noted(position: int) -> np.ndarray:
+        read.append(position)
+        return split.read(position)
 
-    return Source(("c0", "c1"), dataclasses.replace(split, decode=decode), test, note="a note")
+    return Source(("c0", "c1"), dataclasses.replace(split, read=noted), test)
 
 
 def test_a_long_tailed_data_set_holds_the_drawn_images_under_their_keys_and_the_whole_test_set():
-    decoded: list[int] = []
-    source = small_source(decoded)
-    train, test = long_tailed(source, Data(imbalance=4)), untouched_test(source)
+    source = small_source([])
+    train, test = long_tailed(source, 4, 0, None), untouched_test(source, None)
     assert train.counts.tolist() == [12, 3]
     assert len(train) == 15 and train.keys == sorted(train.keys)
-    for key, label, image in zip(train.keys, train.labels, train.images, strict=True):
+    for key, label, image in zip(train.keys, train.labels, train.pictures.held, strict=True):
         assert key.startswith(f"c{label}/")
         assert source.train.keys[image.item()] == key
     assert test.keys == source.test.keys
-    assert test.images.ravel().tolist() == [0, 1, 2, 3]
+    assert test.pictures.held.ravel().tolist() == [0, 1, 2, 3]
     assert test.labels.tolist() == [0, 0, 1, 1]
 
 
-def test_only_the_drawn_images_are_decoded():
-    decoded: list[int] = []
-    source = small_source(decoded)
-    train = long_tailed(source, Data(imbalance=4))
-    assert [source.train.keys[i] for i in decoded] == train.keys
+def test_only_the_drawn_images_are_read():
+    read: list[int] = []
+    source = small_source(read)
+    train = long_tailed(source, 4, 0, None)
+    # The first is read once more, to find out how much memory all of them need.
+    assert [source.train.keys[i] for i in read] == [train.keys[0], *train.keys]
 
 
-SAMPLES = Samples(
-    keys=["cat/1.png", "cat/2.png", "dog/1.png"],
-    labels=np.array([0, 0, 1]),
-    images=np.arange(36, dtype=np.uint8).reshape(3, 2, 2, 3),
-    classes=("cat", "dog"),
-)
+def digests_of(pixels: np.ndarray) -> np.ndarray:
+    """16 bytes of SHA-256 over shape and pixels of each picture, (N, 16) uint8."""
+    each = [hashlib.sha256(f"{picture.shape}".encode() + bytes(picture.ravel())) for picture in pixels]
+    return np.array([list(one.digest()[:16]) for one in each], dtype=np.uint8)
+
+
+def samples(**changes: object) -> Samples:
+    """Three small pictures; `pixels` gives others."""
+    pixels = changes.pop("pixels", PIXELS)
+    whole = {
+        "keys": ["cat/1.png", "cat/2.png", "dog/1.png"],
+        "labels": np.array([0, 0, 1]),
+        "pictures": HeldPictures(pixels),
+        "digests": digests_of(pixels),
+        "classes": ("cat", "dog"),
+    }
+    return Samples(**(whole | changes))
+
+
+PIXELS = np.arange(36, dtype=np.uint8).reshape(3, 2, 2, 3)
 
 
 def with_pixel(images: np.ndarray) -> np.ndarray:
@@ -252,6 +267,7 @@ def with_pixel(images: np.ndarray) -> np.ndarray:
     return changed
 
 
+@pytest.mark.parametrize("version", [1, FINGERPRINT_VERSION])
 @pytest.mark.parametrize(
     "change",
     [
@@ -261,40 +277,58 @@ def with_pixel(images: np.ndarray) -> np.ndarray:
         {"labels": np.array([0, 1, 1])},
         {"classes": ("cat", "god")},
         {"classes": ("cat", "dog", "eel")},
-        {"images": with_pixel(SAMPLES.images)},
-        {"images": SAMPLES.images.reshape(3, 2, 6, 1)},
+        {"pixels": with_pixel(PIXELS)},
+        {"pixels": PIXELS.reshape(3, 2, 6, 1)},
     ],
     ids=["key", "order of keys", "end of a key", "label", "class", "one more class", "pixel", "shape"],
 )
-def test_the_fingerprint_moves_with(change):
-    assert dataclasses.replace(SAMPLES, **change).fingerprint != SAMPLES.fingerprint
+def test_the_fingerprint_moves_with(change, version):
+    assert samples(**change).fingerprint_of(version) != samples().fingerprint_of(version)
 
 
-def test_the_fingerprint_does_not_move_with_types_or_memory_layout():
-    same = dataclasses.replace(
-        SAMPLES, labels=SAMPLES.labels.astype(np.int32), images=np.asfortranarray(SAMPLES.images)
+@pytest.mark.parametrize("version", [1, FINGERPRINT_VERSION])
+def test_the_fingerprint_does_not_move_with_types_or_memory_layout(version):
+    same = samples(
+        labels=np.array([0, 0, 1], dtype=np.int32),
+        pixels=np.asfortranarray(PIXELS),
+        digests=np.asfortranarray(digests_of(PIXELS)),
     )
-    assert same.fingerprint == SAMPLES.fingerprint
+    assert same.fingerprint_of(version) == samples().fingerprint_of(version)
+
+
+NAMED = b"cat\0dog\0\0" + b"cat/1.png\0cat/2.png\0dog/1.png\0\0" + bytes(16) + b"\1" + bytes(7)
 
 
 def test_the_fingerprint_is_the_one_stored_with_caches_and_checkpoints():
     # Written out: a change of this value makes every existing cache one of another data set.
-    digest = hashlib.sha256(
-        b"cat\0dog\0\0" + b"cat/1.png\0cat/2.png\0dog/1.png\0\0" + bytes(16) + b"\1" + bytes(7)
-    )
-    digest.update(b"(3, 2, 2, 3)" + bytes(range(36)))
-    assert SAMPLES.fingerprint == digest.hexdigest()
+    digests = [hashlib.sha256(b"(2, 2, 3)" + bytes(range(at, at + 12))).digest()[:16] for at in (0, 12, 24)]
+    assert samples().fingerprint == hashlib.sha256(NAMED + b"".join(digests)).hexdigest()
+    assert samples().fingerprint == samples().fingerprint_of(2)
+
+
+def test_the_fingerprint_of_dive_0_1_is_that_over_pixels_instead_of_digests():
+    written = hashlib.sha256(NAMED + b"(3, 2, 2, 3)" + bytes(range(36)))
+    assert samples().fingerprint_of(1) == written.hexdigest()
+
+
+def test_a_subset_has_the_samples_asked_for_in_their_order():
+    rows = np.array([2, 0])
+    part = samples().subset(rows)
+    assert part.keys == ["dog/1.png", "cat/1.png"] and part.labels.tolist() == [1, 0]
+    np.testing.assert_array_equal(part.pictures.held, PIXELS[[2, 0]])
+    np.testing.assert_array_equal(part.digests, digests_of(PIXELS)[[2, 0]])
+    assert part.classes == ("cat", "dog") and part.counts.tolist() == [1, 1]
+    assert part.fingerprint != samples().fingerprint
 
 
 def test_counts_include_classes_without_an_image():
-    assert dataclasses.replace(SAMPLES, classes=("cat", "dog", "eel")).counts.tolist() == [2, 1, 0]
+    assert samples(classes=("cat", "dog", "eel")).counts.tolist() == [2, 1, 0]
 
 
 PROGRAM = """
 import json, sys
 from dive.data.longtail import class_counts, draw
 from dive.randomness import epoch_order, key_hashes, stored_choice
-from dive.recipe.recipe import Data
 from dive.data.sources.source import Split
 import numpy as np
 keys = [f"c{c}/é{i}.png" for c in range(3) for i in range(30)]
@@ -302,7 +336,7 @@ labels = np.repeat(np.arange(3), 30)
 split = Split(keys, labels, None)
 hashes = key_hashes(keys)
 print(json.dumps([
-    draw(split, ("c0", "c1", "c2"), Data(imbalance=10)).tolist(),
+    draw(split, ("c0", "c1", "c2"), 10, 0).tolist(),
     epoch_order(1, 2, hashes).tolist(),
     stored_choice(0, hashes, 162, 3).tolist(),
     "torch" in sys.modules,
@@ -324,11 +358,11 @@ def test_every_process_draws_the_same_and_needs_no_torch_for_it():
 
 @pytest.fixture(scope="module")
 def cifar100(shared_data):
-    return open_source(Data(path=str(shared_data)))
+    return open_source("cifar100", root=str(shared_data))
 
 
 def test_the_draw_from_the_real_cifar100_at_imbalance_100_is_the_naive_one(cifar100):
-    chosen = draw(cifar100.train, cifar100.classes, Data(imbalance=100))
+    chosen = draw(cifar100.train, cifar100.classes, 100, 0)
     keys = {cifar100.train.keys[i] for i in chosen}
     assert len(chosen) == len(keys) == 10_847
     by_class: dict[str, list[str]] = {}
@@ -340,7 +374,7 @@ def test_the_draw_from_the_real_cifar100_at_imbalance_100_is_the_naive_one(cifar
 
 @pytest.mark.parametrize("imbalance", TABLE)
 def test_the_draw_from_the_real_cifar100_counts_as_the_table(cifar100, imbalance):
-    chosen = draw(cifar100.train, cifar100.classes, Data(imbalance=imbalance))
+    chosen = draw(cifar100.train, cifar100.classes, imbalance, 0)
     counts = np.bincount(cifar100.train.labels[chosen], minlength=100)
     assert shape_of(counts.tolist()) == TABLE[imbalance]
     assert np.bincount(cifar100.test.labels).tolist() == [100] * 100
@@ -353,4 +387,4 @@ def test_the_shots_means_are_those_of_their_classes_and_none_where_there_is_no_c
 
 def test_a_data_set_of_one_class_is_refused():
     with pytest.raises(DataError, match="one class only, cat"):
-        draw(Split(["cat/1"], np.array([0]), lambda positions: positions), ("cat",), Data(imbalance=None))
+        draw(Split(["cat/1"], np.array([0]), lambda _: np.zeros((1, 1, 1), np.uint8)), ("cat",), None, 0)

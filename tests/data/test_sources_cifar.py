@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision.datasets
+from reading import pictures
 
 from dive.data.longtail import Dataset, draw, long_tailed, untouched_test
 from dive.data.sources import cifar
-from dive.data.sources.cifar import open_cifar
+from dive.data.sources.cifar import open_cifar10
 from dive.data.sources.registry import open_source
 from dive.errors import DataError
-from dive.recipe.recipe import Data
 
 
 def opened(path: Path):
-    return open_source(Data(source="cifar100", path=str(path)))
+    return open_source("cifar100", root=str(path))
 
 
 def test_the_official_files_give_each_image_under_its_key(cifar_forms):
@@ -30,25 +30,25 @@ def test_the_official_files_give_each_image_under_its_key(cifar_forms):
         )
         assert split.keys == expected
         assert [source.classes[label] for label in split.labels] == [key.split("/")[0] for key in expected]
-        images = split.decode(np.arange(len(expected)))
+        images = pictures(split)
         for key, image in zip(expected, images, strict=True):
             np.testing.assert_array_equal(image, cifar_forms.pixels[f"{name}/{key}"])
 
 
 def test_all_forms_give_the_same_keys_draw_and_fingerprint(cifar_forms):
-    data = Data(imbalance=4)
     sources = [opened(path) for path in (cifar_forms.official, cifar_forms.folder, cifar_forms.archive)]
     first = sources[0]
-    datasets = [Dataset(long_tailed(source, data), untouched_test(source)) for source in sources]
+    datasets = [Dataset(long_tailed(source, 4, 0, None), untouched_test(source, None)) for source in sources]
     assert datasets[0].train.counts.tolist() == [12, 6, 3]
     for source, dataset in zip(sources[1:], datasets[1:], strict=True):
         assert source.classes == first.classes
         assert source.train.keys == first.train.keys and source.test.keys == first.test.keys
-        drawn, expected = (draw(s.train, s.classes, data).tolist() for s in (source, first))
+        drawn, expected = (draw(s.train, s.classes, 4, 0).tolist() for s in (source, first))
         assert drawn == expected
         assert dataset.train.keys == datasets[0].train.keys
-        assert dataset.train.fingerprint == datasets[0].train.fingerprint
-        assert dataset.test.fingerprint == datasets[0].test.fingerprint
+        for version in (1, 2):
+            for found, wanted in ((dataset.train, datasets[0].train), (dataset.test, datasets[0].test)):
+                assert found.fingerprint_of(version) == wanted.fingerprint_of(version)
 
 
 def test_the_folder_of_the_official_files_itself_may_be_named(cifar_forms):
@@ -71,7 +71,7 @@ def test_torchvision_reads_the_same_images_from_the_official_files(cifar_forms):
         theirs = Small(str(cifar_forms.official), train=name == "train", download=False)
         assert tuple(theirs.classes) == source.classes
         split = getattr(source, name)
-        ours = split.decode(np.arange(len(split.keys)))
+        ours = pictures(split)
         rows = {image.tobytes(): int(label) for image, label in zip(ours, split.labels, strict=True)}
         assert rows == {
             image.tobytes(): label for image, label in zip(theirs.data, theirs.targets, strict=True)
@@ -97,7 +97,7 @@ def test_a_pickle_of_python_3_is_read_as_well(cifar_forms, monkeypatch):
     cifar_forms.write("train", pickle.dumps(batch, protocol=2), monkeypatch)
     source = opened(cifar_forms.official)
     assert source.train.keys == before
-    assert source.train.decode(np.array([0])).shape == (1, 32, 32, 3)
+    assert source.train.read(0).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("name", ["train", "test", "meta"])
@@ -210,7 +210,7 @@ def test_a_download_that_fails_is_one_clear_line(monkeypatch, error):
     with pytest.raises(
         DataError, match=r"data has no cifar-10-batches-py and it could not be downloaded"
     ) as caught:
-        open_cifar("cifar10", Path("data"))
+        open_cifar10(Path("data"))
     assert "\n" not in str(caught.value) and "--data" in str(caught.value)
 
 
@@ -220,7 +220,7 @@ def test_the_real_archive_is_cifar100(shared_data):
     assert (len(source.train.keys), len(source.test.keys)) == (50_000, 10_000)
     assert len(set(source.train.keys)) == 50_000
     assert source.train.keys == sorted(source.train.keys)
-    images = source.train.decode(np.array([0, 25_000, 49_999]))
+    images = pictures(source.train, [0, 25_000, 49_999])
     assert images.shape == (3, 32, 32, 3) and images.dtype == np.uint8
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, ImageFile
+from reading import pictures
 
+from dive.data.pictures import fit, hold
 from dive.data.sources.decode import FORMATS, decode
 from dive.data.sources.folder import open_folder
 from dive.errors import DataError
@@ -25,10 +27,10 @@ def encoded(image: Image.Image, form: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def pixels(content: bytes, size: int, resize: bool = True) -> np.ndarray:
+def pixels(content: bytes, side: int | None = None) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return decode(content, "it", size, resize)
+        return decode(content, "it", side)
 
 
 def png(width: int, height: int, colour: int = 0) -> bytes:
@@ -57,28 +59,34 @@ def test_an_image_of_1_by_80_million_pixels_is_refused_by_name_and_not_decoded(t
     assert (path / "train/cat/0.png").stat().st_size < 2_000_000
     monkeypatch.setattr(Image.Image, "resize", lambda *_, **__: pytest.fail("it was decoded and resized"))
     with pytest.raises(DataError, match=rf"train/cat/0\.png has {shape[0]}×{shape[1]} pixels, one side more"):
-        open_folder(path, 32).train.decode(np.arange(1))
+        hold(open_folder(path).train, np.arange(1), 32)
 
 
 @pytest.mark.parametrize(("width", "height"), [(7, 700), (700, 7), (1, 100)])
 def test_a_side_of_a_hundred_times_the_other_is_still_resized(width, height):
-    assert (pixels(png(width, height, 77), 16) == 77).all()
+    found = fit(pixels(png(width, height, 77)), 16)
+    assert found.shape == (16, 16, 3) and (found == 77).all()
     with pytest.raises(DataError, match="one side more than 100 times the other"):
         longer = [side + (side > 7) for side in (width, height)]
-        pixels(png(*longer), 16)
+        pixels(png(*longer))
 
 
 @pytest.mark.parametrize(
-    ("owner", "step"), [(ImageFile.ImageFile, "load"), (Image.Image, "convert"), (Image.Image, "resize")]
+    ("owner", "step", "told"),
+    [
+        (ImageFile.ImageFile, "load", "cannot be decoded"),
+        (Image.Image, "convert", "cannot be decoded"),
+        (Image.Image, "resize", "cannot be resized to 16×16 pixels"),
+    ],
 )
-def test_out_of_memory_while_decoding_names_the_file(tree, owner, step, monkeypatch):
+def test_out_of_memory_while_decoding_or_resizing_names_the_file(tree, owner, step, told, monkeypatch):
     def exhausted(*_: object, **__: object) -> None:
         raise MemoryError
 
-    source = open_folder(folder_of(tree, png(40, 30)), 16)
+    source = open_folder(folder_of(tree, png(40, 30)))
     monkeypatch.setattr(owner, step, exhausted)
-    with pytest.raises(DataError, match=r"train/cat/0\.png cannot be decoded: there is not enough memory"):
-        source.train.decode(np.arange(1))
+    with pytest.raises(DataError, match=rf"cat/0\.png {told}: there is not enough memory"):
+        hold(source.train, np.arange(1), 16)
 
 
 @pytest.mark.parametrize("shape", [(20, 60), (60, 20), (33, 32), (5, 3), (16, 16), (90, 41)])
@@ -91,7 +99,7 @@ def test_an_image_is_resized_whole_and_then_cropped(shape):
     if shape == (16, 16):
         expected = image
     expected = np.asarray(expected)[top : top + 16, left : left + 16]
-    np.testing.assert_array_equal(pixels(encoded(image, "PNG"), 16), expected)
+    np.testing.assert_array_equal(fit(pixels(encoded(image, "PNG")), 16), expected)
 
 
 SUFFIXES = ("png", "jpg", "jpeg", "bmp", "webp", "ppm", "pgm", "tif", "tiff", "gif")
@@ -101,7 +109,8 @@ SUFFIXES = ("png", "jpg", "jpeg", "bmp", "webp", "ppm", "pgm", "tif", "tiff", "g
 def test_every_format_is_read_under_every_suffix(tree, form):
     content = encoded(Image.fromarray(np.full((8, 8, 3), 90, dtype=np.uint8)), form)
     names = [f"{split}/cat/{i}.{suffix}" for split in ("train", "test") for i, suffix in enumerate(SUFFIXES)]
-    images = open_folder(tree.files(dict.fromkeys(names, content)), 8).train.decode(np.arange(len(SUFFIXES)))
+    images = pictures(open_folder(tree.files(dict.fromkeys(names, content))).train)
+    assert images.shape == (len(SUFFIXES), 8, 8, 3)
     assert np.abs(images.astype(int) - 90).max() <= 3  # JPEG and WebP are lossy
 
 
@@ -109,23 +118,24 @@ def test_every_format_is_read_under_every_suffix(tree, form):
 def test_postscript_under_an_images_name_is_refused_and_not_run(tree, suffix, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was run"))
     content = encoded(Image.fromarray(noise(8, 8)), "EPS")
-    source = open_folder(folder_of(tree, content, f"0.{suffix}"), 8)
+    source = open_folder(folder_of(tree, content, f"0.{suffix}"))
     with pytest.raises(
         DataError, match=rf"0\.{suffix} is not a readable image: its content is no PNG, JPEG, .* or GIF$"
     ):
-        source.train.decode(np.arange(1))
+        source.train.read(0)
 
 
 @pytest.mark.parametrize("form", ["EPS", "PCX", "TGA", "ICO", "SGI", "PDF"])
 def test_other_formats_are_refused_whatever_they_are_called(form):
     with pytest.raises(DataError, match="it is not a readable image"):
-        pixels(encoded(Image.fromarray(noise(16, 16)), form), 16)
+        pixels(encoded(Image.fromarray(noise(16, 16)), form))
 
 
 def test_a_photograph_with_a_second_picture_in_it_is_read_as_its_first():
     one, other = (Image.fromarray(np.full((16, 16, 3), level, dtype=np.uint8)) for level in (60, 200))
     content = encoded(one, "MPO", save_all=True, append_images=[other])
-    assert np.abs(pixels(content, 16).astype(int) - 60).max() <= 2
+    found = pixels(content)
+    assert found.shape == (16, 16, 3) and np.abs(found.astype(int) - 60).max() <= 2
 
 
 COLOURS = noise(8, 8)
@@ -174,16 +184,16 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_becomes_the_rgb_of_its_colours_without_a_warning(mode):
     content, expected = MODES[mode]
-    np.testing.assert_array_equal(pixels(content, 8), expected)
+    np.testing.assert_array_equal(pixels(content), expected)
 
 
 def test_floating_point_pixels_are_refused():
     content = encoded(Image.fromarray(np.ones((8, 8), dtype=np.float32)), "TIFF")
     with pytest.raises(DataError, match="it has floating-point pixels; convert it to 8 bits"):
-        pixels(content, 8)
+        pixels(content)
 
 
 def test_an_image_that_must_have_the_size_is_refused_by_its_header(monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(DataError, match="it has 9×8 pixels, not 8×8"):
-        pixels(encoded(Image.fromarray(noise(8, 9)), "PNG"), 8, resize=False)
+        pixels(encoded(Image.fromarray(noise(8, 9)), "PNG"), 8)

@@ -24,7 +24,7 @@ def archive(entries: list[tuple[str, bytes]], path: Path = Path("images.zip")) -
 
 def refusal(path: Path) -> str:
     with pytest.raises(DataError) as caught:
-        open_folder(path, 8)
+        open_folder(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
     return str(caught.value)
 
@@ -57,15 +57,15 @@ def test_two_spellings_of_one_path_in_a_zip_are_refused_naming_both(tree, top, o
 def test_a_zip_whose_paths_have_empty_and_idle_steps_is_as_its_unpacked_folder(tree):
     files = tree.images({"cat": 2, "dog": 1})
     odd = [(f"./{name.replace('/', '//', 1)}", content) for name, content in files.items()]
-    source = open_folder(archive(odd), 8)
-    assert source.train.keys == open_folder(tree.files(files), 8).train.keys
+    source = open_folder(archive(odd))
+    assert source.train.keys == open_folder(tree.files(files)).train.keys
     assert source.classes == ("cat", "dog")
 
 
 def test_duplicates_of_what_is_no_image_do_no_harm(tree):
     files = list(tree.images({"cat": 2}).items())
     twice = [("train/notes.txt", b"x"), ("train/cat/.000.png", b"x"), ("__MACOSX/train/cat/000.png", b"x")]
-    assert len(open_folder(archive([*files, *twice, *twice]), 8).train.keys) == 2
+    assert len(open_folder(archive([*files, *twice, *twice])).train.keys) == 2
 
 
 def forms(tree, files: dict[str, bytes]) -> list[Path]:
@@ -99,7 +99,7 @@ def test_one_name_in_two_classes_or_in_another_case_is_no_duplicate(tree):
     files = tree.images({COMPOSED: 1, "Cat": 1, "cat": 1})
     files |= {f"train/cat/{name}.png": files["train/cat/000.png"] for name in ("a", "A", "Straße", "strasse")}
     for path in forms(tree, files):
-        source = open_folder(path, 8)
+        source = open_folder(path)
         assert source.classes == ("Cat", COMPOSED, "cat") and len(source.train.keys) == 7
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reading import pictures
 
+from dive.data.pictures import hold
 from dive.data.sources.folder import open_folder
 from dive.data.sources.registry import open_source
 from dive.data.sources.walk import walk
 from dive.errors import DataError
-from dive.recipe.recipe import Data
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def images(tree) -> Path:
 def refusal(path: Path) -> str:
     """The line with which a folder is refused."""
     with pytest.raises(DataError) as caught:
-        open_folder(path, 8)
+        open_folder(path)
     message = str(caught.value)
     assert "\n" not in message and str(path) in message
     return message
@@ -64,10 +65,10 @@ def test_a_split_that_is_a_link_to_its_own_root_is_refused(images, split):
 
 
 def test_a_split_may_be_a_link_to_another_folder(images):
-    expected = open_folder(images, 8).train.keys
+    expected = open_folder(images).train.keys
     (images / "train").rename("moved")
     (images / "train").symlink_to(Path("moved").resolve())
-    assert open_folder(images, 8).train.keys == expected
+    assert open_folder(images).train.keys == expected
 
 
 def test_links_that_lead_to_each_other_are_refused_by_name(images):
@@ -82,13 +83,12 @@ def test_a_folder_of_a_subset_may_link_to_single_images_elsewhere(tree, images):
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(images / split / name)
     Path("subset/test/dog").symlink_to(images / "test" / "dog")
-    source = open_folder(Path("subset"), 8)
+    source = open_folder(Path("subset"))
     assert source.train.keys == ["cat/000.png", "dog/001.png"]
     assert source.test.keys == ["cat/000.png", "dog/000.png"]
-    whole = open_folder(images, 8)
+    whole = open_folder(images)
     for at, position in enumerate((0, 4)):
-        one, same = source.train.decode(np.array([at])), whole.train.decode(np.array([position]))
-        np.testing.assert_array_equal(one, same)
+        np.testing.assert_array_equal(source.train.read(at), whole.train.read(position))
 
 
 @pytest.mark.parametrize(
@@ -130,16 +130,16 @@ def test_train_and_test_may_not_be_one_folder(images):
 def test_a_folder_without_images_may_be_linked_twice(images):
     Path("notes").mkdir()
     Path("notes/read.me").write_text("x")
-    expected = open_folder(images, 8).train.keys
+    expected = open_folder(images).train.keys
     for label in ("cat", "dog"):
         (images / "train" / label / "notes").symlink_to(Path("notes").resolve())
-    assert open_folder(images, 8).train.keys == expected
+    assert open_folder(images).train.keys == expected
 
 
 def test_hard_links_are_files_of_their_own_as_copies_are(images):
     os.link(images / "train/cat/000.png", images / "train/cat/9.png")
     os.link(images / "train/cat/000.png", images / "test/cat/9.png")
-    source = open_folder(images, 8)
+    source = open_folder(images)
     assert "cat/9.png" in source.train.keys and "cat/9.png" in source.test.keys
 
 
@@ -148,13 +148,13 @@ def test_a_link_to_a_hard_linked_file_stands_for_its_own_name(images):
     os.link("a.png", "b.png")
     for name in ("a.png", "b.png"):
         (images / "train/cat" / name).symlink_to(Path(name).resolve())
-    assert len(open_folder(images, 8).train.keys) == 7
+    assert len(open_folder(images).train.keys) == 7
     (images / "train/cat/c.png").symlink_to(Path("b.png").resolve())
     assert "train/cat/b.png and train/cat/c.png are one file" in refusal(images)
 
 
 def test_nothing_hidden_is_looked_into(images):
-    expected = open_folder(images, 8).train.keys
+    expected = open_folder(images).train.keys
     hidden = images / "train" / "cat" / ".cache"
     hidden.mkdir()
     (hidden / "loop").symlink_to("..")
@@ -162,7 +162,7 @@ def test_nothing_hidden_is_looked_into(images):
     (images / "train" / "cat" / ".broken.png").symlink_to("/nowhere")
     (images / "train" / "cat" / ".again.png").symlink_to("000.png")
     os.mkfifo(images / "train" / "cat" / ".pipe.png")
-    assert open_folder(images, 8).train.keys == expected
+    assert open_folder(images).train.keys == expected
 
 
 @pytest.mark.parametrize("name", ["train/cat/9.png", "train/cat/more", "train/bird"])
@@ -241,11 +241,11 @@ def test_what_is_not_a_file_among_the_images_is_refused_before_it_is_opened(imag
 
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_what_is_not_a_file_is_refused_when_it_takes_an_images_place(images, kind):
-    source = open_folder(images, 8)
+    source = open_folder(images)
     (images / "train/cat/001.png").unlink()
     SPECIAL[kind](images / "train/cat/001.png")
     with pytest.raises(DataError, match=rf"train/cat/001\.png cannot be read: it is {kind}, not a regular"):
-        source.train.decode(np.arange(3))
+        pictures(source.train, [0, 1, 2])
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
@@ -254,33 +254,34 @@ def test_what_is_not_a_file_is_refused_when_it_takes_an_images_place(images, kin
 def test_data_that_are_not_a_file_are_refused_before_they_are_opened(kind, name, data_source):
     SPECIAL[kind](Path(name).absolute())
     with pytest.raises(DataError, match=rf"{name} is neither a folder nor a (readable )?\.zip") as caught:
-        open_source(Data(source=data_source, path=name))
+        open_source(data_source, root=name)
     assert name == "images" or f"it is {kind}, not a regular file" in str(caught.value)
 
 
 def test_special_files_that_are_not_images_do_no_harm(images):
     os.mkfifo(images / "train" / "cat" / "control")
     os.mkfifo(images / "train" / "pipe.png")  # beside the classes
-    assert len(open_folder(images, 8).train.keys) == 5
+    assert len(open_folder(images).train.keys) == 5
 
 
 def test_a_file_larger_than_any_image_is_refused_and_not_read(images):
     with open(images / "train/cat/001.png", "r+b") as file:
         file.truncate(1 << 40)  # a terabyte, none of it on the disk
-    source = open_folder(images, 8)
+    source = open_folder(images)
     with pytest.raises(DataError, match=r"train/cat/001\.png cannot be read: it has \d{13} bytes, more than"):
-        source.train.decode(np.arange(3))
+        pictures(source.train, [0, 1, 2])
 
 
 def test_images_that_do_not_fit_in_memory_are_refused_in_one_line(images):
-    source = open_folder(images, 1024)
-    with pytest.raises(DataError, match=r"1000000000000 images of 1024×1024 pixels need .* TB of memory"):
-        source.train.decode(np.broadcast_to(np.int64(0), 10**12))
+    source, positions = open_folder(images), np.broadcast_to(np.int64(0), 10**12)
+    needs = r"1000000000000 pictures of 1024×1024 pixels need .* TB of memory; choose a smaller views\.size"
+    with pytest.raises(DataError, match=needs):
+        hold(source.train, positions, 1024)
 
 
 def test_a_home_folder_of_nobody_is_refused():
     with pytest.raises(DataError, match=r"~nobody-at-all/images: there is no such home folder"):
-        open_source(Data(source="folder", path="~nobody-at-all/images"))
+        open_source("folder", root="~nobody-at-all/images")
 
 
 def naive(root: Path) -> list[tuple[str, str]] | None:

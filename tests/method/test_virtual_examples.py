@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from dive.cache.reader import LogitCache
 from dive.data.longtail import shot_means
 from dive.errors import CacheError
-from dive.method import virtual_examples
+from dive.method import virtual_examples as module
+from dive.method.advice import recommend
 from dive.method.virtual_examples import (
     DEFAULT_POWERS,
     DEFAULT_TAUS,
     Distribution,
     Pair,
-    distributions,
     effective_temperature,
     examine,
-    recommend,
+    virtual_examples,
 )
 
 PATH = Path("small.h5")
@@ -73,10 +73,10 @@ def test_virtual_examples_and_information_agree_with_a_naive_loop(dtype):
 def test_chunks_and_blocks_change_nothing_at_their_boundaries(monkeypatch, rows, dtype):
     from dive.cache import writer
 
-    monkeypatch.setattr(virtual_examples, "CHUNK_BYTES", 4 * 5 * 16)  # sixteen rows of five classes
+    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * 5 * 16)  # sixteen rows of five classes
     monkeypatch.setattr(writer, "BLOCK_IMAGES", 32)
     logits = caches.random_logits(rows, 1, 5).astype(dtype)
-    found = distributions(caches.write_cache(PATH, logits, dtype=dtype), [1.0, 6.0])
+    found = virtual_examples(caches.write_cache(PATH, logits, dtype=dtype), [1.0, 6.0])
     for temperature, distribution in zip((1.0, 6.0), found, strict=True):
         sums, information = naive(logits[:, 0], temperature, 1)
         np.testing.assert_allclose(distribution.per_class, sums, rtol=2e-6)
@@ -86,9 +86,9 @@ def test_chunks_and_blocks_change_nothing_at_their_boundaries(monkeypatch, rows,
 @pytest.mark.parametrize("rows", [64, 65, 66, 131])
 def test_chunks_of_the_real_size_change_nothing_at_their_boundaries(rows):
     classes = 3000
-    assert virtual_examples.CHUNK_BYTES // (4 * classes) == 65
+    assert module.CHUNK_BYTES // (4 * classes) == 65
     logits = caches.random_logits(rows, 1, classes).astype(np.float16)
-    (found,) = distributions(caches.write_cache(PATH, logits), [3.0])
+    (found,) = virtual_examples(caches.write_cache(PATH, logits), [3.0])
     z = logits[:, 0].astype(np.float64) / 3
     e = np.exp(z - z.max(axis=1, keepdims=True))
     np.testing.assert_allclose(found.per_class, (e / e.sum(axis=1, keepdims=True)).sum(axis=0), rtol=1e-5)
@@ -101,12 +101,12 @@ def test_forked_workers_say_the_same_as_threads(clean):
     program = (
         "import sys; from pathlib import Path; from dive.method import virtual_examples as ve\n"
         "from dive.cache.reader import LogitCache\n"
-        f"for d in ve.distributions(LogitCache(Path('small.h5')), [1.0, 6.0], {clean}):\n"
+        f"for d in ve.virtual_examples(LogitCache(Path('small.h5')), [1.0, 6.0], {clean}):\n"
         "    print(d.information, *d.per_class)\n"
         "assert 'torch' not in sys.modules"
     )
     printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    here = distributions(cache, [1.0, 6.0], clean)
+    here = virtual_examples(cache, [1.0, 6.0], clean)
     assert len(list(cache.blocks())) > 1
     assert [list(map(float, line.split())) for line in printed.stdout.splitlines()] == [
         [d.information, *d.per_class] for d in here
@@ -143,7 +143,7 @@ def test_no_worker_outlives_its_parent(number, tmp_path):
         "    return 0, 0\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "ve._tally_block = slow\n"
-        "ve.distributions(LogitCache(Path('small.h5')), [1.0])"
+        "ve.virtual_examples(LogitCache(Path('small.h5')), [1.0])"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -162,13 +162,13 @@ def test_every_finite_float16_becomes_its_float32_in_bits():
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)]
     found = np.empty(len(halves), np.float32)
-    virtual_examples._to_bits(halves, found)
+    module._to_bits(halves, found)
     np.testing.assert_array_equal(found, halves.astype(np.float32) * np.float32(np.log2(np.e)))
 
 
 def test_the_magnitude_of_every_float16_is_its_absolute_value():
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    found = np.array([virtual_examples._magnitude(np.array([half, 0], np.float16)) for half in halves])
+    found = np.array([module._magnitude(np.array([half, 0], np.float16)) for half in halves])
     finite = np.isfinite(halves)
     np.testing.assert_array_equal(found[finite], np.abs(halves[finite]).astype(np.float64))
     assert not np.isfinite(found[~finite]).any()
@@ -186,7 +186,7 @@ def test_the_magnitude_of_every_float16_is_its_absolute_value():
 )
 def test_temperatures_got_from_each_other_are_as_right_as_those_alone(temperatures):
     logits = caches.random_logits(40, 1, 9, scale=6)
-    found = distributions(caches.write_cache(PATH, logits, dtype="float32"), temperatures)
+    found = virtual_examples(caches.write_cache(PATH, logits, dtype="float32"), temperatures)
     assert [d.temperature for d in found] == temperatures
     for distribution in found:
         sums, information = naive(logits[:, 0], distribution.temperature, 1)
@@ -195,9 +195,9 @@ def test_temperatures_got_from_each_other_are_as_right_as_those_alone(temperatur
 
 
 def test_a_class_wider_than_a_chunk_is_taken_row_by_row(monkeypatch):
-    monkeypatch.setattr(virtual_examples, "CHUNK_BYTES", 8)
+    monkeypatch.setattr(module, "CHUNK_BYTES", 8)
     logits = caches.random_logits(5, 2, 6)
-    (found,) = distributions(caches.write_cache(PATH, logits, dtype="float32"), [2.0])
+    (found,) = virtual_examples(caches.write_cache(PATH, logits, dtype="float32"), [2.0])
     np.testing.assert_allclose(
         found.per_class, np.array(naive(logits.reshape(-1, 6), 2, 1)[0]) / 2, rtol=2e-6
     )
@@ -214,7 +214,7 @@ def test_a_class_wider_than_a_chunk_is_taken_row_by_row(monkeypatch):
 def test_virtual_examples_sum_to_the_number_of_images_at_every_temperature(n, v, c, seed, temperature, dtype):
     PATH.unlink(missing_ok=True)
     cache = caches.write_cache(PATH, caches.random_logits(n, v, c, seed, scale=20), dtype=dtype)
-    (found,) = distributions(cache, [temperature])
+    (found,) = virtual_examples(cache, [temperature])
     assert found.per_class.sum() == pytest.approx(n, rel=1e-5)
     assert (found.per_class >= 0).all()
     assert -1e-5 <= found.information <= math.log(c) + 1e-5
@@ -222,7 +222,7 @@ def test_virtual_examples_sum_to_the_number_of_images_at_every_temperature(n, v,
 
 def test_at_an_infinite_temperature_every_class_gets_the_same_and_no_information_is_left():
     cache = caches.write_cache(PATH, caches.random_logits(30, 2, 6, scale=20))
-    (found,) = distributions(cache, [1e9])
+    (found,) = virtual_examples(cache, [1e9])
     np.testing.assert_allclose(found.per_class, 30 / 6, rtol=1e-6)
     assert found.information == pytest.approx(0, abs=1e-6)
 
@@ -231,14 +231,14 @@ def test_at_a_small_temperature_every_image_is_one_example_of_its_largest_logit(
     logits = np.round(caches.random_logits(30, 1, 6, scale=8))
     logits[np.arange(30), 0, np.arange(30) % 5] = 100
     cache = caches.write_cache(PATH, logits)
-    (found,) = distributions(cache, [0.05])
+    (found,) = virtual_examples(cache, [0.05])
     np.testing.assert_array_equal(found.per_class, [6, 6, 6, 6, 6, 0])
     assert found.information == pytest.approx(math.log(6), rel=1e-6)
 
 
 def test_logits_at_the_ends_of_float16_do_not_overflow():
     logits = np.array([[[65504.0, -65504.0, 65504.0]], [[-65504.0, 65504.0, -65504.0]]])
-    (found,) = distributions(caches.write_cache(PATH, logits, labels=[0, 1]), [1.0])
+    (found,) = virtual_examples(caches.write_cache(PATH, logits, labels=[0, 1]), [1.0])
     np.testing.assert_array_equal(found.per_class, [0.5, 1.0, 0.5])
     assert found.information == pytest.approx(math.log(3) - math.log(2) / 2, rel=1e-6)
 
@@ -246,7 +246,7 @@ def test_logits_at_the_ends_of_float16_do_not_overflow():
 @pytest.mark.parametrize("temperature", [1e-6, 1e6, 1e12])
 def test_the_ends_of_the_range_of_temperatures_make_no_nan_and_no_warning(temperature):
     cache = caches.write_cache(PATH, caches.random_logits(10, 2, 4))
-    (found,) = distributions(cache, [temperature])
+    (found,) = virtual_examples(cache, [temperature])
     assert found.per_class.sum() == pytest.approx(10, rel=1e-5)
     assert math.isfinite(found.information)
 
@@ -273,13 +273,13 @@ def test_a_cache_that_lacks_the_clean_view_of_a_single_image_refuses_to_give_it(
 
 def test_pairs_of_equal_effective_temperature_are_computed_once(monkeypatch):
     asked = []
-    original = virtual_examples.distributions
+    original = module.virtual_examples
 
     def spy(cache, temperatures, clean=False):
         asked.extend(temperatures)
         return original(cache, temperatures, clean)
 
-    monkeypatch.setattr(virtual_examples, "distributions", spy)
+    monkeypatch.setattr(module, "virtual_examples", spy)
     cache = caches.write_cache(PATH, caches.random_logits(5, 1, 3))
     found = by_pair(examine(cache, [1, 3, 6, 0.3, 3], [0.5, 1, 0.1]))
     assert len(found) == 12
@@ -314,7 +314,7 @@ def test_the_effective_temperature_is_the_ratio(tau, power):
 def test_a_corrupt_block_is_refused_and_not_summed_up():
     caches.write_cache(PATH, caches.random_logits(5, 2, 4))
     content = bytearray(PATH.read_bytes())
-    offset = LogitCache(PATH).logits.offset
+    offset = caches.offset(PATH)
     content[offset + 17] ^= 1
     PATH.write_bytes(content)
     with pytest.raises(CacheError, match="small.h5 is corrupt"):
@@ -339,7 +339,7 @@ def test_the_distribution_of_a_cache_is_averaged_within_its_shots():
     counts = [120, 50, 10, 10]
     identity = {label: [9.0 * (label == c) for c in range(4)] for label in range(4)}
     cache = long_tailed_cache(identity, counts)
-    (found,) = distributions(cache, [0.1])
+    (found,) = virtual_examples(cache, [0.1])
     assert found.shots == pytest.approx({"many": 120, "medium": 50, "few": 10})
     assert found.ratio == pytest.approx(12)
 
@@ -347,18 +347,18 @@ def test_the_distribution_of_a_cache_is_averaged_within_its_shots():
 def test_the_ratio_of_a_teacher_that_never_names_a_few_shot_class_is_no_traceback():
     counts = [120, 50, 10]
     cache = long_tailed_cache({label: [9.0, 8.0, -9.0] for label in range(3)}, counts)
-    (found,) = distributions(cache, [0.1])
+    (found,) = virtual_examples(cache, [0.1])
     assert found.shots["few"] == 0
     assert found.ratio == math.inf
 
 
-def paper_pairs(rows: dict[float, tuple[float | None, float | None, float | None]]) -> list[Pair]:
-    """Pairs with given means of many, medium and few by temperature, at p = 1."""
+def of_means(
+    rows: dict[float, tuple[float | None, float | None, float | None]],
+) -> list[Distribution]:
+    """Distributions with given means of many, medium and few by temperature."""
+    shots = ("many", "medium", "few")
     return [
-        Pair(
-            t, 1.0, Distribution(t, np.zeros(3), dict(zip(("many", "medium", "few"), means, strict=True)), 0)
-        )
-        for t, means in rows.items()
+        Distribution(t, np.zeros(3), dict(zip(shots, means, strict=True)), 0) for t, means in rows.items()
     ]
 
 
@@ -367,35 +367,35 @@ PAPER = {1.0: (237, 52, 22), 3.0: (169, 70, 81), 6.0: (112, 92, 123), 20.0: (103
 
 @pytest.mark.parametrize("grid", [(1, 3, 6), (1, 3, 6, 20), (20, 6, 3, 1), (3, 6)])
 def test_the_papers_teacher_is_advised_the_papers_temperature_and_power(grid):
-    advice = recommend(paper_pairs({t: PAPER[t] for t in map(float, grid)}))
+    advice = recommend(of_means({t: PAPER[t] for t in map(float, grid)}))
     assert (advice.tau, advice.power) == (3.0, 0.5)
     assert "τ = 3, p = 0.5" in advice.sentence and "τ/p = 6" in advice.sentence
     assert advice.sentence.endswith(".") and "\n" not in advice.sentence
 
 
 def test_the_advice_may_be_off_the_grid():
-    advice = recommend(paper_pairs({1.0: (237, 52, 22), 5.0: (112, 92, 123)}))
+    advice = recommend(of_means({1.0: (237, 52, 22), 5.0: (112, 92, 123)}))
     assert (advice.tau, advice.power) == (2.5, 0.5)
 
 
 def test_equal_means_are_no_crossing():
-    advice = recommend(paper_pairs({1.0: (5, 4, 3), 2.0: (4, 4, 4), 3.0: (3.9, 4, 4.1)}))
+    advice = recommend(of_means({1.0: (5, 4, 3), 2.0: (4, 4, 4), 3.0: (3.9, 4, 4.1)}))
     assert advice.tau == 1.5
 
 
 def test_the_smallest_temperature_counts_where_the_means_cross_more_than_once():
-    advice = recommend(paper_pairs({1.0: (5, 4, 3), 2.0: (3, 4, 5), 3.0: (5, 4, 3), 4.0: (3, 4, 5)}))
+    advice = recommend(of_means({1.0: (5, 4, 3), 2.0: (3, 4, 5), 3.0: (5, 4, 3), 4.0: (3, 4, 5)}))
     assert (advice.tau, advice.power) == (1.0, 0.5)
 
 
 def test_without_a_crossing_there_is_no_advice_but_larger_temperatures_to_try():
-    advice = recommend(paper_pairs({1.0: PAPER[1.0], 3.0: PAPER[3.0]}))
+    advice = recommend(of_means({1.0: PAPER[1.0], 3.0: PAPER[3.0]}))
     assert advice.tau is None and advice.power is None
     assert "τ/p = 3, the largest on the grid" in advice.sentence and "--tau 3 6 12" in advice.sentence
 
 
 def test_a_crossing_at_the_smallest_temperature_is_no_advice_but_smaller_ones_to_try():
-    advice = recommend(paper_pairs({6.0: PAPER[6.0], 20.0: PAPER[20.0]}))
+    advice = recommend(of_means({6.0: PAPER[6.0], 20.0: PAPER[20.0]}))
     assert advice.tau is None and advice.power is None
     assert "already at τ/p = 6, the smallest on the grid" in advice.sentence
     assert "--tau 1.5 3 6" in advice.sentence
@@ -403,20 +403,20 @@ def test_a_crossing_at_the_smallest_temperature_is_no_advice_but_smaller_ones_to
 
 def test_where_few_has_no_class_the_rarest_group_there_is_stands_in():
     rows = {1.0: (237, 52, None), 3.0: (169, 70, None), 6.0: (91, 92, None)}
-    advice = recommend(paper_pairs(rows))
+    advice = recommend(of_means(rows))
     assert (advice.tau, advice.power) == (3.0, 0.5)
     assert "medium-shot" in advice.sentence and "few" not in advice.sentence
 
 
 def test_where_many_has_no_class_the_most_frequent_group_there_is_stands_in():
     rows = {1.0: (None, 52, 20), 3.0: (None, 40, 41)}
-    advice = recommend(paper_pairs(rows))
+    advice = recommend(of_means(rows))
     assert (advice.tau, advice.power) == (1.5, 0.5)
     assert "many" not in advice.sentence
 
 
 def test_one_group_alone_has_nothing_to_compare_and_says_so():
-    advice = recommend(paper_pairs({1.0: (None, None, 3), 6.0: (None, None, 4)}))
+    advice = recommend(of_means({1.0: (None, None, 3), 6.0: (None, None, 4)}))
     assert advice.tau is None and advice.power is None
     assert "few-shot" in advice.sentence
 
@@ -435,5 +435,5 @@ def test_the_advice_drawn_from_a_cache_is_the_smallest_temperature_at_which_few_
         if (sums[2] + sums[3]) / 2 > sums[0]:
             crossed.append(tau)
     assert 1 not in crossed and crossed
-    advice = recommend(examine(cache, taus, [1]))
+    advice = recommend([pair.distribution for pair in examine(cache, taus, [1])])
     assert (advice.tau, advice.power) == (crossed[0] / 2, 0.5)

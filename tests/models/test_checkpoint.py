@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import random
 import zipfile
 from pathlib import Path
@@ -9,11 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from dive.data.longtail import long_tailed
+from dive.data.sources.registry import open_source
 from dive.errors import CheckpointError
 from dive.models import checkpoint
+from dive.models.network import Architecture, Network
 from dive.models.registry import build_model
+from dive.recipe.earlier import upgraded
+from dive.recipe.reading import build
+from dive.recipe.records import fault_of
 
 PATH = Path("model.pt")
+ARCHITECTURE = Architecture("resnet8", 4, 1, mean=(0.3,), std=(0.4,))
 
 
 def document(**changes: object) -> dict:
@@ -22,12 +30,13 @@ def document(**changes: object) -> dict:
     whole = {
         "kind": "teacher",
         "loss": "bsce",
-        "architecture": {"name": "resnet8", "classes": 4, "channels": 1, "parameters": 75_002},
+        "architecture": ARCHITECTURE.as_dict() | {"parameters": 75_002},
         "recipe": {"name": "x", "schedule": {"milestones": [1, 2]}},
         "seed": 0,
         "classes": ["a", "b", "c", "d"],
         "class_counts": [9, 3, 2, 1],
-        "data fingerprint": "f",
+        "data_fingerprint": "f",
+        "fingerprint_version": 2,
         "accuracy": {"many": None, "medium": None, "few": 0.5, "all": 0.5, "class_mean": 0.5},
         "per_class": [1.0, 0.5, 0.5, 0.0],
         "train_accuracy": 0.75,
@@ -40,8 +49,8 @@ def document(**changes: object) -> dict:
         "model": model.state_dict(),
         **changes,
     }
-    if "weights hash" not in whole:
-        whole["weights hash"] = checkpoint.weights_hash(whole["model"])
+    if "weights_hash" not in whole:
+        whole["weights_hash"] = checkpoint.weights_hash(whole["model"])
     return {key: value for key, value in whole.items() if value is not None}
 
 
@@ -62,7 +71,7 @@ def test_tensors_and_plain_values_come_back_as_they_went_in():
     }
     checkpoint.save(PATH, values)
     found = checkpoint.load(PATH)
-    assert found["format"] == "dive-checkpoint" and found["version"] == 1
+    assert found["format"] == "dive-checkpoint" and found["version"] == 2
     assert found["producer"].startswith("dive ")
     assert found["history"] == values["history"] and found["nested"] == values["nested"]
     for name in ("half", "rounded", "odd", "count", "last"):
@@ -106,7 +115,7 @@ def test_a_checkpoint_cut_short_anywhere_is_refused():
     whole = PATH.read_bytes()
     for length in [0, 1, 75, 76, 77, len(whole) // 2, len(whole) - 77, len(whole) - 76, len(whole) - 1]:
         PATH.write_bytes(whole[:length])
-        refused(r"model\.pt is (not a checkpoint of dive's, or was cut short|corrupt)")
+        refused(r"model\.pt (was not written by dive as a checkpoint, or was cut short|is corrupt)")
     PATH.write_bytes(whole)
     assert checkpoint.load(PATH)["kind"] == "teacher"
 
@@ -118,29 +127,33 @@ def test_a_single_flipped_bit_anywhere_is_noticed():
         damaged = bytearray(whole)
         damaged[at] ^= 1 << (at % 8)
         PATH.write_bytes(damaged)
-        refused(r"model\.pt is (corrupt|not a checkpoint)")
+        refused(r"model\.pt (is corrupt|was not written by dive as a checkpoint)")
 
 
 def test_bytes_behind_the_end_are_noticed():
     checkpoint.save(PATH, document())
     PATH.write_bytes(PATH.read_bytes() + b"\n")
-    refused("not a checkpoint of dive's")
+    refused("was not written by dive as a checkpoint")
 
 
 def test_a_file_of_another_program_is_refused():
     torch.save({"model": {}, "format": "dive-checkpoint", "version": 1}, PATH)
-    refused("not a checkpoint of dive's")
+    refused("was not written by dive as a checkpoint")
     PATH.write_text("hello")
-    refused("not a checkpoint of dive's")
+    refused("was not written by dive as a checkpoint")
 
 
 def test_another_format_or_version_is_refused_and_named(monkeypatch):
     with monkeypatch.context() as newer:
-        newer.setattr(checkpoint, "VERSION", 2)
+        newer.setattr(checkpoint, "VERSION", 3)
         checkpoint.save(PATH, document())
-    refused(r"has format dive-checkpoint version 2; this dive reads dive-checkpoint version 1")
-    checkpoint.save(PATH, document(format="dive-cache"))
-    refused("has format dive-cache version 1")
+    refused(
+        r"has format dive-checkpoint version 3; this version of dive reads dive-checkpoint up to version 2"
+    )
+    with monkeypatch.context() as other:
+        other.setattr(checkpoint, "FORMAT", "dive-cache")
+        checkpoint.save(PATH, document())
+    refused("has format dive-cache version 2")
 
 
 class Payload:
@@ -157,14 +170,16 @@ def test_a_sealed_pickle_that_names_a_callable_is_refused_and_not_run():
 
 
 def test_a_finished_model_answers_as_before():
-    model = build_model("resnet8", 4, channels=1, seed=1)
-    x = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    model(x)  # moves the batch statistics
-    checkpoint.save(PATH, document(model=model.state_dict()))
+    network = ARCHITECTURE.build(seed=1)
+    views = torch.randint(0, 256, (16, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    network(views)  # moves the batch statistics
+    checkpoint.save(PATH, document(model=network.body.state_dict()))
     loaded, found = checkpoint.load_model(PATH)
-    assert found["recipe"]["name"] == "x"
+    assert isinstance(loaded, Network) and found["recipe"]["name"] == "x"
     with torch.inference_mode():
-        assert torch.equal(loaded.eval()(x), model.eval()(x))
+        assert torch.equal(loaded.eval()(views), network.eval()(views))
+        by_hand = ((views / 255) - 0.3) / 0.4
+        torch.testing.assert_close(loaded(views), network.body(by_hand), rtol=1e-4, atol=1e-5)
 
 
 def test_the_state_of_an_unfinished_run_is_no_model():
@@ -179,14 +194,16 @@ def test_the_state_of_an_unfinished_run_is_no_model():
 @pytest.mark.parametrize(
     "architecture",
     [
-        {"name": "resnet14", "classes": 4, "channels": 1, "parameters": 9},
-        {"name": "resnet8", "classes": 5, "channels": 1, "parameters": 9},
-        {"name": "resnet8", "classes": 4, "channels": 3, "parameters": 9},
+        Architecture("resnet14", 4, 1, (0.3,), (0.4,)),
+        Architecture("resnet8", 5, 1, (0.3,), (0.4,)),
+        Architecture("resnet8", 4, 3, (0.3,) * 3, (0.4,) * 3),
+        Architecture("resnet8", 4, 1, (0.3,) * 3, (0.4,)),
+        Architecture("resnet8", 4, 1, (0.3,), ()),
     ],
 )
 def test_weights_of_another_architecture_are_refused(architecture):
-    checkpoint.save(PATH, document(architecture=architecture))
-    with pytest.raises(CheckpointError, match=rf"does not hold the weights of a {architecture['name']}"):
+    checkpoint.save(PATH, document(architecture=architecture.as_dict() | {"parameters": 9}))
+    with pytest.raises(CheckpointError, match=rf"does not hold the weights of a {architecture.name}"):
         checkpoint.load_model(PATH)
 
 
@@ -199,14 +216,14 @@ def test_an_architecture_larger_than_its_weights_takes_no_memory(claim):
 
 
 def test_a_checkpoint_whose_weights_are_not_those_it_names_is_refused():
-    checkpoint.save(PATH, document(**{"weights hash": "0" * 64}))
+    checkpoint.save(PATH, document(**{"weights_hash": "0" * 64}))
     with pytest.raises(CheckpointError, match="its weights hash is of other weights"):
         checkpoint.load_model(PATH)
 
 
 def test_tensors_that_claim_more_than_they_hold_take_no_memory():
     claimed = torch.zeros(1).expand(10**12)
-    checkpoint.save(PATH, document(model={"linear.weight": claimed}, **{"weights hash": "0"}))
+    checkpoint.save(PATH, document(model={"linear.weight": claimed}, **{"weights_hash": "0"}))
     refused("a tensor without values of its own")
 
 
@@ -247,3 +264,76 @@ def test_a_checkpoint_is_a_zip_whose_comment_is_the_seal():
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         assert archive.testzip() is None
         assert archive.comment == b"dive-sha256:" + hashlib.sha256(whole[:-76]).hexdigest().encode()
+
+
+def old_document() -> dict:
+    """A finished teacher's checkpoint as dive 0.1.0 wrote it: its normalisation among the data."""
+    whole = document()
+    for key in ("weights_hash", "data_fingerprint"):
+        whole[key.replace("_", " ")] = whole.pop(key)
+    del whole["fingerprint_version"], whole["architecture"]["input"]
+    data = {"source": "digits", "path": "data", "imbalance": 50.0, "seed": 0, "size": None}
+    whole["recipe"] = {
+        "name": "x",
+        "data": data | {"mean": [0.3], "std": [0.4]},
+        "views": {"kind": "crop_flip", "pad": 1, "flip": False, "seed": 0},
+        "model": {"name": "resnet8"},
+    }
+    return whole
+
+
+def test_a_model_of_version_1_is_read_with_the_normalisation_of_its_recipe(monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(checkpoint, "VERSION", 1)
+        checkpoint.save(PATH, old_document())
+    assert torch.load(PATH, weights_only=True)["version"] == 1
+    network, found = checkpoint.load_model(PATH)
+    assert found["version"] == 2 and found["fingerprint_version"] == 1
+    assert Architecture.of(found["architecture"]) == ARCHITECTURE
+    views = torch.randint(0, 256, (5, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    with torch.inference_mode():
+        model = build_model("resnet8", 4, channels=1, seed=1).eval()
+        expected = model((views / 255 - 0.3) / 0.4)
+        torch.testing.assert_close(network.eval()(views), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_state_of_a_run_of_version_1_is_refused_by_name(monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(checkpoint, "VERSION", 1)
+        checkpoint.save(PATH, {"kind": "state", "epoch": 3})
+    refused(r"model\.pt is the state of a run of another version of dive \(1\)")
+
+
+@pytest.fixture(scope="module")
+def kept(repository) -> tuple[Network, dict]:
+    """The teacher that dive 0.1.0 trained, as this version reads it."""
+    return checkpoint.load_model(repository / "results/cifar100_lt_bbn/teacher.pt")
+
+
+def test_the_kept_teacher_of_version_1_has_the_weights_that_its_record_names(kept, repository):
+    network, found = kept
+    written = json.loads((repository / "results/cifar100_lt_bbn/teacher.json").read_text())
+    assert checkpoint.weights_hash(network.body.state_dict()) == written["weights hash"]
+    assert fault_of({key: value for key, value in found.items() if key != "model"}) == ""
+    assert {key: found[key] for key in upgraded(written)} == upgraded(written)
+    architecture = Architecture.of(found["architecture"])
+    assert (architecture.name, architecture.classes, architecture.channels) == ("resnet32", 100, 3)
+    assert (architecture.mean, architecture.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201))
+
+
+def test_the_kept_teacher_was_trained_on_the_images_that_are_drawn_now(kept, shared_data):
+    _, found = kept
+    data = build(found["recipe"]).data
+    source = open_source(data.kind, root=str(shared_data))
+    train = long_tailed(source, data.imbalance, data.seed, None)
+    assert found["fingerprint_version"] == 1
+    assert train.fingerprint_of(1) == found["data_fingerprint"] != train.fingerprint
+    assert train.counts.tolist() == found["class_counts"] and list(train.classes) == found["classes"]
+
+
+def test_an_architecture_survives_the_way_through_plain_values():
+    for size in (None, 24):
+        architecture = Architecture("resnet20", 7, 3, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), size)
+        document = json.loads(json.dumps(architecture.as_dict()))
+        assert document["input"] == {"size": size, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+        assert Architecture.of(document | {"parameters": 3}) == architecture

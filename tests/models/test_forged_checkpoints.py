@@ -177,10 +177,10 @@ def resumed(state: bytes, damaged: str, content: bytes, beside: dict[str, bytes]
         assert damaged in outcome.complaint and Path(damaged).read_bytes() == content
         return None
     lines = [json.loads(line) for line in Path("run.history.jsonl").read_text().splitlines()]
-    assert json.loads(Path("run.json").read_text())["weights hash"]
+    assert json.loads(Path("run.json").read_text())["weights_hash"]
     for line in lines:
         del line["seconds"]
-    return checkpoint.load(Path("run.pt"))["weights hash"], lines
+    return checkpoint.load(Path("run.pt"))["weights_hash"], lines
 
 
 def test_a_hundred_damages_beside_a_stopped_run_are_refused_or_end_in_the_same_result(state, digits):

@@ -1,6 +1,7 @@
 """The recipe: defaults, layers, every fault reported, and round trips."""
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 
 from dive.errors import RecipeError
 from dive.recipe.documents import differences, merge
-from dive.recipe.reading import build, load, with_epochs
-from dive.recipe.recipe import Recipe
+from dive.recipe.reading import RENAMED, build, laid_over, load, with_epochs
+from dive.recipe.recipe import KINDS, AutoAugment, Cifar100, CropFlip, Digits, Folder, Recipe
 
 
 def write(text: str, name: str = "mine.yaml") -> Path:
@@ -30,23 +31,38 @@ def faults(*assignments: str) -> str:
     return str(caught.value)
 
 
+GREY = ("model.input.mean=[0.3]", "model.input.std=[0.3]", "views.flip=false")
+
+
+def keys_of(cls: type, prefix: str = "") -> list[str]:
+    """The dotted keys of a dataclass, those of a part that comes in kinds left out."""
+    found = []
+    for key in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(key.default_factory):
+            if key.name not in KINDS:
+                found += keys_of(key.default_factory, f"{prefix}{key.name}.")
+        else:
+            found.append(f"{prefix}{key.name}")
+    return found
+
+
 def test_the_defaults_are_the_papers_experiment():
     assert load().as_dict() == {
         "name": "cifar100_lt_bbn",
         "seed": 0,
         "precision": "auto",
         "data": {
-            "source": "cifar100",
-            "path": "data",
+            "kind": "cifar100",
+            "root": "data",
             "imbalance": 100.0,
             "seed": 0,
-            "size": None,
-            "mean": [0.4914, 0.4822, 0.4465],
-            "std": [0.2023, 0.1994, 0.2010],
         },
-        "views": {"kind": "crop_flip", "pad": 4, "flip": True, "seed": 0},
-        "model": {"name": "resnet32"},
-        "optimizer": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0002},
+        "views": {"kind": "crop_flip", "pad": 4, "flip": True, "size": None, "seed": 0},
+        "model": {
+            "name": "resnet32",
+            "input": {"size": None, "mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]},
+        },
+        "optimizer": {"kind": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0002},
         "schedule": {
             "epochs": 200,
             "iterations": None,
@@ -69,7 +85,7 @@ def test_the_cifar100_config_is_the_papers_experiment(repository):
 
 def test_the_digits_config_is_a_small_long_tail_without_a_flip(repository):
     recipe = load(repository / "configs" / "digits_lt" / "bbn.yaml")
-    assert (recipe.name, recipe.data.source, recipe.data.imbalance) == ("digits_lt_bbn", "digits", 50)
+    assert (recipe.name, recipe.data.kind, recipe.data.imbalance) == ("digits_lt_bbn", "digits", 50)
     assert (recipe.views.flip, recipe.model.name) == (False, "resnet8")
 
 
@@ -89,12 +105,11 @@ def test_the_long_tailed_cifar_recipes_are_the_published_ones(repository, source
     bbn, autoaug, balms = (load(folder / f"{r}{suffix}.yaml") for r in ("bbn", "bbn_autoaug", "balms"))
     paper = Recipe()
     for recipe in (bbn, autoaug, balms):
-        assert (recipe.data.source, recipe.data.imbalance) == (source, imbalance)
+        assert (recipe.data.kind, recipe.data.imbalance) == (source, imbalance)
         assert (recipe.model, recipe.distillation, recipe.seed) == (paper.model, paper.distillation, 0)
-        assert (recipe.data.mean, recipe.data.std) == (paper.data.mean, paper.data.std)
     assert (bbn.optimizer, bbn.schedule, bbn.views) == (paper.optimizer, paper.schedule, paper.views)
     assert (autoaug.optimizer, autoaug.schedule) == (paper.optimizer, paper.schedule)
-    assert autoaug.views == balms.views == dataclasses.replace(paper.views, kind="autoaugment")
+    assert autoaug.views == balms.views == AutoAugment(pad=4, flip=True, size=None, seed=0)
     assert (balms.optimizer.lr, balms.optimizer.momentum, balms.optimizer.weight_decay) == (0.1, 0.9, 5e-4)
     s = balms.schedule
     assert (s.batch_size, s.iterations, s.warmup_iterations, s.decay) == (512, 13_000, 800, "cosine")
@@ -185,7 +200,7 @@ def test_an_option_beats_set_beats_yaml_beats_the_default():
 
 
 def test_an_option_that_was_not_given_changes_nothing():
-    assert load(None, ("seed=4",), {"seed": None, "data.path": None}).seed == 4
+    assert load(None, ("seed=4",), {"seed": None, "data.root": None}).seed == 4
 
 
 def test_the_later_of_two_assignments_wins():
@@ -200,7 +215,7 @@ def test_an_assignment_is_read_as_yaml():
 
 
 def test_an_assignments_value_may_hold_an_equals_sign():
-    assert load(None, ("data.path=a=b",)).data.path == "a=b"
+    assert load(None, ("data.root=a=b",)).data.root == "a=b"
 
 
 @pytest.mark.parametrize("text", ["2e-4", "2E-4", "0.0002", "'2e-4'", "+2e-04"])
@@ -221,16 +236,16 @@ def test_nan_and_infinity_are_refused(key, value):
 
 
 def test_nan_in_a_list_is_refused():
-    assert "data.std" in faults("data.std=[0.2, .nan, 0.2]")
+    assert "model.input.std" in faults("model.input.std=[0.2, .nan, 0.2]")
 
 
 def test_all_faults_are_reported_together_with_their_key_paths():
     config = write(
         "sead: 1\n"
         "seed: -1\n"
-        "data: {imbalance: 0.5, colour: red, mean: [0.5, 0.5, 2]}\n"
+        "data: {imbalance: 0.5, colour: red}\n"
         "views: 3\n"
-        "model: {name: vgg16}\n"
+        "model: {name: vgg16, input: {mean: [0.5, 0.5, 2]}}\n"
         "optimizer: {lr: fast, momentum: 1}\n"
         "schedule: {epochs: 2.5, milestones: 3, gamma: true}\n"
         "distillation: {tau: 0, power: 1.5, weight: 2, student_tau: -1}\n"
@@ -247,9 +262,9 @@ def test_all_faults_are_reported_together_with_their_key_paths():
         "seed",
         "data.imbalance",
         "data.colour",
-        "data.mean",
         "views",
         "model.name",
+        "model.input.mean",
         "optimizer.lr",
         "optimizer.momentum",
         "schedule.epochs",
@@ -278,13 +293,13 @@ def test_an_unknown_key_is_answered_with_the_known_ones():
         ("seed='1'", "a whole number"),
         ("seed=null", "a whole number"),
         ("views.flip=1", "true or false"),
-        ("data.path=5", "a text"),
-        ("data.path=null", "a text"),
+        ("data.root=5", "a text"),
+        ("data.root=null", "a text"),
         ("optimizer.lr=true", "a number"),
         ("optimizer.lr=[0.1]", "a number"),
         ("schedule.milestones=[1, x]", "a whole number"),
         ("schedule.milestones=12", "a list"),
-        ("data.mean=text", "a list"),
+        ("model.input.mean=text", "a list"),
         ("data=5", "a mapping"),
         ("data=null", "a mapping"),
         ("seed.deeper=5", "a whole number"),
@@ -307,9 +322,9 @@ def test_a_wrong_type_is_refused_and_the_right_one_named(assignment, wanted):
         "distillation.weight=1.01",
         "distillation.student_tau=0",
         "data.imbalance=0.99",
-        "data.size=4",
-        "data.std=[0.2, 0, 0.2]",
-        "data.mean=[0.5, 0.5, 1.1]",
+        "views.size=4",
+        "model.input.std=[0.2, 0, 0.2]",
+        "model.input.mean=[0.5, 0.5, 1.1]",
         "schedule.epochs=0",
         "schedule.batch_size=0",
         "schedule.warmup_epochs=-1",
@@ -319,7 +334,7 @@ def test_a_wrong_type_is_refused_and_the_right_one_named(assignment, wanted):
         "views.pad=-1",
         "seed=-1",
         "seed=9223372036854775808",
-        "data.source=imagenet",
+        "data.kind=imagenet",
         "views.kind=rotate",
         "precision=fp16",
         "teacher.loss=mse",
@@ -366,10 +381,11 @@ def test_a_value_on_the_edge_of_its_range_is_taken(assignment):
 
 
 def test_keys_that_contradict_each_other_are_refused():
-    assert "data.mean must have 1 value for digits" in faults("data.source=digits", "views.flip=false")
-    assert "views.flip must be false" in faults("data.source=digits", "data.mean=[0.3]", "data.std=[0.3]")
-    assert "data.std must have 3 values" in faults("data.std=[0.2]")
-    assert "data.size applies to source folder alone" in faults("data.size=64")
+    assert "model.input.mean must have 1 value for digits" in faults("data.kind=digits", "views.flip=false")
+    assert "views.flip must be false" in faults(
+        "data.kind=digits", "model.input.mean=[0.3]", "model.input.std=[0.3]"
+    )
+    assert "model.input.std must have 3 values" in faults("model.input.std=[0.2]")
     assert "schedule.milestones must increase" in faults("schedule.milestones=[160, 120]")
     assert "schedule.milestones must increase" in faults("schedule.milestones=[120, 120]")
     assert "schedule.milestones [120, 160] lie beyond" in faults("schedule.epochs=159")
@@ -480,26 +496,38 @@ seed = st.integers(0, 2**63 - 1)
 @st.composite
 def documents(draw) -> dict:
     """Nested plain values of a valid recipe, some keys left out."""
-    source = draw(st.sampled_from(["cifar100", "cifar10", "folder", "digits"]))
-    channels = 1 if source == "digits" else 3
-    triple = lambda values: st.lists(values, min_size=channels, max_size=channels)  # noqa: E731
-    size = st.none() | st.integers(8, 1024) if source == "folder" else st.none()
+    kind = draw(st.sampled_from(["cifar100", "cifar10", "folder", "digits"]))
+    grey = kind == "digits"
+    triple = lambda values: st.lists(values, min_size=1 if grey else 3, max_size=1 if grey else 3)  # noqa: E731
+    size = st.none() | st.integers(8, 1024)
+    root = {"root": st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=10)}
     sections = {
         "name": st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatch=True),
         "seed": seed,
         "precision": st.sampled_from(["auto", "fp32", "tf32", "bf16"]),
         "data": st.fixed_dictionaries(
-            {"source": st.just(source), "mean": triple(share), "std": triple(positive)},
-            optional={
-                "path": st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=10),
-                "imbalance": st.none() | st.floats(1, 1e4),
-                "seed": seed,
-                "size": size,
-            },
+            {"kind": st.just(kind)},
+            optional={"imbalance": st.none() | st.floats(1, 1e4), "seed": seed} | ({} if grey else root),
         ),
         "views": st.fixed_dictionaries(
-            {"flip": st.just(False) if source == "digits" else st.booleans()},
-            optional={"pad": st.integers(0, 64), "seed": seed},
+            {"flip": st.just(False) if grey else st.booleans()},
+            optional={
+                "kind": st.just("crop_flip") if grey else st.sampled_from(["crop_flip", "autoaugment"]),
+                "pad": st.integers(0, 64),
+                "size": size,
+                "seed": seed,
+            },
+        ),
+        "model": st.fixed_dictionaries(
+            {
+                "input": st.fixed_dictionaries(
+                    {"mean": triple(share), "std": triple(positive)}, optional={"size": size}
+                )
+            },
+            optional={"name": st.sampled_from(["resnet8", "resnet110"])},
+        ),
+        "optimizer": st.fixed_dictionaries(
+            {}, optional={"kind": st.just("sgd"), "lr": positive, "momentum": st.floats(0, 0.9999)}
         ),
         "schedule": st.fixed_dictionaries(
             {},
@@ -521,7 +549,7 @@ def documents(draw) -> dict:
             },
         ),
     }
-    required = {key: sections[key] for key in ("data", "views")}
+    required = {key: sections[key] for key in ("data", "views", "model")}
     optional = {key: value for key, value in sections.items() if key not in required}
     return draw(st.fixed_dictionaries(required, optional=optional))
 
@@ -535,16 +563,147 @@ def test_a_recipe_survives_the_way_through_plain_values_json_and_yaml(document):
     assert build(yaml.safe_load(yaml.safe_dump(plain))) == recipe
 
 
+def leaves(document: dict, prefix: str = "") -> dict[str, object]:
+    """A nested document's values by their dotted keys."""
+    found = {}
+    for key, value in document.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 @given(documents())
 def test_what_a_document_says_is_what_the_recipe_holds(document):
-    plain = build(document).as_dict()
     defaults = Recipe().as_dict()
-    for section, values in document.items():
-        if not isinstance(values, dict):
-            assert plain[section] == values
-            continue
-        for key, default in defaults[section].items():
-            assert plain[section][key] == values.get(key, default)
+    for part, kinds in KINDS.items():
+        kind = document.get(part, {}).get("kind", next(iter(kinds)))
+        defaults[part] = dataclasses.asdict(kinds[kind]())
+    assert leaves(build(document).as_dict()) == leaves(defaults) | leaves(document)
+
+
+LAYERS = {
+    # what lies below, what is laid over it, and the data it makes
+    "the same kind": ({"kind": "digits", "imbalance": 20, "seed": 3}, {"kind": "digits", "seed": 4}, (20, 4)),
+    "no kind above": ({"kind": "digits", "imbalance": 20, "seed": 3}, {"imbalance": 10}, (10, 3)),
+    "another kind": (
+        {"kind": "digits", "imbalance": 20, "seed": 3},
+        {"kind": "folder", "seed": 4},
+        (None, 4),
+    ),
+    "no kind below, the default above": ({"imbalance": 20, "seed": 3}, {"kind": "cifar100"}, (20, 3)),
+    "no kind below, another above": ({"imbalance": 20, "seed": 3}, {"kind": "cifar10"}, (100, 0)),
+    "nothing below": ({}, {"kind": "digits"}, (50, 0)),
+    "no kind at all": ({"imbalance": 20}, {"seed": 4}, (20, 4)),
+}
+
+
+@pytest.mark.parametrize("case", LAYERS)
+@pytest.mark.parametrize("way", ["a config over its base", "--set over a config", "an option over --set"])
+def test_layers_of_one_kind_are_merged_and_another_kind_starts_anew(case, way):
+    below, above, (imbalance, seed) = LAYERS[case]
+    kind = above.get("kind", below.get("kind", "cifar100"))
+    grey = {"model": {"input": {"mean": [0.3], "std": [0.3]}}, "views": {"flip": False}}
+    rest = grey if kind == "digits" else {}
+    dotted = [{f"data.{key}": value for key, value in data.items()} for data in (below, above)]
+    assigned = [tuple(f"{key}={value}" for key, value in data.items()) for data in dotted]
+    if way == "a config over its base":
+        write(yaml.safe_dump({"data": below, **rest}), "base.yaml")
+        recipe = load(write(yaml.safe_dump({"base": "base.yaml", "data": above})))
+    elif way == "--set over a config":
+        recipe = load(write(yaml.safe_dump({"data": below, **rest})), assigned[1])
+    else:
+        recipe = load(write(yaml.safe_dump(rest)), assigned[0], dotted[1])
+    made = {"cifar100": Cifar100, "digits": Digits, "folder": Folder}.get(kind)
+    assert (recipe.data.kind, recipe.data.imbalance, recipe.data.seed) == (kind, imbalance, seed)
+    assert made is None or recipe.data == made(imbalance=imbalance, seed=seed)
+
+
+def test_three_layers_are_laid_over_each_other_one_by_one():
+    write("data: {kind: folder, root: a, imbalance: 9, seed: 1}\n", "bottom.yaml")
+    write("base: bottom.yaml\ndata: {kind: cifar10, seed: 2}\n", "middle.yaml")
+    recipe = load(write("base: middle.yaml\ndata: {kind: folder, root: b}\n"))
+    assert recipe.data == Folder(root="b", imbalance=None, seed=0)
+    assert laid_over([{"data": {"seed": 1}}, {"data": {"kind": "cifar10"}}, {"data": {"root": "x"}}]) == {
+        "data": {"kind": "cifar10", "root": "x"}
+    }
+
+
+@pytest.mark.parametrize("part", ["views", "optimizer"])
+def test_every_part_in_kinds_is_merged_by_kind(part):
+    default, key, value = {"views": ("crop_flip", "pad", 2), "optimizer": ("sgd", "lr", 0.5)}[part]
+    below = {part: {key: value}}
+    for above in ({}, {"kind": default}):
+        assert getattr(getattr(load(below, (f"{part}={json.dumps(above)}",)), part), key) == value
+    assert laid_over([below, {part: {"kind": "another"}}]) == {part: {"kind": "another"}}
+
+
+def test_views_of_another_kind_start_from_its_defaults():
+    below = {"views": {"pad": 2, "flip": False, "size": 16, "seed": 7}}
+    assert load(below).views == CropFlip(pad=2, flip=False, size=16, seed=7)
+    assert load(below, ("views.kind=autoaugment",)).views == AutoAugment()
+    assert load(below, ("views.kind=autoaugment", "views.size=24")).views == AutoAugment(size=24)
+
+
+def test_assignments_are_one_layer_whatever_their_order():
+    config = write("data: {kind: cifar10, imbalance: 20}\n")
+    assignments = ("data.root=pictures", "data.kind=folder", "data.seed=5")
+    for order in itertools.permutations(assignments):
+        assert load(config, order).data == Folder(root="pictures", imbalance=None, seed=5)
+
+
+def test_pictures_of_every_kind_of_data_may_be_brought_to_a_size():
+    for kind in KINDS["data"]:
+        grey = GREY if kind == "digits" else ()
+        assert load(None, (f"data.kind={kind}", *grey, "views.size=64")).views.size == 64
+
+
+def test_a_key_that_was_renamed_is_refused_with_its_new_name():
+    now = {
+        "data.source": "data.kind",
+        "data.path": "data.root",
+        "data.size": "views.size",
+        "data.mean": "model.input.mean",
+        "data.std": "model.input.std",
+    }
+    assert now == RENAMED
+    for old, new in now.items():
+        assert faults(f"{old}=8") == f"the recipe: {old} is called {new} now"
+        section, _, key = old.partition(".")
+        with pytest.raises(
+            RecipeError, match=rf"mine\.yaml: {re.escape(old)} is called {re.escape(new)} now$"
+        ):
+            load(write(f"{section}: {{{key}: 8}}\n"))
+        known = keys_of(Recipe) + [
+            k for part, kinds in KINDS.items() for k in keys_of(kinds[next(iter(kinds))], f"{part}.")
+        ]
+        assert new in known and old not in known
+
+
+@pytest.mark.parametrize(
+    ("assignments", "refused", "known"),
+    [
+        (("data.kind=digits", *GREY, "data.root=x"), "data.root", "kind, imbalance, seed"),
+        (("data.kind=folder", "data.classes=3"), "data.classes", "kind, imbalance, seed, root"),
+        (("views.kind=autoaugment", "views.magnitude=9"), "views.magnitude", "kind, size, seed, pad, flip"),
+        (("optimizer.kind=sgd", "optimizer.beta=0.9"), "optimizer.beta", "kind, lr, momentum, weight_decay"),
+    ],
+)
+def test_a_key_that_its_kind_does_not_have_is_refused_with_those_it_has(assignments, refused, known):
+    assert faults(*assignments) == f"the recipe: {refused} is not a known key (known here: {known})"
+
+
+@pytest.mark.parametrize("part", KINDS)
+@pytest.mark.parametrize("value", ["another", "[]", "{}", "3", "null", '"\\0"', "true"])
+def test_a_kind_that_there_is_not_is_refused_with_those_there_are(part, value):
+    message = faults(f"{part}.kind={value}")
+    assert f"{part}.kind must be one of {', '.join(KINDS[part])}, not " in message
+    assert message.count("; ") == 0
+
+
+def test_the_default_of_a_part_is_the_first_of_its_kinds():
+    for part, kinds in KINDS.items():
+        first, *_ = kinds
+        assert getattr(Recipe(), part) == kinds[first]() and getattr(Recipe(), part).kind == first
+        assert all(cls().kind == kind for kind, cls in kinds.items())
 
 
 def test_a_key_given_twice_is_refused_rather_than_the_last_taken():
@@ -597,8 +756,8 @@ def test_a_config_without_measure_is_refused_in_one_line_and_little_time(text, n
 
 
 def test_an_alias_may_still_save_some_writing():
-    recipe = load(write("data: &d {mean: &v [0.5, 0.5, 0.5], std: *v}\n"))
-    assert recipe.data.mean == recipe.data.std == (0.5, 0.5, 0.5)
+    recipe = load(write("model: {input: &d {mean: &v [0.5, 0.5, 0.5], std: *v}}\n"))
+    assert recipe.model.input.mean == recipe.model.input.std == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("kind", ["a FIFO", "a device", "a folder"])
@@ -658,28 +817,32 @@ def test_a_tag_makes_no_number_of_another_notation(tag):
 
 def test_a_text_that_looks_like_another_notation_is_the_text():
     assert load(None, ("name=010",)).name == "010"
-    assert load(None, ("data.path=1_000",)).data.path == "1_000"
+    assert load(None, ("data.root=1_000",)).data.root == "1_000"
 
 
-KEYS = [
-    f"{section.name}.{key.name}" if dataclasses.is_dataclass(section.default_factory) else section.name
-    for section in dataclasses.fields(Recipe)
-    for key in (
-        dataclasses.fields(section.default_factory)
-        if dataclasses.is_dataclass(section.default_factory)
-        else (section,)
-    )
-]
-NO_ZERO = ("optimizer.lr", "data.std", "distillation.tau", "distillation.power", "distillation.student_tau")
+# Every key of a recipe, those of a kind beside what chooses the kind.
+KEYS = [pytest.param((), key, id=key) for key in keys_of(Recipe)]
+for part, kinds in KINDS.items():
+    for kind, cls in kinds.items():
+        chosen = (f"{part}.kind={kind}", *(GREY if kind == "digits" else ()))
+        KEYS += [pytest.param(chosen, key, id=f"{kind}:{key}") for key in keys_of(cls, f"{part}.")]
+NO_ZERO = (
+    "optimizer.lr",
+    "model.input.std",
+    "distillation.tau",
+    "distillation.power",
+    "distillation.student_tau",
+)
 EXTREMES = ["1e300", "-1e300", "1e-300", "5e-324", "1" + "0" * 300, "-1", ".inf", ".nan", "0", '"\\ud800"']
 EXTREMES += ['"\\0"', "[]", "{}", "null", "[1e300, 1e300, 1e300]", "!!binary aaaa", "!!set {a}", "2024-01-01"]
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_every_key_at_its_extremes_is_taken_or_refused_in_one_short_line(key):
+@pytest.mark.parametrize(("chosen", "key"), KEYS)
+def test_every_key_at_its_extremes_is_taken_or_refused_in_one_short_line(chosen, key):
+    load(None, chosen)
     for value in EXTREMES:
         try:
-            recipe = load(None, (f"{key}={value}",))
+            recipe = load(None, (*chosen, f"{key}={value}"))
         except RecipeError as error:
             assert key.partition(".")[0] in str(error) and len(str(error)) < 600
         else:
@@ -706,10 +869,10 @@ def test_a_network_of_absurd_depth_is_refused():
 
 
 def test_a_path_that_cannot_be_recorded_is_refused_and_shown_escaped():
-    with pytest.raises(RecipeError, match=r"data\.path must be a path in UTF-8, not 'b\\xe4r'"):
-        load(None, (), {"data.path": os.fsdecode(b"b\xe4r")})
-    assert r"data.path must be a path in UTF-8, not '\ud800'" in faults(r'data.path="\ud800"')
-    assert r"data.path must be a path, which has no NUL, not 'a\x00b'" in faults(r'data.path="a\0b"')
+    with pytest.raises(RecipeError, match=r"data\.root must be a path in UTF-8, not 'b\\xe4r'"):
+        load(None, (), {"data.root": os.fsdecode(b"b\xe4r")})
+    assert r"data.root must be a path in UTF-8, not '\ud800'" in faults(r'data.root="\ud800"')
+    assert r"data.root must be a path, which has no NUL, not 'a\x00b'" in faults(r'data.root="a\0b"')
     assert r"name must be usable as a file name" in faults(r'name="\ud800"')
 
 
@@ -733,10 +896,19 @@ def test_a_name_of_many_bytes_is_refused_before_the_file_system_does():
         (("schedule.decay=stairs", "schedule.milestones=[300]", "schedule.epochs=400"), "schedule.decay"),
         (("schedule.milestones=[0, 500]",), "schedule.milestones"),
         (("schedule.warmup_epochs=-1",), "schedule.warmup_epochs"),
-        (("data.source=imagenet", "data.size=64", "data.mean=[0.5]", "data.std=[0.5]"), "data.source"),
-        (("data.source=digits", "data.mean=2", "data.std=[0.3]", "views.flip=false"), "data.mean"),
-        (("data.sorce=digits", "data.mean=[0.3]", "data.std=[0.3]"), "data.sorce"),
-        (("data.source=digits", "data.mean=[0.3]", "data.std=[0.3]", "views.flip=7"), "views.flip"),
+        (
+            ("data.kind=imagenet", "views.size=64", "model.input.mean=[0.5]", "model.input.std=[0.5]"),
+            "data.kind",
+        ),
+        (
+            ("data.kind=digits", "model.input.mean=2", "model.input.std=[0.3]", "views.flip=false"),
+            "model.input.mean",
+        ),
+        (("data.sorce=digits", "model.input.mean=[0.3]", "model.input.std=[0.3]"), "data.sorce"),
+        (
+            ("data.kind=digits", "model.input.mean=[0.3]", "model.input.std=[0.3]", "views.flip=7"),
+            "views.flip",
+        ),
     ],
 )
 def test_a_key_at_fault_invents_no_second_fault(assignments, key):
@@ -746,7 +918,12 @@ def test_a_key_at_fault_invents_no_second_fault(assignments, key):
 
 
 def test_sound_keys_are_compared_though_others_are_at_fault():
-    message = faults("optimizer.lr=0", "seed=x", "schedule.epochs=100", "data.std=[0.2]")
+    message = faults("optimizer.lr=0", "seed=x", "schedule.epochs=100", "model.input.std=[0.2]")
     assert message.count("; ") == 4  # four faults, of which the last ends with an advice
-    for part in ("optimizer.lr", "seed", "data.std must have 3 values", "lie beyond schedule.epochs 100"):
+    for part in (
+        "optimizer.lr",
+        "seed",
+        "model.input.std must have 3 values",
+        "lie beyond schedule.epochs 100",
+    ):
         assert part in message

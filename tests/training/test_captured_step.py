@@ -11,25 +11,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import caches
 import numpy as np
 import pytest
 import recorder
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dive.feeds import teacher_logits
-from dive.feeds.images import ViewedImages
-from dive.method import losses
-from dive.models.registry import build_model
+from dive.cache.reader import LogitCache
+from dive.data.pictures import HeldPictures
+from dive.feeds import images, logits
+from dive.feeds.feed import Feed
+from dive.method.objectives import DiVELoss
+from dive.models.network import Architecture, Network
 from dive.models.resnet import CifarResNet
 from dive.progress import Progress
 from dive.randomness import epoch_order, key_hashes, stored_choice
 from dive.recipe.reading import load
 from dive.training import step
 from dive.training.device import Runtime
-from dive.training.journal import Journal
-from dive.training.loop import Evaluation, Learner, train
-from dive.training.step import Step, Task
+from dive.training.evaluation import Accuracy
+from dive.training.loop import Run, train
+from dive.training.spec import RunSpec
+from dive.training.step import Inputs, Step
 from dive.views.autoaugment import AutoAugmentCutout
 from dive.views.crop_flip import CropFlip
 from dive.views.draw import StoredViews
@@ -41,18 +45,37 @@ RECIPE = load(
     {"model": {"name": "resnet8"}, "schedule": {"batch_size": SIZE, "warmup_epochs": 0}},
     ("schedule.milestones=[2]", "schedule.gamma=0.1", f"schedule.epochs={EPOCHS}"),
 )
+COUNTS = [20, 9, 4, 2, 1]
 SPACES = {"crop_flip": CropFlip, "autoaugment": AutoAugmentCutout}
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained, how. step, teacher_logits: the modules whose code trains."""
+    """What is trained, how. step, logits, images: the modules whose code trains.
+
+    streamed: whether the teacher's logits are, streamed_images: whether the pictures are.
+    """
 
     views: str = "crop_flip"
     streamed: bool = False
     precision: str = "fp32"
+    streamed_images: bool = False
     step: types.ModuleType = step
-    teacher_logits: types.ModuleType = teacher_logits
+    logits: types.ModuleType = logits
+    images: types.ModuleType = images
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run of a case before its first step."""
+
+    spec: RunSpec
+    network: Network
+    inputs: Inputs
+
+    def step(self, case: Case = Case()) -> Step:
+        """The step of the run, of the case's code."""
+        return case.step.Step(self.spec, self.network, self.inputs, Runtime(CPU, case.precision))
 
 
 @pytest.fixture(autouse=True)
@@ -70,68 +93,102 @@ def graphs(monkeypatch) -> recorder.Recorder:
     return recorder.Recorder().install(monkeypatch)
 
 
-def make_task(case: Case = Case(), n: int = N) -> Task:
-    """A student's task on images and teacher's logits of noise."""
+class Together:
+    """What a spec is given in the place of images or logits of which the test makes the feed itself."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def feed(self, batch_size: int) -> Feed:
+        """The one feed."""
+        assert batch_size == SIZE
+        return self._feed
+
+
+def teacher_cache(n: int) -> LogitCache:
+    """A cache of noise for `n` samples, written once in a test's folder."""
+    path = Path(f"teacher{n}.h5")
+    if path.exists():
+        return LogitCache(path)
+    return caches.write_cache(path, caches.random_logits(n, VIEWS, CLASSES, scale=1.0))
+
+
+def make(case: Case = Case(), n: int = N, objective: type[DiVELoss] = DiVELoss, out: str = "s.pt") -> Made:
+    """A student on pictures and teacher's logits of noise."""
     rng = np.random.default_rng(0)
-    space = SPACES[case.views](1, True, SIDE, SIDE)
+    space = SPACES[case.views]((SIDE, SIDE), pad=1, flip=True)
     hashes = key_hashes([f"class/{i}.png" for i in range(n)])
     labels = torch.from_numpy(rng.integers(0, CLASSES, n))
-    pixels = rng.integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8)
-    logits, place = rng.normal(size=(n, VIEWS, CLASSES)).astype(np.float16), rng.permutation(n)
+    pixels, place = rng.integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8), rng.permutation(n)
+    cache = teacher_cache(n)
     if case.streamed:
-        teacher = case.teacher_logits.StreamedLogits(logits, place, SIZE, CPU)
+        teacher = case.logits.StreamedLogits(cache, place, SIZE, CPU)
     else:
-        teacher = case.teacher_logits.ResidentLogits(torch.from_numpy(logits), torch.from_numpy(place))
-    log_counts = torch.linspace(0, 3, CLASSES)
-
-    def loss(student: torch.Tensor, labels: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
-        return losses.dive(student, labels, said, log_counts, tau=3.0, power=0.5, student_tau=3.0, weight=0.5)
-
-    return Task(
-        recipe=RECIPE,
-        identity={"kind": "student"},
-        model=build_model("resnet8", CLASSES).to(memory_format=torch.channels_last),
-        images=ViewedImages(pixels, space, (0.5,) * 3, (0.25,) * 3, CPU),
+        teacher = case.logits.ResidentLogits(torch.from_numpy(cache.whole()), torch.from_numpy(place))
+    if case.streamed_images:
+        views = case.images.StreamedImages(HeldPictures(pixels), space, SIZE, CPU, workers=0)
+    else:
+        views = case.images.ResidentImages(pixels, space, CPU)
+    architecture = Architecture("resnet8", CLASSES, 3, (0.5,) * 3, (0.25,) * 3)
+    spec = RunSpec(
+        kind="student",
+        out=Path(out),
+        seed=0,
+        architecture=architecture,
+        optimizer=RECIPE.optimizer,
+        schedule=RECIPE.schedule,
+        precision=case.precision,
+        objective=objective(COUNTS, tau=3.0, power=0.5, weight=0.5),
+        images=Together(views),
         labels=labels,
         hashes=hashes,
         views=StoredViews(stored_choice(0, hashes, space.size, VIEWS)),
-        teacher=teacher,
-        loss=loss,
+        recipe=RECIPE.as_dict(),
+        identity={"kind": "student"},
+        facts={},
+        teacher=Together(teacher),
     )
+    network = architecture.build().to(memory_format=torch.channels_last)
+    return Made(spec, network, Inputs(views, labels, (teacher,)))
 
 
-def begun(task: Task, epoch: int) -> tuple[np.ndarray, list[float]]:
+def begun(made: Made, epoch: int) -> tuple[np.ndarray, list[float]]:
     """The plan of an epoch, and learning rates that differ from step to step."""
-    order = epoch_order(0, epoch, task.hashes)
-    ids, columns = task.views.draw(0, epoch, task.hashes)
-    rates = [0.1 / epoch / (1 + at) for at in range(task.steps_per_epoch)]
+    order = epoch_order(0, epoch, made.spec.hashes)
+    ids, columns = made.spec.views.draw(0, epoch, made.spec.hashes)
+    rates = [0.1 / epoch / (1 + at) for at in range(made.spec.steps_per_epoch)]
     return np.stack([order, ids[order], columns[order]]), rates
 
 
-def state(made: Step, task: Task) -> dict[str, torch.Tensor]:
+def state(step: Step, made: Made) -> dict[str, torch.Tensor]:
     """Everything a step has trained or counted."""
-    found = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
-    for i, buffers in enumerate(made.optimizer.state.values()):
+    found = {name: tensor.clone() for name, tensor in made.network.state_dict().items()}
+    for i, buffers in enumerate(step.optimizer.state.values()):
         found[f"momentum {i}"] = buffers["momentum_buffer"].clone()
-    counters = {"losses": made.losses, "correct": made.correct, "cursor": made._cursor}
+    counters = {"losses": step.losses, "correct": step.correct, "cursor": step._cursor}
     return found | {name: tensor.clone() for name, tensor in counters.items()}
 
 
-def trained(case: Case, capture: bool, task: Task | None = None) -> dict[str, torch.Tensor]:
+def go(step: Step, made: Made, epoch: int) -> None:
+    """All steps of an epoch."""
+    step.begin(*begun(made, epoch))
+    for _ in range(made.spec.steps_per_epoch):
+        step.advance()
+
+
+def trained(case: Case, capture: bool, made: Made | None = None) -> dict[str, torch.Tensor]:
     """Three epochs: the losses and hits of each, and what was trained."""
-    task = task or make_task(case)
-    made = case.step.Step(task, Runtime(CPU, case.precision))
-    made.take_plan(*begun(task, 1))
+    made = made or make(case)
+    step = made.step(case)
+    step.take_plan(*begun(made, 1))
     if capture:
-        made.capture()
+        step.capture()
     found = {}
     for epoch in range(1, EPOCHS + 1):
-        made.begin(*begun(task, epoch))
-        for _ in range(task.steps_per_epoch):
-            made.advance()
-        found[f"losses of epoch {epoch}"] = made.losses.clone()
-        found[f"hits of epoch {epoch}"] = made.correct.clone()
-    return found | state(made, task)
+        go(step, made, epoch)
+        found[f"losses of epoch {epoch}"] = step.losses.clone()
+        found[f"hits of epoch {epoch}"] = step.correct.clone()
+    return found | state(step, made)
 
 
 @functools.cache
@@ -148,15 +205,13 @@ def differences(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 
 def changed_by_a_capture(case: Case) -> list[str]:
     """What a capture has trained or counted, in a run of one epoch."""
-    task = make_task(case)
-    made = case.step.Step(task, Runtime(CPU, case.precision))
-    made.begin(*begun(task, 1))
-    for _ in range(task.steps_per_epoch):
-        made.advance()
-    made.take_plan(*begun(task, 2))
-    before = state(made, task)
-    made.capture()
-    return differences(before, state(made, task))
+    made = make(case)
+    step = made.step(case)
+    go(step, made, 1)
+    step.take_plan(*begun(made, 2))
+    before = state(step, made)
+    step.capture()
+    return differences(before, state(step, made))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -175,10 +230,16 @@ def test_three_epochs_of_captured_steps_are_those_of_eager_ones_bit_for_bit(
 
 @pytest.mark.parametrize(("n", "captured"), [(32, 1), (16, 1), (9, 1), (17, 2)])
 def test_there_is_a_graph_for_each_batch_size_that_occurs(graphs, n, captured):
-    task = make_task(n=n)
-    found = trained(Case(), capture=True, task=task)
+    found = trained(Case(), capture=True, made=make(n=n))
     assert len(graphs.graphs) == captured
-    assert differences(found, trained(Case(), capture=False, task=make_task(n=n))) == []
+    assert differences(found, trained(Case(), capture=False, made=make(n=n))) == []
+
+
+@pytest.mark.parametrize("views", list(SPACES))
+def test_captured_steps_on_streamed_pictures_are_eager_ones_on_resident_pictures(graphs, views):
+    captured = trained(Case(views, streamed=True, streamed_images=True), capture=True)
+    assert [len(graph.calls) > 50 for graph in graphs.graphs] == [True, True]
+    assert differences(captured, eager(Case(views))) == []
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -188,23 +249,21 @@ def test_a_capture_trains_nothing(graphs, precision):
 
 
 def test_a_replay_runs_no_python_of_the_step(graphs, monkeypatch):
-    task = make_task()
-    made = Step(task, Runtime(CPU, "fp32"))
-    made.take_plan(*begun(task, 1))
-    made.capture()
+    made = make()
+    step = made.step()
+    step.take_plan(*begun(made, 1))
+    step.capture()
     monkeypatch.setattr(Step, "_run", lambda *_: pytest.fail("the step was run"))
-    made.begin(*begun(task, 1))
-    for _ in range(task.steps_per_epoch):
-        made.advance()
-    assert made.losses.isfinite().all() and (made.losses > 0).all()
+    go(step, made, 1)
+    assert step.losses.isfinite().all() and (step.losses > 0).all()
 
 
 def test_the_graphs_of_a_step_share_one_memory_pool_and_those_of_two_steps_do_not(graphs):
     for _ in range(2):
-        task = make_task()
-        made = Step(task, Runtime(CPU, "fp32"))
-        made.take_plan(*begun(task, 1))
-        made.capture()
+        made = make()
+        step = made.step()
+        step.take_plan(*begun(made, 1))
+        step.capture()
     pools = [id(graph.pool) for graph in graphs.graphs]
     assert pools[0] == pools[1] != pools[2] == pools[3]
 
@@ -237,53 +296,50 @@ WAITING: dict[str, Callable[[torch.Tensor], object]] = {
     ids=[*WAITING, "item in the second graph"],
 )
 def test_a_step_that_waits_for_the_device_is_not_captured_and_trains_eagerly(graphs, wait, sizes):
-    plain = make_task()
+    class Waiting(DiVELoss):
+        def per_example(self, *arguments: torch.Tensor) -> torch.Tensor:
+            found = super().per_example(*arguments)
+            if len(found) in sizes:
+                WAITING[wait](found)
+            return found
 
-    def loss(*arguments: torch.Tensor) -> torch.Tensor:
-        found = plain.loss(*arguments)
-        if len(found) in sizes:
-            WAITING[wait](found)
-        return found
-
-    task = replace(plain, loss=loss)
-    made = Step(task, Runtime(CPU, "fp32"))
-    made.take_plan(*begun(task, 1))
-    before = state(made, task)
+    made = make(objective=Waiting)
+    step = made.step()
+    step.take_plan(*begun(made, 1))
+    before = state(step, made)
     with pytest.raises(recorder.CannotCapture):
-        made.capture()
-    assert differences(before, state(made, task)) == []
+        step.capture()
+    assert differences(before, state(step, made)) == []
     assert len(graphs.graphs) == 3 - len(sizes)
     for graph in graphs.graphs:
         graph.calls.clear()  # a replay of any would now fail
-    made.begin(*begun(task, 1))
-    for _ in range(task.steps_per_epoch):
-        made.advance()
-    assert torch.equal(made.losses, eager()["losses of epoch 1"])
-    assert torch.equal(made.correct, eager()["hits of epoch 1"])
+    go(step, made, 1)
+    assert torch.equal(step.losses, eager()["losses of epoch 1"])
+    assert torch.equal(step.correct, eager()["hits of epoch 1"])
 
 
-def operations_on_the_host(views: str, constant: Callable[[], torch.Tensor | float]) -> list[str]:
-    """What views, model and loss of a batch on a GPU do with tensors of the host; computes nothing.
+def operations_on_the_host(
+    views: str, constant: Callable[[], torch.Tensor | float], size: int | None = None
+) -> list[str]:
+    """What views, network and loss of a batch on a GPU do with tensors of the host; computes nothing.
 
-    constant: made while the batch is computed, and multiplied into its loss.
+    constant: made while the batch is computed, and multiplied into its loss. size: of the network's input.
     """
-    space, gpu = SPACES[views](1, True, SIDE, SIDE), torch.device("cuda:0")
+    space, gpu = SPACES[views]((SIDE, SIDE), pad=1, flip=True), torch.device("cuda:0")
     with FakeTensorMode(allow_non_fake_inputs=True):
         with gpu:
-            model = CifarResNet(blocks=1, classes=CLASSES)
+            network = Network(CifarResNet(blocks=1, classes=CLASSES), (0.5,) * 3, (0.25,) * 3, size)
             rows = torch.zeros(SIZE, dtype=torch.int64)
             said, log_counts = torch.zeros(SIZE, CLASSES, dtype=torch.float16), torch.zeros(CLASSES)
-        for module in model.modules():
+        objective = DiVELoss(COUNTS)
+        objective.log_counts = log_counts  # its buffer, on the GPU
+        for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.num_batches_tracked = None  # as in a step
         pixels = np.zeros((N, SIDE, SIDE, 3), np.uint8)
-        images = ViewedImages(pixels, space, (0.5,) * 3, (0.25,) * 3, gpu)
+        feed = images.ResidentImages(pixels, space, gpu)
         with recorder.Devices() as devices:
-            logits = model(images.batch(rows, rows))
-            loss = losses.dive(
-                logits, rows, said, log_counts, tau=3.0, power=0.5, student_tau=3.0, weight=0.5
-            )
-            loss = loss * constant()
+            loss = objective(network(feed.batch(rows, rows, rows)), rows, said) * constant()
     assert devices.operations > 50 and loss.device == gpu
     return devices.on_host
 
@@ -291,6 +347,10 @@ def operations_on_the_host(views: str, constant: Callable[[], torch.Tensor | flo
 @pytest.mark.parametrize("views", list(SPACES))
 def test_views_model_and_loss_bring_nothing_from_the_host(views):
     assert operations_on_the_host(views, lambda: 2.0) == []
+
+
+def test_a_network_that_resizes_its_input_brings_nothing_from_the_host():
+    assert operations_on_the_host("crop_flip", lambda: 2.0, size=12) == []
 
 
 def test_a_constant_of_the_host_in_the_loss_is_found():
@@ -387,57 +447,63 @@ def test_a_fault_of_the_capture_is_found_by_what_it_trains(graphs, fault):
 
 def test_a_buffer_of_streamed_logits_bound_anew_is_found_by_the_comparison(graphs):
     begins = "        while self._pending:"
-    anew = faulty(teacher_logits, [(begins, f"        self._buffer = self._buffer.clone()\n{begins}")])
-    assert trains_otherwise(Case(streamed=True, teacher_logits=anew))
+    anew = faulty(logits, [(begins, f"        self._buffer = self._buffer.clone()\n{begins}")])
+    assert trains_otherwise(Case(streamed=True, logits=anew))
+    assert all(graph.calls for graph in graphs.graphs) and len(graphs.graphs) == 2
+
+
+def test_a_buffer_of_streamed_pictures_bound_anew_is_found_by_the_comparison(graphs):
+    begins = "        self._plan.batches = plan"
+    anew = faulty(images, [(begins, f"        self._buffer = self._buffer.clone()\n{begins}")])
+    assert trains_otherwise(Case(streamed_images=True, images=anew))
     assert all(graph.calls for graph in graphs.graphs) and len(graphs.graphs) == 2
 
 
 def test_an_unchanged_copy_of_the_source_trains_as_the_module_does(graphs):
-    assert not trains_otherwise(Case(step=faulty(step, []), teacher_logits=faulty(teacher_logits, [])))
+    copied = Case(step=faulty(step, []), logits=faulty(logits, []), images=faulty(images, []))
+    for case in (copied, replace(copied, streamed=True, streamed_images=True)):
+        assert not trains_otherwise(case)
     assert changed_by_a_capture(Case(step=faulty(step, []))) == []
 
 
-def learner(monkeypatch, task: Task, name: str, on_cuda: bool) -> Learner:
+def a_run(monkeypatch, made: Made, on_cuda: bool) -> Run:
     """A run in three epochs; on_cuda: as if on a stream of a GPU."""
-    made = Learner(task, Runtime(CPU, "fp32"), Journal(Path(name)), Evaluation(lambda _: 0.5, 2), None)
+
+    def half(network: torch.nn.Module) -> Accuracy:
+        return Accuracy(many=0.5, medium=None, few=None, all=0.5, class_mean=0.5, per_class=())
+
+    run = Run(made.spec, made.network, made.inputs, Runtime(CPU, "fp32"), half, eval_every=2)
     if on_cuda:
-        monkeypatch.setattr(made, "_stream", torch.cuda.Stream())
-    return made
+        monkeypatch.setattr(run, "_stream", torch.cuda.Stream())
+    return run
 
 
 def test_a_run_of_captured_steps_has_the_history_and_the_weights_of_an_eager_one(graphs, monkeypatch, capsys):
-    tasks = [make_task(Case(streamed=True)) for _ in range(2)]
-    runs = [
-        learner(monkeypatch, task, f"{on_cuda}.pt", on_cuda)
-        for task, on_cuda in zip(tasks, (True, False), strict=True)
-    ]
+    both = [make(Case(streamed=True), out=f"{on_cuda}.pt") for on_cuda in (True, False)]
+    runs = [a_run(monkeypatch, made, on_cuda) for made, on_cuda in zip(both, (True, False), strict=True)]
     for run in runs:
         train([run], Progress(quiet=True))
     assert len(graphs.graphs) == 2 and capsys.readouterr().err == ""
-    one, other = ([record | {"seconds": 0} for record in run.history] for run in runs)
+    one, other = ([epoch.as_dict() | {"seconds": 0} for epoch in run.history] for run in runs)
     assert one == other and len(one) == EPOCHS and "test_accuracy" in one[1]
-    assert differences(*(task.model.state_dict() for task in tasks)) == []
-    tracked = [value for name, value in tasks[0].model.state_dict().items() if "num_batches" in name]
+    assert differences(*(made.network.state_dict() for made in both)) == []
+    tracked = [value for name, value in both[0].network.state_dict().items() if "num_batches" in name]
     assert [int(value) for value in tracked] == [EPOCHS * 3] * 7
 
 
 def test_a_failed_capture_is_one_line_and_the_run_is_an_eager_one(graphs, monkeypatch, capsys):
-    plain = make_task()
+    class Waiting(DiVELoss):
+        def per_example(self, *arguments: torch.Tensor) -> torch.Tensor:
+            found = super().per_example(*arguments)
+            found[0].item()
+            return found
 
-    def loss(*arguments: torch.Tensor) -> torch.Tensor:
-        found = plain.loss(*arguments)
-        found[0].item()
-        return found
-
-    task = replace(plain, loss=loss)
-    run, eager = (
-        learner(monkeypatch, one, f"{on_cuda}.pt", on_cuda)
-        for one, on_cuda in ((task, True), (make_task(), False))
-    )
+    made, plain = make(objective=Waiting, out="True.pt"), make(out="False.pt")
+    run, eager = a_run(monkeypatch, made, True), a_run(monkeypatch, plain, False)
     train([run], Progress(quiet=True))
     assert capsys.readouterr().err == (
         "warning: the step could not be captured as a CUDA graph and runs eagerly: "
         "aten._local_scalar_dense.default: a value read on the host\n"
     )
     train([eager], Progress(quiet=True))
-    assert differences(task.model.state_dict(), eager.task.model.state_dict()) == []
+    assert differences(made.network.state_dict(), plain.network.state_dict()) == []

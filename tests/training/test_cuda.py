@@ -9,17 +9,23 @@ import pytest
 import torch
 
 from dive.cache.reader import LogitCache
-from dive.data.dataset import load_dataset
-from dive.feeds.images import ViewedImages
+from dive.data.longtail import Samples
+from dive.feeds.feed import Batch
+from dive.feeds.images import Images, StreamedImages
+from dive.method.objectives import CrossEntropyLoss
 from dive.models import checkpoint
-from dive.models.registry import build_model
 from dive.progress import Progress
 from dive.recipe.reading import load
+from dive.recipe.recipe import Recipe
 from dive.training.device import Runtime
-from dive.training.step import Step, Task
+from dive.training.spec import RunSpec
+from dive.training.step import Step, inputs_of
 from dive.views.autoaugment import AutoAugmentCutout
 from dive.views.draw import FreeViews
 from dive.views.registry import view_space
+from dive.views.space import ViewSpace
+from dive.workflows.data import load_training
+from dive.workflows.results import architecture_of
 
 pytestmark = [
     pytest.mark.cuda,
@@ -63,34 +69,54 @@ def test_a_graph_trains_as_eager_steps_do(digits, eager, precision, tolerance):
     assert losses(student(digits, "--precision", precision)) == pytest.approx(losses(graph), rel=tolerance)
 
 
+def digits_of(recipe: Recipe) -> tuple[Samples, ViewSpace]:
+    """The recipe's training samples and its view space."""
+    samples = load_training(recipe, Progress(quiet=True))
+    return samples, view_space(recipe.views.kind, samples.pictures.shape, **recipe.views.keys())
+
+
+def spec_of(recipe: Recipe, device: torch.device) -> RunSpec:
+    """A teacher of plain cross-entropy on the recipe's samples."""
+    samples, space = digits_of(recipe)
+    return RunSpec(
+        kind="teacher",
+        out=OUT,
+        seed=0,
+        architecture=architecture_of(recipe, samples),
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        precision="fp32",
+        objective=CrossEntropyLoss(),
+        images=Images(samples.pictures, space, device),
+        labels=torch.from_numpy(samples.labels).to(device),
+        hashes=samples.hashes,
+        views=FreeViews(space),
+        recipe=recipe.as_dict(),
+        identity={},
+        facts={},
+    )
+
+
 def test_every_step_of_an_epoch_is_the_same_as_a_graph_the_last_smaller_one_too():
     """Steps of no size, so that differences do not grow: each loss is of the same weights."""
     recipe = load(chain.CONFIG, ("precision=fp32", "optimizer.lr=1e-6"))
     device = torch.device("cuda")
-    train_set = load_dataset(recipe, Progress(quiet=True)).train
-    space = view_space(recipe.views, train_set.images.shape[1:])
+    spec = spec_of(recipe, device)
+    ids, columns = spec.views.draw(0, 1, spec.hashes)
+    plan, rates = np.stack([np.arange(len(ids)), ids, columns]), [1e-6] * spec.steps_per_epoch
     found = []
     for capture in (True, False):
-        model = build_model(recipe.model.name, 10, 1, seed=0).to(device, memory_format=torch.channels_last)
-        images = ViewedImages(train_set.images, space, recipe.data.mean, recipe.data.std, device)
-        labels = torch.from_numpy(train_set.labels).to(device)
-
-        def loss(logits, labels, _):
-            return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-
+        network = spec.architecture.build(seed=0).to(device, memory_format=torch.channels_last)
         stream = torch.cuda.Stream(device)
         with torch.cuda.stream(stream):
-            task = Task(recipe, {}, model, images, labels, train_set.hashes, FreeViews(space), None, loss)
-            step = Step(task, Runtime(device, "fp32"))
-            ids, columns = task.views.draw(0, 1, train_set.hashes)
-            plan = np.stack([np.arange(len(ids)), ids, columns])
-            step.take_plan(plan, [1e-6] * task.steps_per_epoch)
+            step = Step(spec, network, inputs_of(spec), Runtime(device, "fp32"))
+            step.take_plan(plan, rates)
             if capture:
                 step.capture()
-            step.begin(plan, [1e-6] * task.steps_per_epoch)
-            for _ in range(task.steps_per_epoch):
+            step.begin(plan, rates)
+            for _ in range(spec.steps_per_epoch):
                 step.advance()
-            statistics = [value.cpu() for name, value in model.state_dict().items() if "running" in name]
+            statistics = [value.cpu() for name, value in network.state_dict().items() if "running" in name]
             found.append((step.losses.cpu(), int(step.correct), statistics))
     (graph, right, means), (eager, right_too, means_too) = found
     assert len(graph) == 13 and (graph > 0).all()
@@ -143,18 +169,26 @@ def test_students_side_by_side_are_those_trained_alone(digits):
     for seed, expected in alone.items():
         path = Path(f"s-t3-p0.5-w0.5-s{seed}.pt")
         assert losses(history(path)) == pytest.approx(expected, rel=5e-3)
-        assert checkpoint.load(path)["trained together"] == 3
+        assert checkpoint.load(path)["trained_together"] == 3
 
 
 def test_a_streamed_cache_trains_as_a_resident_one(digits, monkeypatch):
-    from dive.workflows import student as module
+    from dive.feeds import logits as module
 
     resident = student(digits, "--precision", "fp32")
     monkeypatch.setattr(module, "fits", lambda *_: False)
     assert losses(student(digits, "--precision", "fp32")) == pytest.approx(losses(resident), rel=5e-3)
 
 
-def test_a_stopped_run_goes_on(digits, monkeypatch):
+def test_streamed_pictures_train_as_resident_ones(digits, monkeypatch):
+    from dive.feeds import images as module
+
+    resident = student(digits, "--precision", "fp32")
+    monkeypatch.setattr(module, "fits", lambda *_: False)
+    assert losses(student(digits, "--precision", "fp32")) == pytest.approx(losses(resident), rel=5e-3)
+
+
+def test_a_stopped_run_is_resumed(digits, monkeypatch):
     from dive.training import loop
 
     monkeypatch.setattr(loop, "SAVING_SHARE", float("inf"))
@@ -175,33 +209,39 @@ def test_a_stopped_run_goes_on(digits, monkeypatch):
     assert losses(history(Path("again.pt"))) == pytest.approx(losses(whole), rel=5e-3)
 
 
-def test_views_without_an_end_are_the_same_bytes_on_both_devices():
-    images = torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8)
+def test_views_of_an_unbounded_space_are_the_same_bytes_on_both_devices():
+    pictures = torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8)
     ids = torch.randint(0, 2**62, (1000,))
     rendered = []
     for device in ("cpu", "cuda"):
-        space = AutoAugmentCutout(4, True, 32, 32)
-        prepared = space.prepare(images.to(device))
+        space = AutoAugmentCutout((32, 32), pad=4, flip=True)
+        prepared = space.prepare(pictures.to(device))
         rendered.append(space.render(prepared, (torch.arange(1000) % 64).to(device), ids.to(device)).cpu())
     assert torch.equal(*rendered)
 
 
-def test_views_are_the_same_bytes_on_both_devices():
+def test_views_are_the_same_bytes_on_both_devices_resident_and_streamed():
     recipe = load(chain.CONFIG)
-    samples = load_dataset(recipe, Progress(quiet=True)).train
-    space = view_space(recipe.views, samples.images.shape[1:])
+    samples, space = digits_of(recipe)
     rows = torch.arange(len(samples)).repeat_interleave(space.size)
     ids = torch.arange(space.size).repeat(len(samples))
-    rendered = []
-    for device in ("cpu", "cuda"):
-        padded = space.prepare(torch.from_numpy(samples.images).to(device))
+    rendered, batches, normalised = [], [], []
+    network = architecture_of(recipe, samples).build()
+    some = Batch(rows[:99].numpy(), ids[:99].numpy(), ids[:99].numpy() * 0)
+    for device in map(torch.device, ("cpu", "cuda")):
+        padded = space.prepare(torch.from_numpy(samples.pictures.held).to(device))
         rendered.append(space.render(padded, rows.to(device), ids.to(device)).cpu())
+        streamed = StreamedImages(samples.pictures, space, 99, device, workers=0)
+        for feed in (Images(samples.pictures, space, device).feed(99), streamed):
+            feed.begin([some])
+            feed.load()
+            views = feed.batch(*(torch.from_numpy(one).to(device) for one in vars(some).values()))
+            batches.append(views.cpu())
+            normalised.append(network.to(device).normalised(views).cpu())
     assert torch.equal(*rendered)
-    batches = []
-    for device in ("cpu", "cuda"):
-        images = ViewedImages(samples.images, space, recipe.data.mean, recipe.data.std, torch.device(device))
-        batches.append(images.batch(rows[:99].to(device), ids[:99].to(device)).cpu())
-    torch.testing.assert_close(*batches)
+    assert all(torch.equal(batch, batches[0]) for batch in batches)
+    for one in normalised:
+        torch.testing.assert_close(one, normalised[0])
 
 
 def test_an_export_on_the_gpu_says_what_one_on_the_cpu_does(digits):
@@ -209,4 +249,5 @@ def test_an_export_on_the_gpu_says_what_one_on_the_cpu_does(digits):
     chain.succeed(*arguments, "--out", "gpu.h5")
     gpu, cpu = (LogitCache(path) for path in (Path("gpu.h5"), digits.cache))
     assert gpu.identity == cpu.identity and gpu.keys == cpu.keys
-    np.testing.assert_allclose(gpu.logits.astype(np.float32), cpu.logits.astype(np.float32), atol=0.02)
+    both = (cache.whole().astype(np.float32) for cache in (gpu, cpu))
+    np.testing.assert_allclose(*both, atol=0.02)

@@ -13,7 +13,7 @@ import recorder
 import torch
 
 from dive.errors import DiveError
-from dive.models.registry import build_model
+from dive.models.network import Architecture
 from dive.training import device
 from dive.training.device import Runtime, choose_device, choose_precision, device_name
 
@@ -224,8 +224,8 @@ BATCH = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
 
 
 def squares(logits: torch.Tensor) -> torch.Tensor:
-    """A loss for each example."""
-    return logits.float().square().sum(dim=1) + logits.float()[:, 0]
+    """A mean loss."""
+    return (logits.float().square().sum(dim=1) + logits.float()[:, 0]).mean()
 
 
 @pytest.mark.parametrize("wanted", ["fp32", "bf16"])
@@ -429,9 +429,10 @@ def test_a_fast_bf16_that_gives_other_gradients_is_not_chosen():
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("loss", [None, squares], ids=["forward", "training"])
 def test_a_trial_leaves_the_model_and_the_random_state_as_they_were(loss, training):
-    model = build_model("resnet8", 5).train(training)
+    model = Architecture("resnet8", 5, 3, (0.5,) * 3, (0.25,) * 3).build().train(training)
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    batch = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=generator)
     choose_precision("auto", CPU, model, batch, loss)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name

@@ -1,28 +1,37 @@
 """Shot accuracy against counting by hand, and predictions against a plain forward pass."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dive.data.longtail import Samples
-from dive.models.registry import build_model
-from dive.recipe.recipe import Data
-from dive.training.evaluation import evaluate, predict, shot_accuracy
+from dive.data.pictures import HeldPictures
+from dive.feeds.images import Images
+from dive.models.network import Architecture, Network
+from dive.training.evaluation import Accuracy, Evaluator, group_confusion, shot_accuracy
+from dive.views.autoaugment import AutoAugmentCutout
+from dive.views.crop_flip import CropFlip
+from dive.workflows.run import accuracy_of
 
 CPU = torch.device("cpu")
-DATA = Data()
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+SHOTS = ("many", "medium", "few")
 
 
-def samples(count: int, classes: int = 4, height: int = 8, width: int = 8) -> Samples:
-    rng = np.random.default_rng(0)
-    return Samples(
-        keys=[f"{i:05d}" for i in range(count)],
-        labels=np.arange(count) % classes,
-        images=rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8),
-        classes=tuple("abcdefgh"[:classes]),
-    )
+def pictures(count: int, height: int = 8, width: int = 8) -> np.ndarray:
+    """Pictures of noise, (count, height, width, 3) uint8."""
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def evaluator(test: np.ndarray, counts: list[int], space: type = CropFlip) -> Evaluator:
+    """Of pictures whose classes go round, in the clean view of a space with augmentation."""
+    shown = space(test.shape[1:3], pad=2, flip=True).clean
+    labels = np.arange(len(test)) % len(counts)
+    return Evaluator(Images(HeldPictures(test), shown, CPU), labels, np.array(counts), CPU)
 
 
 def test_accuracy_by_hand():
@@ -67,17 +76,76 @@ def test_accuracy_agrees_with_counting(classes, seed):
         assert getattr(found, name) == expected
 
 
-def test_predictions_are_those_of_a_plain_forward_pass_on_the_clean_image():
-    model = build_model("resnet8", 4, seed=2)
-    test = samples(40)
-    pixels = (test.images / 255 - np.array(DATA.mean)) / np.array(DATA.std)
-    x = torch.tensor(pixels.transpose(0, 3, 1, 2))
-    exact = build_model("resnet8", 4, seed=2).double().eval()
+@given(st.integers(1, 12), st.integers(0, 1000))
+def test_the_confusion_of_groups_agrees_with_counting_images_one_by_one(classes, seed):
+    rng = np.random.default_rng(seed)
+    counts = rng.choice([1, 19, 20, 21, 99, 100, 101, 500], classes)
+    labels, predictions = (rng.integers(0, classes, 60) for _ in range(2))
+
+    def group(label: int) -> str:
+        return "many" if counts[label] > 100 else "few" if counts[label] < 20 else "medium"
+
+    expected = {of: dict.fromkeys(SHOTS, 0) for of in SHOTS}
+    for label, prediction in zip(labels.tolist(), predictions.tolist(), strict=True):
+        expected[group(label)][group(prediction)] += 1
+    found = group_confusion(predictions, labels, counts)
+    assert found == expected
+    assert all(type(number) is int for row in found.values() for number in row.values())
+
+
+def test_the_confusion_of_groups_by_hand():
+    labels, predictions = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 2, 0, 1, 2, 0])
+    assert shot_accuracy(predictions, labels, np.array([101, 50, 3])).group_confusion == {
+        "many": {"many": 1, "medium": 0, "few": 1},
+        "medium": {"many": 1, "medium": 0, "few": 0},
+        "few": {"many": 1, "medium": 1, "few": 1},
+    }
+
+
+@pytest.mark.parametrize("kind", ["teacher", "student"])
+def test_records_of_teachers_and_students_have_the_confusion_of_groups_of_their_own_predictions(digits, kind):
+    """Predicted again by torch alone, from the weights in the checkpoint."""
+    from dive.data.sources.registry import open_source
+    from dive.models.registry import build_model
+
+    path: Path = getattr(digits, kind)
+    document = torch.load(path, weights_only=True)
+    record = json.loads(path.with_suffix(".json").read_text())
+    test, given = open_source("digits").test, document["architecture"]["input"]
+    body = build_model(document["architecture"]["name"], 10, 1)
+    body.load_state_dict(document["model"])
+    pixels = np.stack([test.read(position) for position in range(len(test.keys))]).transpose(0, 3, 1, 2) / 255
+    with torch.inference_mode():
+        logits = body.double().eval()(torch.from_numpy((pixels - given["mean"][0]) / given["std"][0]))
+    predicted, counts = logits.argmax(1).tolist(), record["class_counts"]
+
+    def group(label: int) -> str:
+        return "many" if counts[label] > 100 else "few" if counts[label] < 20 else "medium"
+
+    expected = {of: dict.fromkeys(SHOTS, 0) for of in SHOTS}
+    for label, prediction in zip(test.labels.tolist(), predicted, strict=True):
+        expected[group(label)][group(prediction)] += 1
+    assert record["group_confusion"] == document["group_confusion"] == expected
+    assert accuracy_of(record).group_confusion == expected
+
+
+def test_a_record_without_the_confusion_of_groups_is_one_of_an_earlier_version():
+    figures = dict(many=0.5, medium=None, few=0.25, all=0.4, class_mean=0.375)
+    found = accuracy_of({"accuracy": figures, "per_class": [0.5, 0.25]})
+    assert found == Accuracy(**figures, per_class=(0.5, 0.25)) and found.group_confusion is None
+
+
+@pytest.mark.parametrize("space", [CropFlip, AutoAugmentCutout])
+def test_predictions_are_those_of_a_plain_forward_pass_on_the_clean_image(space):
+    test = pictures(40)
+    architecture = Architecture("resnet8", 4, 3, MEAN, STD)
+    x = torch.tensor(((test / 255 - np.array(MEAN)) / np.array(STD)).transpose(0, 3, 1, 2))
+    exact = architecture.build(seed=2).body.double().eval()
     with torch.inference_mode():
         logits = exact(x)
     top = logits.topk(2).values
     assert (top[:, 0] - top[:, 1]).min() > 1e-4  # no tie that float32 could break otherwise
-    found = predict(model, test, DATA, CPU)
+    found = evaluator(test, [1] * 4, space).predict(architecture.build(seed=2))
     assert found.dtype == np.int64
     assert found.tolist() == logits.argmax(dim=1).tolist()
     assert len(set(found.tolist())) > 1
@@ -97,36 +165,42 @@ class Corner(torch.nn.Module):
         return x[:, :, 0, 0]
 
 
-@pytest.mark.parametrize("count", [1, 499, 500, 501, 1203])
+def corner() -> Network:
+    """A network that looks at one pixel."""
+    return Network(Corner(), MEAN, STD)
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 1203])
 def test_every_image_is_predicted_once_in_its_own_order(count):
-    test = samples(count, classes=1, height=2, width=3)
-    normalised = (test.images[:, 0, 0] / 255 - np.array(DATA.mean)) / np.array(DATA.std)
-    model = Corner()
-    assert predict(model, test, DATA, CPU).tolist() == normalised.argmax(axis=1).tolist()
-    assert sum(model.batches) == count
+    test = pictures(count, height=2, width=3)
+    normalised = (test[:, 0, 0] / 255 - np.array(MEAN)) / np.array(STD)
+    network = corner()
+    assert evaluator(test, [1]).predict(network).tolist() == normalised.argmax(axis=1).tolist()
+    assert sum(network.body.batches) == count
 
 
 def test_predictions_are_made_in_eval_mode_without_gradients_in_fp32():
-    model = Corner()
+    network = corner()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        predict(model, samples(5), DATA, CPU)
-    assert model.modes == {(False, False, torch.float32)}
+        evaluator(pictures(5), [1] * 4).predict(network)
+    assert network.body.modes == {(False, False, torch.float32)}
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_model_comes_back_in_the_mode_and_with_the_statistics_it_had(training):
-    model = build_model("resnet8", 4).train(training)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    predict(model, samples(10), DATA, CPU)
-    assert model.training is training
-    for name, tensor in model.state_dict().items():
+def test_a_network_comes_back_in_the_mode_and_with_the_statistics_it_had(training):
+    network = Architecture("resnet8", 4, 3, MEAN, STD).build().train(training)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    evaluator(pictures(10), [1] * 4).predict(network)
+    assert network.training is training and network.body.training is training
+    for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 
 
 def test_an_evaluation_is_the_accuracy_of_the_predictions():
-    test, counts = samples(60, classes=3), np.array([200, 50, 5])
-    found = evaluate(Corner(), test, counts, DATA, CPU)
-    predicted = predict(Corner(), test, DATA, CPU)
-    assert found.all == np.mean(predicted == test.labels)
-    assert found.few == np.mean(predicted[test.labels == 2] == 2)
+    measure = evaluator(pictures(60), [200, 50, 5])
+    found = measure(corner())
+    predicted = measure.predict(corner())
+    assert found.all == np.mean(predicted == measure.labels)
+    assert found.few == np.mean(predicted[measure.labels == 2] == 2)
+    assert found.group_confusion["few"]["many"] == ((measure.labels == 2) & (predicted == 0)).sum()
     assert 0 < found.all < 1

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dive.recipe.recipe import Optimizer, Recipe, Schedule
+from dive.recipe.recipe import Recipe, Schedule, Sgd
 from dive.training.schedule import epochs_of, learning_rate, steps_per_epoch
 
 BBN = Recipe()
@@ -56,18 +56,18 @@ def test_the_bbn_rate_agrees_with_its_formula_at_every_step():
 
 def test_without_warm_up_the_first_step_has_the_whole_rate():
     schedule = Schedule(epochs=2, warmup_epochs=0, milestones=())
-    assert [learning_rate(step, 3, Optimizer(lr=0.5), schedule) for step in range(6)] == [0.5] * 6
+    assert [learning_rate(step, 3, Sgd(lr=0.5), schedule) for step in range(6)] == [0.5] * 6
 
 
 def test_a_milestone_within_the_warm_up_counts_as_well():
     schedule = Schedule(epochs=4, warmup_epochs=4, milestones=(2,), gamma=0.5)
-    rates = [learning_rate(step, 1, Optimizer(lr=1.0), schedule) for step in range(4)]
+    rates = [learning_rate(step, 1, Sgd(lr=1.0), schedule) for step in range(4)]
     assert rates == [0.25, 0.5, 0.375, 0.5]
 
 
 def test_a_gamma_of_zero_stops_at_the_milestone():
     schedule = Schedule(epochs=2, warmup_epochs=0, milestones=(1,), gamma=0.0)
-    assert [learning_rate(step, 1, Optimizer(lr=1.0), schedule) for step in range(2)] == [1.0, 0.0]
+    assert [learning_rate(step, 1, Sgd(lr=1.0), schedule) for step in range(2)] == [1.0, 0.0]
 
 
 BALMS = Schedule(iterations=13_000, warmup_iterations=800, warmup_from=0.5, decay="cosine", milestones=())
@@ -92,7 +92,7 @@ def test_a_length_in_steps_ends_with_the_epoch_of_its_last_step():
     ],
 )
 def test_the_cosine_at_named_steps(step, rate):
-    assert math.isclose(learning_rate(step, 22, Optimizer(), BALMS), rate, rel_tol=1e-12, abs_tol=1e-12)
+    assert math.isclose(learning_rate(step, 22, Sgd(), BALMS), rate, rel_tol=1e-12, abs_tol=1e-12)
 
 
 def test_the_cosine_agrees_with_torchs_after_the_warm_up():
@@ -101,8 +101,6 @@ def test_the_cosine_agrees_with_torchs_after_the_warm_up():
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=190)
     schedule = Schedule(epochs=20, warmup_epochs=1, decay="cosine", milestones=())
     for step in range(10, 200):
-        assert math.isclose(
-            learning_rate(step, 10, Optimizer(), schedule), theirs.get_last_lr()[0], rel_tol=1e-9
-        )
+        assert math.isclose(learning_rate(step, 10, Sgd(), schedule), theirs.get_last_lr()[0], rel_tol=1e-9)
         optimizer.step()
         theirs.step()

@@ -75,7 +75,7 @@ def test_evaluating_every_second_epoch_adds_its_accuracies_and_changes_nothing_e
     found, before = history(), history(digits.teacher)
     assert ["test_accuracy" in entry for entry in found] == [False, True, True]
     assert [entry["loss"] for entry in found] == [entry["loss"] for entry in before]
-    weights = [torch.load(path, weights_only=True)["weights hash"] for path in (OUT, digits.teacher)]
+    weights = [torch.load(path, weights_only=True)["weights_hash"] for path in (OUT, digits.teacher)]
     assert weights[0] == weights[1]
 
 
@@ -83,8 +83,8 @@ def test_two_runs_of_one_seed_end_in_the_same_weights_and_another_seed_in_others
     chain.succeed("teacher", *chain.DIGITS, "--epochs", 3, "--out", OUT)
     chain.succeed("teacher", *chain.DIGITS, "--epochs", 3, "--seed", 1, "--out", "other.pt")
     same, other, before = (torch.load(path, weights_only=True) for path in (OUT, "other.pt", digits.teacher))
-    assert same["weights hash"] == before["weights hash"] != other["weights hash"]
-    assert other["data fingerprint"] == before["data fingerprint"]
+    assert same["weights_hash"] == before["weights_hash"] != other["weights_hash"]
+    assert other["data_fingerprint"] == before["data_fingerprint"]
 
 
 @pytest.mark.parametrize("command", ["teacher", "student"])

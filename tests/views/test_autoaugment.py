@@ -23,8 +23,10 @@ from torchvision.transforms import functional as transforms
 
 from dive.cache.reader import LogitCache
 from dive.cache.writer import CacheWriter
+from dive.data.pictures import HeldPictures
 from dive.errors import OutputError
-from dive.feeds.images import ViewedImages
+from dive.feeds.images import Images
+from dive.models.network import Architecture
 from dive.randomness import hash64
 from dive.recipe import recipe
 from dive.training import loop
@@ -92,7 +94,7 @@ def render(
     ("shape", "count"), [((32, 32), 600), ((24, 40), 600), ((30, 30), 200), ((28, 20), 200), ((33, 31), 200)]
 )
 def test_views_are_those_of_torchvisions_policy(shape, count, monkeypatch):
-    space = AutoAugmentCutout(4, True, *shape)
+    space = AutoAugmentCutout(shape, 4, True)
     numbers = (hash64(7, np.arange(count, dtype=np.uint64)) >> np.uint64(2)).astype(np.int64).tolist()
     rows = [i % len(images()) for i in range(len(numbers))]
     views = render(space, rows, numbers, shape)
@@ -108,7 +110,7 @@ def every_operation() -> list[tuple[str, int | None, int]]:
 
 @pytest.mark.parametrize(("name", "step", "sign"), every_operation())
 def test_every_operation_of_the_policy_is_torchvisions(name, step, sign):
-    tables: _Tables = AutoAugmentCutout(4, True, 32, 32)._tables
+    tables: _Tables = AutoAugmentCutout((32, 32), 4, True)._tables
     place = next(
         (i, k) for i, pair in enumerate(POLICY.policies) for k in (0, 1) if pair[k][::2] == (name, step)
     )
@@ -147,7 +149,7 @@ def test_the_mean_of_an_image_is_the_float32_nearest_to_its_exact_quotient(size)
 
 @pytest.mark.parametrize("size", [(30, 30), (28, 20), (33, 31), (300, 301)])
 def test_contrast_is_that_of_the_exact_mean(size):
-    tables = AutoAugmentCutout(4, True, *size)._tables
+    tables = AutoAugmentCutout(size, 4, True)._tables
     batch = torch.from_numpy(images(*size))[::3]
     numbers = torch.nonzero(tables.rule == _CONTRAST)[:, 0]
     assert len(numbers) >= 4
@@ -173,7 +175,7 @@ class Reciprocals(TorchDispatchMode):
 
 @pytest.mark.parametrize("size", [(30, 30), (28, 20), (33, 31)])
 def test_views_stay_the_same_where_a_division_by_a_number_multiplies_by_its_reciprocal(size):
-    space, pixels = AutoAugmentCutout(4, True, *size), torch.from_numpy(images(*size))
+    space, pixels = AutoAugmentCutout(size, 4, True), torch.from_numpy(images(*size))
     prepared, rows = space.prepare(pixels), torch.arange(500) % len(pixels)
     ids = torch.from_numpy((hash64(3, np.arange(500, dtype=np.uint64)) >> np.uint64(2)).astype(np.int64))
     means = _mean(_grey(pixels))
@@ -218,26 +220,27 @@ class OnePathAlone(TorchDispatchMode):
 
 
 def test_every_step_in_floating_point_is_one_that_ieee_754_rounds_in_one_way():
-    space, pixels = AutoAugmentCutout(4, True, 30, 30), torch.from_numpy(images(30, 30))
+    space, pixels = AutoAugmentCutout((30, 30), 4, True), torch.from_numpy(images(30, 30))
     prepared, ids = space.prepare(pixels), torch.arange(100)
     with OnePathAlone():
         space.render(prepared, ids % len(pixels), ids)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("size", [(32, 32), (30, 30), (33, 31)])
 def test_a_view_is_the_same_on_a_gpu(size):
-    space, pixels = AutoAugmentCutout(4, True, *size), torch.from_numpy(images(*size))
+    space, pixels = AutoAugmentCutout(size, 4, True), torch.from_numpy(images(*size))
     rows = torch.arange(500) % len(pixels)
     ids = torch.from_numpy((hash64(3, np.arange(500, dtype=np.uint64)) >> np.uint64(2)).astype(np.int64))
     on_cpu = space.render(space.prepare(pixels), rows, ids)
     described = space.describe()
     assert torch.equal(space.render(space.prepare(pixels.cuda()), rows.cuda(), ids.cuda()).cpu(), on_cpu)
-    assert space.describe() == described and space._tables.hash() == described["tables hash"]
+    assert space.describe() == described and space._tables.hash() == described["tables_hash"]
 
 
 def test_the_identity_changes_nothing():
-    tables = AutoAugmentCutout(4, True, 32, 32)._tables
+    tables = AutoAugmentCutout((32, 32), 4, True)._tables
     batch = torch.from_numpy(images())
     assert torch.equal(tables.apply(batch, torch.zeros(len(batch), dtype=torch.int64)), batch)
 
@@ -259,23 +262,23 @@ def test_draws_are_even():
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 7), IDS | st.just(0)), min_size=1, max_size=6))
 def test_a_view_does_not_depend_on_its_batch(asked):
-    space = AutoAugmentCutout(4, True, 32, 32)
+    space = AutoAugmentCutout((32, 32), 4, True)
     together = render(space, *map(list, zip(*asked, strict=True)))
     for (row, number), view in zip(asked, together, strict=True):
         np.testing.assert_array_equal(render(space, [row], [number])[0], view)
 
 
 def test_the_clean_view_is_the_image():
-    space = AutoAugmentCutout(4, True, 32, 32)
+    space = AutoAugmentCutout((32, 32), 4, True)
     np.testing.assert_array_equal(render(space, list(range(8)), [space.clean_id] * 8), images())
 
 
 def test_a_recipe_names_the_space_and_free_views_are_drawn_from_it():
-    space = view_space(recipe.Views(kind="autoaugment"), (32, 32, 3))
+    space = view_space("autoaugment", (32, 32), **recipe.AutoAugment().keys())
     assert isinstance(space, AutoAugmentCutout) and space.size is None
-    crops, described = CropFlip(4, True, 32, 32).describe(), space.describe()
+    crops, described = CropFlip((32, 32), 4, True).describe(), space.describe()
     assert described.items() >= (crops | {"kind": "autoaugment"}).items()
-    assert re.fullmatch("[0-9a-f]{64}", described["tables hash"])
+    assert re.fullmatch("[0-9a-f]{64}", described["tables_hash"])
     hashes = hash64(1, np.arange(1000, dtype=np.uint64))
     ids, columns = FreeViews(space).draw(0, 1, hashes)
     assert len(set(ids.tolist())) == 1000 and ids.min() > 0 and not columns.any()
@@ -283,11 +286,12 @@ def test_a_recipe_names_the_space_and_free_views_are_drawn_from_it():
 
 
 def test_batches_are_normalised_as_of_any_space():
-    viewed = ViewedImages(
-        images(), AutoAugmentCutout(4, True, 32, 32), (0.5,) * 3, (0.25,) * 3, torch.device("cpu")
+    feed = Images(HeldPictures(images()), AutoAugmentCutout((32, 32), 4, True), torch.device("cpu")).feed(8)
+    network = Architecture("resnet8", 2, 3, (0.5,) * 3, (0.25,) * 3).build()
+    batch = network.normalised(
+        feed.batch(torch.arange(8), torch.arange(8), torch.zeros(8, dtype=torch.int64))
     )
-    batch = viewed.batch(torch.arange(8), torch.arange(8))
-    pixels = torch.from_numpy(render(AutoAugmentCutout(4, True, 32, 32), list(range(8)), list(range(8))))
+    pixels = torch.from_numpy(render(AutoAugmentCutout((32, 32), 4, True), list(range(8)), list(range(8))))
     torch.testing.assert_close(batch, (pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)
 
 
@@ -303,9 +307,9 @@ def by_hand(tables: _Tables) -> str:
 
 
 def test_the_tables_hash_is_that_of_every_number_in_every_table():
-    space = AutoAugmentCutout(4, True, 30, 28)
+    space = AutoAugmentCutout((30, 28), 4, True)
     tables = space._tables
-    assert space.describe()["tables hash"] == tables.hash() == by_hand(tables)
+    assert space.describe()["tables_hash"] == tables.hash() == by_hand(tables)
     for name, table in vars(tables).items():
         changed = table.clone()
         changed.view(-1)[-1] += 1
@@ -313,7 +317,7 @@ def test_the_tables_hash_is_that_of_every_number_in_every_table():
 
 
 def test_the_tables_hash_does_not_depend_on_how_the_tables_are_kept():
-    tables = AutoAugmentCutout(4, True, 8, 8)._tables
+    tables = AutoAugmentCutout((8, 8), 4, True)._tables
     other = {
         name: table.double() if table.is_floating_point() else table.int()
         for name, table in vars(tables).items()
@@ -324,7 +328,7 @@ def test_the_tables_hash_does_not_depend_on_how_the_tables_are_kept():
 
 def test_spaces_of_images_of_other_sizes_have_other_tables():
     sizes = ((32, 32), (32, 16), (16, 32), (30, 30))
-    assert len({AutoAugmentCutout(4, True, *size).describe()["tables hash"] for size in sizes}) == 4
+    assert len({AutoAugmentCutout(size, 4, True).describe()["tables_hash"] for size in sizes}) == 4
 
 
 def turn_further(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,10 +361,10 @@ def round_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("change", [turn_further, draw_other_policies, round_otherwise])
 def test_another_torchvision_is_another_space(change, monkeypatch):
-    before = AutoAugmentCutout(4, True, 32, 32).describe()
+    before = AutoAugmentCutout((32, 32), 4, True).describe()
     change(monkeypatch)
-    after = AutoAugmentCutout(4, True, 32, 32).describe()
-    assert {key for key in before if before[key] != after[key]} == {"tables hash"}
+    after = AutoAugmentCutout((32, 32), 4, True).describe()
+    assert {key for key in before if before[key] != after[key]} == {"tables_hash"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,12 +400,12 @@ def test_a_cache_made_with_another_torchvisions_tables_is_refused_by_student_ver
         stopping.setattr(CacheWriter, "finish", raising(OutputError("stopped before its end")))
         assert "stopped" in chain.dive("export-logits", *insects.told, "--out", "stopped.h5").complaint
     draw_other_policies(monkeypatch)
-    differs = r"tables hash: [0-9a-f]{12}, now [0-9a-f]{12}\)"
+    differs = r"tables_hash: [0-9a-f]{12}, now [0-9a-f]{12}\)"
     for words in (insects.sampling, ("student", *insects.told, "--out", "refused.pt")):
         complaint = chain.dive(*words).complaint
         assert re.search(rf"insects\.h5 holds views that .* of other pixels \(views\.{differs}", complaint)
     complaint = chain.dive("export-logits", *insects.told, "--out", "stopped.h5").complaint
-    assert re.search(rf"stopped\.h5\.part .* \(view space\.{differs}", complaint)
+    assert re.search(rf"stopped\.h5\.part .* \(view_space\.{differs}", complaint)
 
 
 def test_a_teacher_stopped_under_another_torchvisions_tables_is_not_resumed(insects, monkeypatch):
@@ -413,7 +417,7 @@ def test_a_teacher_stopped_under_another_torchvisions_tables_is_not_resumed(inse
     with monkeypatch.context() as other:
         draw_other_policies(other)
         complaint = chain.dive(*words).complaint
-    assert re.search(r"half\.state .* \(view space\.tables hash: [0-9a-f]{12}, now [0-9a-f]{12}\)", complaint)
+    assert re.search(r"half\.state .* \(view_space\.tables_hash: [0-9a-f]{12}, now [0-9a-f]{12}\)", complaint)
     chain.succeed(*words)
 
 
@@ -436,7 +440,7 @@ def test_a_student_learns_from_fifty_stored_views_that_the_teacher_says_again(in
     chain.succeed("export-logits", *told, "--views", "clean", "--out", "clean.h5")
     chain.succeed("student", *told, "--cache", "clean.h5", "--free-views", "--out", "free.pt")
     complaint = chain.dive("export-logits", *told, "--views", "all", "--out", "all.h5").complaint
-    assert "there is no end of these views" in complaint
+    assert "--views 'all': give clean (these views are unbounded)" in complaint
     plain = tuple("views.kind=crop_flip" if word == "views.kind=autoaugment" else word for word in told)
     complaint = chain.dive("student", *plain, "--out", "other.pt", "--cache", cache.path).complaint
     assert "views.kind: autoaugment, now crop_flip" in complaint

@@ -9,15 +9,15 @@ import folders
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from dive.data.dataset import load_test
 from dive.models import checkpoint
 from dive.models.resnet import CifarResNet
-from dive.progress import Progress
 from dive.recipe.reading import load
 from dive.training.evaluation import Accuracy
+from dive.workflows.data import load_test
 from dive.workflows.evaluate import across_seeds
-from dive.workflows.lesson import Result
+from dive.workflows.results import Result
 
 RECIPE = load(chain.CONFIG)
 
@@ -28,9 +28,9 @@ def independent(path: Path) -> dict[str, float | dict[str, float]]:
     model = CifarResNet(blocks=1, classes=10, channels=1)
     model.load_state_dict(document["model"])
     model.eval()
-    test = load_test(RECIPE, Progress(quiet=True))
+    test = load_test(RECIPE)
     hits: dict[int, list[bool]] = {c: [] for c in range(10)}
-    for image, label in zip(test.images, test.labels.tolist(), strict=True):
+    for image, label in zip(test.pictures.held, test.labels.tolist(), strict=True):
         pixels = (image[..., 0].astype(np.float64) / 255 - 0.3063) / 0.3753
         with torch.no_grad():
             logits = model(torch.from_numpy(pixels).float()[None, None])
@@ -55,7 +55,7 @@ def test_the_figures_are_those_of_an_independent_evaluation_of_each_image(digits
         expected = independent(path)
         assert one["per_class"] == pytest.approx(expected.pop("per class"), abs=1e-12)
         assert one["accuracy"] == pytest.approx(expected, abs=1e-12)
-    assert document["over seeds"] == []
+    assert document["over_seeds"] == []
 
 
 def test_a_training_ends_with_the_figures_eval_gives_even_where_it_ran_in_bf16():
@@ -79,14 +79,14 @@ def three_seeds(tmp_path_factory, digits):
 def test_several_seeds_are_summed_up_as_mean_and_sample_standard_deviation(three_seeds, digits):
     document = chain.succeed("eval", *three_seeds, digits.student, "--json", "--quiet").document
     figures = [one["accuracy"] for one in document["checkpoints"][:3]]
-    (summary,) = document["over seeds"]
+    (summary,) = document["over_seeds"]
     assert summary["seeds"] == 3
     assert list(summary["mean"]) == ["many", "medium", "few", "all", "class_mean"]
     for name in summary["mean"]:
         values = [one[name] for one in figures]
         assert summary["mean"][name] == pytest.approx(statistics.fmean(values), abs=1e-12)
-        assert summary["standard deviation"][name] == pytest.approx(statistics.stdev(values), abs=1e-12)
-    assert summary["standard deviation"]["all"] > 0
+        assert summary["standard_deviation"][name] == pytest.approx(statistics.stdev(values), abs=1e-12)
+    assert summary["standard_deviation"]["all"] > 0
 
 
 def test_the_tables_show_each_checkpoint_and_the_seeds_in_percent(three_seeds):
@@ -96,9 +96,9 @@ def test_the_tables_show_each_checkpoint_and_the_seeds_in_percent(three_seeds):
         figures = " ".join(f"{100 * value:.2f}" for value in one["accuracy"].values())
         assert figures in " ".join(shown.split())
         assert Path(one["path"]).name in shown and f"seed {one['seed']}" in shown
-    (summary,) = document["over seeds"]
+    (summary,) = document["over_seeds"]
     words = shown.split("Mean ± standard deviation")[1].split()
-    for name in ("mean", "standard deviation"):
+    for name in ("mean", "standard_deviation"):
         for value in summary[name].values():
             assert ("±" if name != "mean" else "") + f"{100 * value:.2f}" in words
 
@@ -148,7 +148,65 @@ def test_what_is_no_finished_checkpoint_of_these_images_is_refused(digits, tmp_p
     config = folders.write_recipe(Path("insects.yaml"), folders.write_images(tmp_path / "images"))
     chain.succeed("teacher", "--config", config, "--quiet", "--precision", "fp32", "--out", "ants.pt")
     complaint = chain.dive("eval", digits.teacher, "ants.pt", "--quiet").complaint
-    assert "ants.pt" in complaint and "folder images" in complaint and "digits images" in complaint
+    assert "ants.pt tells 3 classes apart (ant, …), the test set has 10 (0, …)" in complaint
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory) -> dict[int, Path]:
+    """A teacher of the same insects, of 8×8 pixels, at each of two sizes."""
+    folder = tmp_path_factory.mktemp("sizes")
+    config = folders.write_recipe(folder / "insects.yaml", folders.write_images(folder / "images"))
+    common = ("teacher", "--config", config, "--quiet", "--precision", "fp32", "--device", "cpu")
+    for size in (8, 12):
+        chain.succeed(*common, "--set", f"views.size={size}", "--out", folder / f"{size}.pt")
+    return {size: folder / f"{size}.pt" for size in (8, 12)}
+
+
+def shown_at(path: Path, size: int) -> dict[str, float]:
+    """The accuracy of each class, of test images that Pillow brings to a size."""
+    document = torch.load(path, weights_only=True)
+    model, given = CifarResNet(blocks=1, classes=3), document["architecture"]["input"]
+    model.load_state_dict(document["model"])
+    found = {}
+    for label, name in enumerate(document["classes"]):
+        right = []
+        for file in sorted((path.parent / "images" / "test" / name).glob("*.png")):
+            image = Image.open(file).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+            pixels = (np.asarray(image) / 255 - given["mean"]) / given["std"]
+            with torch.no_grad():
+                logits = model.eval()(torch.from_numpy(pixels.transpose(2, 0, 1)).float()[None])
+            right.append(int(logits.argmax()) == label)
+        found[name] = sum(right) / len(right)
+    return found
+
+
+def test_checkpoints_of_several_sizes_each_see_the_pictures_at_their_own(sizes):
+    document = chain.succeed("eval", *sizes.values(), "--json", "--quiet").document
+    for (size, path), one in zip(sizes.items(), document["checkpoints"], strict=True):
+        assert one["per_class"] == shown_at(path, size)
+        (alone,) = chain.succeed("eval", path, "--json", "--quiet").document["checkpoints"]
+        assert one == alone
+        assert one["accuracy"] == json.loads(path.with_suffix(".json").read_text())["accuracy"]
+    backwards = chain.succeed("eval", *reversed(sizes.values()), "--json", "--quiet").document
+    assert backwards["checkpoints"] == document["checkpoints"][::-1]
+
+
+def test_eval_says_nothing_of_resizing_and_training_does(sizes):
+    assert chain.succeed("eval", sizes[12], "--quiet").err == ""
+    config = sizes[12].parent / "insects.yaml"
+    words = ("teacher", "--config", config, "--quiet", "--epochs", 1, "--set", "views.size=12")
+    assert "warning: every picture is resized" in chain.succeed(*words, "--out", "t.pt").err
+
+
+def test_a_checkpoint_of_other_channels_is_refused_naming_both(digits, tmp_path):
+    """Colour pictures of as many classes, by the same names."""
+    counts = {str(c): 3 for c in range(10)}
+    config = folders.write_recipe(Path("colour.yaml"), folders.write_images(tmp_path / "images", counts))
+    chain.succeed("teacher", "--config", config, "--quiet", "--epochs", 1, "--out", "colour.pt")
+    complaint = chain.dive("eval", digits.teacher, "colour.pt", "--quiet").complaint
+    assert "colour.pt takes pictures of 3 channels, the test set has 1; " in complaint
+    complaint = chain.dive("eval", "colour.pt", digits.teacher, "--quiet").complaint
+    assert "teacher.pt takes pictures of 1 channel, the test set has 3; " in complaint
 
 
 def evaluated(seed: int, all_: float, few: float | None = 0.25, **record: object) -> Result:
@@ -157,7 +215,7 @@ def evaluated(seed: int, all_: float, few: float | None = 0.25, **record: object
         "name": "r",
         "seed": seed,
         "precision": "auto",
-        "data": {"path": f"/somewhere/{seed}", "source": "cifar100"},
+        "data": {"root": f"/somewhere/{seed}", "kind": "cifar100"},
         "distillation": {"tau": 3.0},
     }
     document = {
@@ -165,7 +223,9 @@ def evaluated(seed: int, all_: float, few: float | None = 0.25, **record: object
         "loss": "bsce",
         "recipe": recipe,
         "seed": seed,
-        "weights hash": f"{seed} {all_}",
+        "weights_hash": f"{seed} {all_}",
+        "data_fingerprint": "of the same images",
+        "fingerprint_version": 2,
         **record,
     }
     return Result(Path(f"{seed}.pt"), document, accuracy)
@@ -206,7 +266,7 @@ def test_other_losses_kinds_or_recipes_are_other_runs():
 
 def test_students_from_a_whole_cache_and_with_free_views_are_other_runs():
     student = {"kind": "student", "loss": "dive"}
-    whole, free = ({**student, "free views": chosen} for chosen in (False, True))
+    whole, free = ({**student, "free_views": chosen} for chosen in (False, True))
     assert across_seeds([evaluated(0, 0.4, **whole), evaluated(1, 0.5, **free)]) == []
     assert len(across_seeds([evaluated(0, 0.4, **free), evaluated(1, 0.5, **free)])) == 1
 

@@ -44,7 +44,7 @@ def test_every_combination_has_an_output_of_its_own(whole):
         record = json.loads((whole / name).with_suffix(".json").read_text())
         d = record["recipe"]["distillation"]
         assert name == f"student-t{d['tau']:g}-p{d['power']:g}-w{d['weight']:g}-s{record['seed']}.pt"
-        assert record["trained together"] == 1
+        assert record["trained_together"] == 1
 
 
 def test_a_student_of_a_grid_is_the_student_trained_alone(digits, whole):

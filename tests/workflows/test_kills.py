@@ -40,7 +40,7 @@ def test_a_killed_eval_leaves_everything_as_it_was(digits):
 def hash_of(path: Path) -> str:
     """Read a cache to its last row."""
     cache = LogitCache(path)
-    cache.check()
+    cache.whole()
     return cache.hash
 
 

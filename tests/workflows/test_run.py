@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import chain
+import folders
 import pytest
 import torch
 
@@ -77,11 +78,11 @@ def test_a_student_stopped_twice_ends_as_one_that_was_not(every_epoch, whole, di
     assert_same(ended(OUT), whole["student"])
 
 
-def test_a_run_that_goes_on_says_from_where(every_epoch):
+def test_a_resumed_run_says_from_where(every_epoch):
     arguments = [argument for argument in TEACHER if argument != "--quiet"]
     stop(2 * STEPS + 3, *arguments, "--out", OUT)
     outcome = chain.succeed(*arguments, "--out", OUT)
-    assert "going on after epoch 2 of 5 in fp32 (run.state)" in outcome.err
+    assert "resuming after epoch 2 of 5 in fp32 (run.state)" in outcome.err
 
 
 def test_a_finished_run_leaves_checkpoint_record_and_history_and_nothing_else(every_epoch):
@@ -125,7 +126,7 @@ def test_a_killed_run_ends_as_one_that_was_not(digits, whole, kind, spot, call):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["teacher", "student"])
-def test_ctrl_c_ends_with_one_line_and_exit_code_130_and_the_run_goes_on(digits, whole, kind):
+def test_ctrl_c_ends_with_one_line_and_exit_code_130_and_the_run_is_resumed(digits, whole, kind):
     arguments = (*(TEACHER if kind == "teacher" else student(digits)), "--out", OUT)
     spot = ("dive.training.step:Step.advance", 3 * STEPS + 4)
     outcome = chain.struck(*spot, *arguments, by=chain.signal.SIGINT)
@@ -139,10 +140,10 @@ def test_ctrl_c_ends_with_one_line_and_exit_code_130_and_the_run_goes_on(digits,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spot", ["dive.workflows.export:ask", "os:pwrite"])
-def test_ctrl_c_ends_an_export_with_one_line_and_the_export_goes_on(digits, spot):
+@pytest.mark.parametrize("spot", ["dive.models.network:Network.forward", "os:pwrite"])
+def test_ctrl_c_ends_an_export_with_one_line_and_the_export_is_resumed(digits, spot):
     arguments = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out", "c.h5")
-    call = 2 if spot == "dive.workflows.export:ask" else 5  # the second write of rows and tables
+    call = 2 if spot == "dive.models.network:Network.forward" else 5  # the second write of rows and tables
     outcome = chain.struck(spot, call, *arguments, by=chain.signal.SIGINT)
     assert outcome.code == 130
     assert outcome.err.count("\n") == 1 and outcome.err.startswith("dive: interrupted")
@@ -175,30 +176,36 @@ def test_an_unfinished_run_of_another_recipe_is_refused_by_naming_the_keys_and_l
     assert_same(ended(OUT), whole["teacher"])
 
 
-def test_an_unfinished_teacher_is_not_gone_on_with_as_a_student(every_epoch, digits):
+def test_an_unfinished_teacher_is_not_resumed_as_a_student(every_epoch, digits):
     stop(2 * STEPS + 3, *TEACHER, "--out", OUT)
     complaint = chain.dive(*student(digits), "--out", OUT).complaint
     assert "kind: teacher, now student" in complaint and "loss: bsce, now dive" in complaint
 
 
-def test_an_unfinished_student_is_not_gone_on_with_from_another_cache(every_epoch, digits):
+def test_an_unfinished_student_is_not_resumed_from_another_cache(every_epoch, digits):
     stop(2 * STEPS + 3, *student(digits), "--out", OUT)
     other = ("student", *chain.DIGITS, "--epochs", EPOCHS, "--cache", digits.drawn_cache)
     complaint = chain.dive(*other, "--out", OUT).complaint
-    assert "cache hash: " in complaint and "recipe." not in complaint
+    assert "cache_hash: " in complaint and "recipe." not in complaint
 
 
-def test_where_the_images_lie_is_no_other_recipe(every_epoch, whole):
-    stop(2 * STEPS + 3, *TEACHER, "--out", OUT)
-    chain.succeed(*TEACHER, "--out", OUT, "--data", "elsewhere")
-    assert_same(ended(OUT), whole["teacher"])
+def test_where_the_images_lie_is_no_other_recipe(every_epoch, tmp_path):
+    config = folders.write_recipe(Path("insects.yaml"), folders.write_images(tmp_path / "images"))
+    arguments = ("teacher", "--config", config, "--precision", "fp32", "--set", f"schedule.epochs={EPOCHS}")
+    chain.succeed(*arguments, "--quiet", "--out", "whole.pt")
+    assert stop(2 * 3 + 2, *arguments, "--out", OUT).code == 130  # three steps an epoch
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    resumed = chain.succeed(*arguments, "--out", OUT, "--data", tmp_path / "elsewhere")
+    assert "resuming after epoch 2 of 5" in resumed.err
+    assert_same(ended(OUT), ended(Path("whole.pt")))
+    assert "data.root is not a known key" in chain.dive(*TEACHER, "--data", "elsewhere").complaint
 
 
 def test_force_starts_an_unfinished_run_anew(every_epoch, whole):
     stop(2 * STEPS + 3, *TEACHER, "--out", OUT, "--seed", 9)
     arguments = [argument for argument in TEACHER if argument != "--quiet"]
     outcome = chain.succeed(*arguments, "--out", OUT, "--force")
-    assert "going on" not in outcome.err
+    assert "resuming" not in outcome.err
     assert_same(ended(OUT), whole["teacher"])
 
 
@@ -220,7 +227,7 @@ def test_a_forced_run_that_fails_leaves_the_earlier_checkpoint(every_epoch):
     assert chain.files_under() == before
 
 
-def test_a_forced_run_that_is_stopped_leaves_the_earlier_result_whole_and_goes_on_without_force(
+def test_a_forced_run_that_is_stopped_leaves_the_earlier_result_whole_and_is_resumed_without_force(
     every_epoch, whole
 ):
     chain.succeed("teacher", *chain.DIGITS, "--epochs", 1, "--out", OUT)
@@ -280,7 +287,9 @@ def test_a_damaged_state_is_refused_and_force_starts_anew(every_epoch, whole, da
     if damage == "flipped":
         content[len(content) // 2] ^= 1
     state.write_bytes({"flipped": content, "cut short": content[:-100], "empty": b""}[damage])
-    assert "run.state is " in chain.dive(*TEACHER, "--out", OUT).complaint
+    complaint = chain.dive(*TEACHER, "--out", OUT).complaint
+    assert complaint.startswith("dive: the unfinished run cannot be resumed: run.state ")
+    assert complaint.endswith("; --force starts over")
     chain.succeed(*TEACHER, "--out", OUT, "--force")
     assert_same(ended(OUT), whole["teacher"])
 
@@ -317,8 +326,10 @@ def test_the_record_beside_the_weights_is_what_json_prints_and_the_checkpoint_ho
     assert printed.pop("checkpoint") == "run.pt"
     assert json.loads(OUT.with_suffix(".json").read_text()) == printed
     document = torch.load(OUT, weights_only=True)
+    assert (printed.pop("format"), document["format"]) == ("dive-record", "dive-checkpoint")
+    assert printed["version"] == 2
     assert {key: document[key] for key in printed} == printed
-    assert set(document) - set(printed) == {"model", "format", "version", "producer"}
+    assert set(document) - set(printed) == {"model", "format", "producer"}
 
 
 def test_the_record_says_what_was_trained_on_what_and_how(digits):
@@ -341,6 +352,6 @@ def test_a_student_records_its_cache_and_its_teacher(digits):
     record = json.loads(digits.student.with_suffix(".json").read_text())
     teacher = json.loads(digits.teacher.with_suffix(".json").read_text())
     assert record["kind"] == "student" and record["loss"] == "dive"
-    assert record["cache hash"] == digits.cache.read_bytes()[16:48].hex()  # the seal's digest
+    assert record["cache_hash"] == digits.cache.read_bytes()[16:48].hex()  # the seal's digest
     assert record["teacher"]["accuracy"] == teacher["accuracy"]
-    assert record["free views"] is False
+    assert record["free_views"] is False

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import caches
 import chain
+import folders
 import h5py
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_a_whole_cache_passes_with_the_accuracy_that_its_rows_have(digits):
     document = chain.succeed("verify", digits.cache, "--json", "--quiet").document
     with h5py.File(digits.cache, "r") as file:
         right = file["logits"][:].astype(np.float64).argmax(axis=2) == file["labels"][:][:, None]
-    assert document["accuracy over the stored views"] == pytest.approx(right.mean(), rel=1e-12)
+    assert document["stored_views_accuracy"] == pytest.approx(right.mean(), rel=1e-12)
     assert document["shape"] == [399, 9, 10]
     printed = chain.succeed("verify", digits.cache).out
     assert f"{100 * right.mean():.2f} % right" in printed and "is whole" in printed
@@ -39,7 +40,7 @@ def test_a_whole_cache_passes_with_the_accuracy_that_its_rows_have(digits):
 
 def test_the_export_says_the_same_accuracy(digits):
     arguments = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out", "again.h5", "--json")
-    exported = chain.succeed(*arguments).document["accuracy over the stored views"]
+    exported = chain.succeed(*arguments).document["stored_views_accuracy"]
     assert exported == LogitCache(digits.cache).accuracy
 
 
@@ -61,7 +62,7 @@ def spoil(file: h5py.File) -> None:
 )
 def test_what_a_seal_made_anew_hides_is_found(copy, change, named):
     caches.resealed(copy, change)
-    LogitCache(copy).check()  # the seal and the CRCs match
+    LogitCache(copy).whole()  # the seal and the CRCs match
     complaint = chain.dive("verify", copy, "--quiet").complaint
     assert "cache.h5: samples " in complaint and named in complaint
 
@@ -77,7 +78,7 @@ def test_counts_that_do_not_fit_the_labels_are_refused(copy):
 @pytest.mark.parametrize("place", ["logits", "tables"])
 def test_a_flipped_bit_is_found(copy, place):
     content = bytearray(copy.read_bytes())
-    content[LogitCache(copy).logits.offset + 999 if place == "logits" else 1500] ^= 1
+    content[caches.offset(copy) + 999 if place == "logits" else 1500] ^= 1
     copy.write_bytes(content)
     assert "corrupt" in chain.dive("verify", copy).complaint
 
@@ -90,6 +91,20 @@ def test_the_teacher_run_again_agrees(digits):
     assert chain.succeed(*arguments).document["sampled"] == sampled  # the same pairs
     other = chain.succeed(*arguments, "--seed", 1).document["sampled"]
     assert other["largest"] != sampled["largest"]
+
+
+def test_the_teacher_run_again_says_of_resizing_what_its_training_said(digits, tmp_path):
+    told = chain.succeed("verify", digits.cache, "--sample", 9, "--teacher", digits.teacher, "--quiet")
+    assert told.err == ""
+    config = folders.write_recipe(Path("insects.yaml"), folders.write_images(tmp_path / "images"))
+    common = ("--config", config, "--quiet", "--precision", "fp32", "--device", "cpu")
+    chain.succeed("teacher", *common, "--epochs", 1, "--out", "t.pt")
+    for size in ("8", "12", "null"):  # the teacher's, another, and that of the pictures
+        words = ("--set", f"views.size={size}", "--teacher", "t.pt", "--out", f"{size}.h5")
+        chain.succeed("export-logits", *common, *words)
+        words = ("verify", f"{size}.h5", "--sample", 100, "--teacher", "t.pt", "--json", "--quiet")
+        assert chain.succeed(*words).document["sampled"]["agreement"] == 1
+    assert [LogitCache(Path(f"{size}.h5")).identity["view_space"]["image"][0] for size in (8, 12)] == [8, 12]
 
 
 def test_more_pairs_than_there_are_means_all(digits):
@@ -156,7 +171,7 @@ def test_a_cache_in_tf32_is_computed_again_in_fp32_where_there_is_no_tf32(digits
     assert found["fp32"].allowed < found["tf32"].allowed < found["bf16"].allowed / 2
 
 
-def test_the_pixel_digests_are_those_of_the_images(digits):
+def test_the_digests_are_those_of_the_images(digits):
     import hashlib
 
     import reference_loop
@@ -166,9 +181,9 @@ def test_the_pixel_digests_are_those_of_the_images(digits):
     samples = reference_loop.training_samples(load(chain.CONFIG))
     cache = LogitCache(digits.cache)
     for row in (0, 57, 398):
-        expected = hashlib.sha256(b"(8, 8, 1)" + samples.images[row].tobytes()).digest()[:16]
+        expected = hashlib.sha256(b"(8, 8, 1)" + samples.pictures.held[row].tobytes()).digest()[:16]
         assert cache.keys[row] == samples.keys[row]
-        assert cache.pixel_digests[row].tobytes() == expected
+        assert cache.digests[row].tobytes() == expected
 
 
 @pytest.mark.parametrize("form", ["table", "json"])
@@ -179,7 +194,7 @@ def test_inspect_shows_a_cache(digits, form):
         assert [document[key] for key in ("samples", "views", "classes", "dtype")] == [399, 9, 10, "float16"]
         assert document["hash"] == LogitCache(digits.cache).hash
         assert (
-            document["identity"]["teacher"]["weights hash"] == checkpoint.load(digits.teacher)["weights hash"]
+            document["identity"]["teacher"]["weights_hash"] == checkpoint.load(digits.teacher)["weights_hash"]
         )
         assert document["facts"]["versions"]["torch"] == importlib.metadata.version("torch")
     else:
@@ -196,7 +211,7 @@ def test_inspect_shows_a_checkpoint(digits):
     document = chain.succeed("inspect", digits.student, "--json").document
     record = json.loads(digits.student.with_suffix(".json").read_text())
     assert "model" not in document and document["kind"] == "student"
-    assert document["accuracy"] == record["accuracy"] and document["cache hash"] == record["cache hash"]
+    assert document["accuracy"] == record["accuracy"] and document["cache_hash"] == record["cache_hash"]
     printed = chain.succeed("inspect", digits.student).out
     assert LogitCache(digits.cache).hash in printed.replace("\n", "").replace(" ", "")
     assert f"all {100 * record['accuracy']['all']:.2f}" in printed
@@ -207,7 +222,7 @@ def test_inspect_shows_how_far_an_unfinished_export_is():
     caches.write_blocks(PATH, caches.content_for(logits), logits, [])
     part = Path("cache.h5.part")
     document = chain.succeed("inspect", part, "--json").document
-    assert (document["blocks done"], document["blocks"], document["complete"]) == (0, 1, False)
+    assert (document["blocks_done"], document["blocks"], document["complete"]) == (0, 1, False)
     assert "0 of 1 blocks" in chain.succeed("inspect", part).out
 
 
@@ -227,7 +242,7 @@ def test_inspect_shows_how_far_an_unfinished_run_is(monkeypatch):
     monkeypatch.setattr(Step, "advance", stopping)
     assert chain.dive("teacher", *chain.DIGITS, "--epochs", 5, "--out", "t.pt").code == 130
     document = chain.succeed("inspect", "t.state", "--json").document
-    assert (document["kind"], document["epochs done"], document["epochs"]) == ("unfinished teacher", 2, 5)
+    assert (document["kind"], document["epochs_done"], document["epochs"]) == ("unfinished teacher", 2, 5)
     assert "2 of 5 epochs" in chain.succeed("inspect", "t.state").out
 
 
@@ -302,18 +317,32 @@ def test_two_views_of_a_draw_in_the_wrong_order_are_found(digits):
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
-        ("view seed", 1, "of seed 1 draws"),
-        ("view seed", None, "of seed None, which no export does"),
+        ("view_seed", 1, "of seed 1 draws"),
+        ("view_seed", None, "of seed None, which no export does"),
         ("views", "all", "'all', that is 9 a sample, and has 4"),
         ("views", "clean", "'clean', that is 1 a sample, and has 4"),
         ("views", "3", "'3', that is 3 a sample, and has 4"),
         ("views", "10", "'10' of seed 0, which no export does"),
         ("views", ["4"], "which no export does"),
         ("dtype", "float32", "says its logits are float32, they are float16"),
-        ("view space", {"kind": "crop_flip", "pad": 0, "flip": True, "image": [8, 8]}, "its view space"),
-        ("view space", {"kind": "spiral", "pad": 1, "flip": False, "image": [8, 8]}, "views.kind"),
-        ("view space", {"kind": "crop_flip", "pad": 1, "flip": False}, "does not say of which image size"),
-        ("view space", {"kind": "crop_flip", "pad": 1, "flip": False, "image": [8, 1e9]}, "which image size"),
+        ("view_space", {"kind": "crop_flip", "pad": 0, "flip": True, "image": [8, 8]}, "its view space"),
+        (
+            "view_space",
+            {"kind": "spiral", "pad": 1, "flip": False, "image": [8, 8]},
+            "its kind is 'spiral', not one of",
+        ),
+        (
+            "view_space",
+            {"kind": "crop_flip", "pad": 1, "flip": False},
+            "does not say which views it holds: it has no image",
+        ),
+        (
+            "view_space",
+            {"kind": "crop_flip", "pad": 1, "flip": False, "image": [8, 1e9]},
+            "its image is [8, 1000000000.0], not",
+        ),
+        ("view_space", {"kind": "crop_flip", "pad": 1, "flip": False, "image": [8]}, "has not two sides"),
+        ("view_space", {"kind": "crop_flip", "pad": "x", "flip": False, "image": [8, 8]}, "its pad is"),
     ],
 )
 def test_what_a_cache_says_of_its_views_must_be_true(digits, key, value, named):
@@ -328,7 +357,7 @@ def test_what_a_cache_says_of_its_views_must_be_true(digits, key, value, named):
 
 def test_a_clean_id_that_is_not_the_view_spaces_is_found(copy):
     def change(file: h5py.File) -> None:
-        file.attrs["facts"] = json.dumps(json.loads(file.attrs["facts"]) | {"clean id": 5})
+        file.attrs["facts"] = json.dumps(json.loads(file.attrs["facts"]) | {"clean_id": 5})
 
     caches.resealed(copy, change)
     assert "says the clean view is 5, in its view space it is 4" in chain.dive("verify", copy).complaint
@@ -344,8 +373,8 @@ def test_wrong_view_ids_of_an_unbounded_space_are_found():
     drawn = [sorted(int(hash64(7, STORED_VIEWS, one, k)[0]) >> 2 for k in range(5)) for one in hashes]
     identity = {
         "views": "5",
-        "view seed": 7,
-        "view space": {"kind": "autoaugment", "pad": 4, "flip": True, "image": [8, 8]},
+        "view_seed": 7,
+        "view_space": {"kind": "autoaugment", "pad": 4, "flip": True, "image": [8, 8]},
     }
     options = {"keys": keys, "identity": identity, "views": np.array(drawn, dtype=np.int64)}
     caches.write_cache(PATH, logits, **options)
@@ -360,7 +389,7 @@ def test_a_large_cache_is_compared_in_pieces(monkeypatch):
     from dive.cache import stored_views
 
     monkeypatch.setattr(stored_views, "_IDS_AT_ONCE", 20)  # two samples at once
-    identity = {"views": "all", "view space": {"kind": "crop_flip", "pad": 1, "flip": False, "image": [8, 8]}}
+    identity = {"views": "all", "view_space": {"kind": "crop_flip", "pad": 1, "flip": False, "image": [8, 8]}}
     caches.write_cache(PATH, caches.random_logits(7, 9, 3), identity=identity, clean_id=4)
     chain.succeed("verify", PATH)
     caches.resealed(PATH, changed_view(6, 8, 1))

@@ -10,9 +10,11 @@ import io
 import os
 import pickle
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from dive.data.sources.names import SPLITS
 from dive.data.sources.source import Source, Split, sorted_split
 from dive.data.sources.tree import read_file
 from dive.errors import DataError
+from dive.files import user_path
 from dive.printable import printable
 
 SIDE = 32
@@ -76,14 +79,23 @@ LAYOUTS = {
 }
 
 
-def open_cifar(name: str, path: Path) -> Source:
-    """CIFAR `name` at `path`: a folder for the official files, or an image folder or .zip of it.
+def open_cifar100(root: str | Path) -> Source:
+    """CIFAR-100 at `root`: a folder for the official files, or an image folder or .zip of it.
 
     Raises DataError where the files are missing and cannot be downloaded, or are not CIFAR's.
     """
+    return _open("cifar100", user_path(root, "--data"))
+
+
+def open_cifar10(root: str | Path) -> Source:
+    """CIFAR-10, as `open_cifar100`."""
+    return _open("cifar10", user_path(root, "--data"))
+
+
+def _open(name: str, path: Path) -> Source:
     layout = LAYOUTS[name]
     if path.suffix.lower() == ".zip" or any(os.path.isdir(path / split) for split in SPLITS):
-        source = replace(open_folder(path, SIDE, resize=False), note="")
+        source = open_folder(path, SIDE)
         _check_size(path, layout, len(source.classes), len(source.train.keys), len(source.test.keys))
         return source
     if os.path.exists(path) and not os.path.isdir(path):
@@ -104,7 +116,7 @@ def _check_size(path: Path, layout: _Layout, classes: int, train: int, test: int
         raise DataError(
             f"{path} is not {layout.torchvision_class}: it has {found[0]} classes, {found[1]} training and "
             f"{found[2]} test images, not {wanted[0]}, {wanted[1]} and {wanted[2]}; "
-            "for images of your own use --config configs/folder.yaml"
+            "for images of your own use --config folder"
         )
 
 
@@ -151,11 +163,11 @@ def _read_split(folder: Path, files: dict[str, str], classes: tuple[str, ...], l
     return sorted_split(keys, np.array(labels), np.ascontiguousarray(np.concatenate(images)))
 
 
-def _named(batch: dict, layout: _Layout) -> zip:
+def _named(batch: dict[str, Any], layout: _Layout) -> Iterator[tuple[int, str]]:
     return zip(batch[layout.label_key], batch["filenames"], strict=True)
 
 
-def _unpickle(folder: Path, name: str, md5: str) -> dict:
+def _unpickle(folder: Path, name: str, md5: str) -> dict[str, Any]:
     """The dictionary pickled in a file whose MD5 sum is the official one."""
     path = folder / name
     try:

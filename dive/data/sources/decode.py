@@ -1,4 +1,4 @@
-"""An image file's bytes to pixels: RGB, 8 bits, one size."""
+"""An image file's bytes to pixels: RGB, 8 bits."""
 
 import io
 import warnings
@@ -24,16 +24,16 @@ def refusing_huge_images() -> Iterator[None]:
         yield
 
 
-def decode(content: bytes, where: str, size: int, resize: bool) -> np.ndarray:
-    """The image in a file's bytes as (size, size, 3) uint8: shorter side resized, centre cropped.
+def decode(content: bytes, where: str, side: int | None = None) -> np.ndarray:
+    """The picture in a file's bytes as (H, W, 3) uint8.
 
-    where: what names the file in errors. Without `resize` it must have the size. Raises DataError where it
-    is not a readable image, far too large or narrow, or does not fit in memory.
+    where: what names the file in errors. side: the pixels that each side must have, None for any. Raises
+    DataError where it is not a readable image, far too large or narrow, or does not fit in memory.
     """
     with _named(where):
         image = Image.open(io.BytesIO(content), formats=FORMATS)
-        _check_shape(image, where, size, resize)
-        return np.asarray(_fitted(_as_rgb(ImageOps.exif_transpose(image)), size))
+        _check_shape(image, where, side)
+        return np.asarray(_as_rgb(ImageOps.exif_transpose(image)))
 
 
 @contextmanager
@@ -56,10 +56,10 @@ def _named(where: str) -> Iterator[None]:
 _LISTED = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 
 
-def _check_shape(image: Image.Image, where: str, size: int, resize: bool) -> None:
+def _check_shape(image: Image.Image, where: str, side: int | None) -> None:
     """Refuse by its header an image of another size, or one too narrow to be resized."""
-    if not resize and image.size != (size, size):
-        raise DataError(f"{where} has {image.width}×{image.height} pixels, not {size}×{size}")
+    if side is not None and image.size != (side, side):
+        raise DataError(f"{where} has {image.width}×{image.height} pixels, not {side}×{side}")
     if max(image.size) > LARGEST_ASPECT * min(image.size):
         raise DataError(
             f"{where} has {image.width}×{image.height} pixels, one side more than {LARGEST_ASPECT} times the "
@@ -81,14 +81,3 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         image.load()  # which reads the transparency
         image.info.pop("transparency", None)  # of which Pillow would warn
     return image.convert("RGB")
-
-
-def _fitted(image: Image.Image, size: int) -> Image.Image:
-    """The image at size×size pixels, as it is where it has them already."""
-    if image.size == (size, size):
-        return image
-    scale = size / min(image.size)
-    resized = [max(size, round(side * scale)) for side in image.size]
-    image = image.resize(resized, Image.Resampling.BICUBIC)
-    left, top = ((side - size) // 2 for side in resized)
-    return image.crop((left, top, left + size, top + size))

@@ -1,37 +1,26 @@
 """Sources by the name that a recipe gives them: a source is a module beside this one and a line here."""
 
-from pathlib import Path
+from importlib import import_module
+from typing import Any
 
 from dive.data.sources.source import Source
-from dive.errors import DataError
-from dive.recipe.recipe import Data
+
+# The kind's keys that say where it is are the arguments of these.
+SOURCES = {
+    "cifar100": "dive.data.sources.cifar:open_cifar100",
+    "cifar10": "dive.data.sources.cifar:open_cifar10",
+    "folder": "dive.data.sources.folder:open_folder",
+    "digits": "dive.data.sources.digits:open_digits",
+}
 
 
-def _cifar(path: Path, data: Data) -> Source:
-    from dive.data.sources.cifar import open_cifar
+def open_source(kind: str, **place: Any) -> Source:
+    """The source of a kind, at a place in the words of that kind (`root`).
 
-    return open_cifar(data.source, path)
+    Raises DataError where it is missing, incomplete or corrupt.
 
-
-def _folder(path: Path, data: Data) -> Source:
-    from dive.data.sources.folder import open_folder
-
-    return open_folder(path, data.size or 32)
-
-
-def _digits(path: Path, data: Data) -> Source:
-    from dive.data.sources.digits import open_digits
-
-    return open_digits()
-
-
-SOURCES = {"cifar100": _cifar, "cifar10": _cifar, "folder": _folder, "digits": _digits}
-
-
-def open_source(data: Data) -> Source:
-    """The source a recipe names; raises DataError where it is missing, incomplete or corrupt."""
-    try:
-        path = Path(data.path).expanduser()
-    except RuntimeError as error:  # ~name of nobody
-        raise DataError(f"{data.path}: there is no such home folder; give another --data") from error
-    return SOURCES[data.source](path, data)
+    >>> open_source("digits").classes[:3]
+    ('0', '1', '2')
+    """
+    module, _, name = SOURCES[kind].partition(":")
+    return getattr(import_module(module), name)(**place)

@@ -1,10 +1,11 @@
-"""What a source of images is: it names every image, and decodes those asked for.
+"""What a source of pictures is: it names every picture, and reads those asked for.
 
-A source names every image by its key, `<class>/<original file name>`. What is drawn from it, and how
+A source names every picture by its key, `<class>/<original file name>`. What is drawn from it, and how
 much, is not its business (see `dive.data.longtail`).
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,35 +13,34 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Split:
-    """The training or the test images of a source.
+    """The training or the test pictures of a source.
 
-    keys: `<class>/<file name>` of each image, ascending. labels: (N,) int64, positions in the
-    source's classes. decode: positions (M,) to images (M, H, W, channels), uint8.
+    keys: `<class>/<file name>` of each picture, ascending. labels: (N,) int64, positions in the source's
+    classes. read: a position to its picture (H, W, channels) uint8; pictures may differ in size. parallel:
+    finds out whether reading on several threads is faster. reading: a context that reading must happen in.
     """
 
     keys: list[str]
     labels: np.ndarray
-    decode: Callable[[np.ndarray], np.ndarray]
+    read: Callable[[int], np.ndarray]
+    parallel: Callable[[], bool] = lambda: False
+    reading: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: class names in label order, training and test images, and a note for the user.
-
-    `note` says what the user should know of how the images were read; empty if nothing.
-    """
+    """A data set: class names in label order, training and test pictures."""
 
     classes: tuple[str, ...]
     train: Split
     test: Split
-    note: str = ""
 
 
 def sorted_split(keys: list[str], labels: np.ndarray, images: np.ndarray) -> Split:
-    """A split of images in memory, brought into the order of its keys."""
+    """A split of pictures in memory (N, H, W, channels), brought into the order of its keys."""
     order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
     return Split(
         keys=[keys[i] for i in order],
         labels=np.asarray(labels, dtype=np.int64)[order],
-        decode=lambda positions: images[order[positions]],
+        read=lambda position: images[order[position]],
     )

@@ -89,7 +89,8 @@ class _Walk:
             raise self._cannot_read(folder.name, error) from error
         folders = []
         for entry in found:
-            name, real, above = f"{folder.name}/{entry.name}", f"{folder.real}/{entry.name}", ()
+            name, real = f"{folder.name}/{entry.name}", f"{folder.real}/{entry.name}"
+            above: tuple[str, ...] = ()
             try:
                 if entry.is_symlink():
                     real, above = os.path.realpath(entry.path, strict=True), (*folder.above, folder.real)

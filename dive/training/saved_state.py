@@ -1,6 +1,7 @@
 """The resumable state of a run, and what stands in its way: a finished result, another run's state."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,17 @@ from dive import structure as s
 from dive.errors import CheckpointError, OutputError, RecipeError
 from dive.models import checkpoint
 from dive.recipe.documents import differences
+from dive.recipe.earlier import upgraded
 from dive.recipe.reading import build
 from dive.recipe.records import EPOCH, OF_SOME_EPOCHS, fault_of
-
-Record = dict[str, float | int | None]
+from dive.versions import versions
 
 _STATE: dict[str, s.Check] = {
     "kind": s.one_of("state"),
     "replaces": s.or_none(s.text),
     "identity/kind": s.one_of("teacher", "student"),
     "identity/loss": s.text,
-    "identity/data fingerprint": s.text,
+    "identity/data_fingerprint": s.text,
     "identity/recipe/name": s.text,
     "identity/recipe/data": s.mapping,
     "history": s.list_of(s.record_of(EPOCH, OF_SOME_EPOCHS)),
@@ -40,15 +41,64 @@ def _is_history(path: Path) -> bool:
 
 def _is_record(path: Path) -> bool:
     try:
-        return not fault_of(files.read_json(path))
+        document = files.read_json(path)
     except (OSError, ValueError):
         return False
+    return isinstance(document, dict) and not fault_of(upgraded(document))
 
 
 HISTORY = outputs.Kind("the history of a run", _is_history)
 _ANY_HISTORY = outputs.Kind(HISTORY.name, lambda _: True)
 RECORD = outputs.Kind("the record of a run", _is_record)
 STATE = outputs.Kind("the state of a run", checkpoint.is_own)
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What is recorded of an epoch.
+
+    epoch: from 1. loss: its mean over the samples, in nats. lr: the last step's. seconds: from its first step
+    to its last. train_accuracy: on the augmented views, as it went. test_accuracy: where it was evaluated.
+    """
+
+    epoch: int
+    loss: float
+    lr: float
+    seconds: float
+    train_accuracy: float
+    test_accuracy: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """It in plain values, without a test accuracy where there is none."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """Where a stopped run stood, after its last saved epoch.
+
+    identity: of the run. model, optimizer: their state dicts. history: of each epoch done. epochs: of the
+    whole run. precision, threads: it ran with.
+    """
+
+    identity: dict[str, Any]
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    history: list[EpochRecord]
+    epochs: int
+    precision: str
+    threads: int
+    versions: dict[str, str] = field(default_factory=versions)
+
+    def document(self) -> dict[str, Any]:
+        """It as a checkpoint file holds it."""
+        return {**vars(self), "history": [epoch.as_dict() for epoch in self.history]}
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "SavedState":
+        """The state of a document that has no fault by `fault_of_state`."""
+        given = {f.name: document[f.name] for f in fields(cls)}
+        return cls(**given | {"history": [EpochRecord(**epoch) for epoch in document["history"]]})
 
 
 class Journal:
@@ -102,45 +152,45 @@ class Journal:
         begun = state["history"]
         return bool(begun) and begun == finished[: len(begun)]
 
-    def read(self, identity: dict[str, Any]) -> dict[str, Any] | None:
-        """The unfinished run's state, None where there is none.
+    def read(self, identity: dict[str, Any]) -> SavedState | None:
+        """The stopped run's state, None where there is none.
 
         Raises OutputError where it is of another recipe, naming the keys that differ.
         """
         if not self.state_path.exists():
             return None
         state = self._load()
-        if different := differences(state.get("identity", {}), identity):
+        if different := differences(state["identity"], identity):
             raise OutputError(
                 f"{self.state_path} is an unfinished run of another recipe ({'; '.join(different)}); "
-                "go on with that recipe, give another --out, or --force to start anew"
+                "resume it with that recipe, give another --out, or --force to start over"
             )
-        return state
+        return SavedState.of(state)
 
     def _load(self) -> dict[str, Any]:
         try:
             state = checkpoint.load(self.state_path)
         except CheckpointError as error:
             raise OutputError(
-                f"the state of an unfinished run is damaged ({error}); --force starts anew"
+                f"the unfinished run cannot be resumed: {error}; --force starts over"
             ) from error
         if fault := fault_of_state(state):
             raise OutputError(
                 f"{self.state_path} is sealed but not the state of a run as dive writes it: {fault}; "
-                "--force starts anew"
+                "--force starts over"
             )
         return state
 
-    def write(self, state: dict[str, Any]) -> None:
+    def write(self, state: SavedState) -> None:
         """Replace the state and the history, each whole or not at all."""
         replaces = files.file_sha256(self._output)
-        checkpoint.save(self.state_path, {"kind": "state", "replaces": replaces, **state})
+        checkpoint.save(self.state_path, {"kind": "state", "replaces": replaces, **state.document()})
         if replaces is None:
-            self.write_history(state["history"])
+            self.write_history(state.history)
 
-    def write_history(self, history: list[Record]) -> None:
-        """Replace the history file: one JSON record a line, one line an epoch."""
-        files.write_json_lines(self.history_path, history)
+    def write_history(self, history: list[EpochRecord]) -> None:
+        """Replace the history file: one JSON document a line, one line an epoch."""
+        files.write_json_lines(self.history_path, [epoch.as_dict() for epoch in history])
 
     def remove_stale(self) -> None:
         """Remove half files that a killed process left; to be called by the output's only writer."""

@@ -1,0 +1,130 @@
+"""Pictures held in memory: read once, digested as they are, brought to one size.
+
+The digest is of a picture before it is resized, so that a data set is the same one whatever size a recipe
+asks for, and whether it comes as files, as an archive or as arrays.
+"""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from dive.data.sources.source import Split
+from dive.errors import DataError
+from dive.files import readable_size
+
+DIGEST_BYTES = 16
+_PIECE = 64  # pictures that a thread reads at a time
+
+
+@dataclass(frozen=True)
+class HeldPictures:
+    """Pictures of one size in memory. held: (N, H, W, channels) uint8."""
+
+    held: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) of each."""
+        return self.held.shape[1:3]
+
+    @property
+    def channels(self) -> int:
+        """Channels of each."""
+        return self.held.shape[3]
+
+    def read(self, row: int) -> np.ndarray:
+        """The picture of a row, (H, W, channels) uint8."""
+        return self.held[row]
+
+    def subset(self, rows: np.ndarray) -> "HeldPictures":
+        """The pictures of some rows (M,), in their order."""
+        return HeldPictures(self.held[rows])
+
+
+def digest(picture: np.ndarray) -> bytes:
+    """The first 16 bytes of SHA-256 over a picture's shape and pixels."""
+    return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()[:DIGEST_BYTES]
+
+
+def fit(picture: np.ndarray, size: int) -> np.ndarray:
+    """A picture at (size, size, channels): its shorter side resized (bicubic), the centre cropped.
+
+    One that has the size already is taken as it is.
+    """
+    if picture.shape[:2] == (size, size):
+        return picture
+    from PIL import Image  # here, because the tune step never needs it
+
+    image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+    scale = size / min(image.size)
+    resized = [max(size, round(side * scale)) for side in image.size]
+    image = image.resize(resized, Image.Resampling.BICUBIC)
+    left, top = ((side - size) // 2 for side in resized)
+    return np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, -1)
+
+
+def hold(split: Split, positions: np.ndarray, size: int | None) -> tuple[HeldPictures, np.ndarray]:
+    """The pictures at some positions (M,) of a split, `size` pixels a side, and their digests (M, 16) uint8.
+
+    size: None takes them as they are, which must be one size. Raises DataError where they are not, where one
+    cannot be read, or where they do not fit in memory.
+    """
+    with split.reading():
+        height, width, channels = split.read(int(positions[0])).shape
+    images = _room(len(positions), (size or height, size or width, channels))
+    digests = np.empty((len(positions), DIGEST_BYTES), dtype=np.uint8)
+
+    def fill(part: np.ndarray) -> None:
+        for i in part:
+            picture = split.read(int(positions[i]))
+            digests[i] = np.frombuffer(digest(picture), dtype=np.uint8)
+            if size is None and picture.shape != images.shape[1:]:
+                raise DataError(_several_sizes(split, positions, int(i), picture, images))
+            images[i] = picture if size is None else _fitted(picture, size, split.keys[positions[i]])
+
+    pieces = [np.arange(i, min(i + _PIECE, len(positions))) for i in range(0, len(positions), _PIECE)]
+    with split.reading():
+        pool = ThreadPoolExecutor((os.cpu_count() or 1) if split.parallel() else 1)
+        try:
+            list(pool.map(fill, pieces))
+        finally:  # one bad file, or Ctrl-C, does not wait for the rest
+            pool.shutdown(cancel_futures=True)
+    return HeldPictures(images), digests
+
+
+def _fitted(picture: np.ndarray, size: int, key: str) -> np.ndarray:
+    try:
+        return fit(picture, size)
+    except MemoryError as error:
+        raise DataError(
+            f"{key} cannot be resized to {size}×{size} pixels: there is not enough memory"
+        ) from error
+
+
+def _several_sizes(
+    split: Split, positions: np.ndarray, i: int, picture: np.ndarray, images: np.ndarray
+) -> str:
+    first, other = (split.keys[positions[at]] for at in (0, i))
+    one, two = (f"{shape[1]}×{shape[0]}" for shape in (images.shape[1:], picture.shape))
+    return (
+        f"the pictures have several sizes: {first} has {one} pixels, {other} {two}; "
+        "views.size brings them to one, for example --set views.size=32"
+    )
+
+
+def _room(count: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Memory for pictures (count, H, W, channels), uint8."""
+    try:
+        return np.empty((count, *shape), dtype=np.uint8)
+    except MemoryError as error:
+        needed = readable_size(count * shape[0] * shape[1] * shape[2])
+        raise DataError(
+            f"{count} pictures of {shape[1]}×{shape[0]} pixels need {needed} of memory; "
+            "choose a smaller views.size"
+        ) from error

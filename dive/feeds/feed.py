@@ -1,0 +1,66 @@
+"""What a feed is: it brings the batches of a plan to the device, one after the other."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+SHARE_OF_MEMORY = 0.6  # of what is free: the most that resident data may take
+HOST_MEMORY = "/proc/meminfo"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Which samples a batch is of and in which views: rows, view ids and cache columns, each (B,) int64."""
+
+    rows: np.ndarray
+    ids: np.ndarray
+    columns: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def split(self, size: int) -> Iterator["Batch"]:
+        """It in batches of `size`, the last perhaps smaller."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield Batch(self.rows[part], self.ids[part], self.columns[part])
+
+
+class Feed(Protocol):
+    """Gives one input of the batches of a plan: views of pictures, or the teacher's logits for them.
+
+    `begin` starts a plan; before each of its batches `load` makes it ready, and `batch` gives it. Data that
+    lie on the device (resident) have nothing to load; streamed ones are read some batches ahead.
+    """
+
+    def begin(self, plan: Iterable[Batch]) -> None:
+        """Start a plan; one that was not gone through is given up."""
+
+    def load(self) -> None:
+        """Make the next batch of the plan ready."""
+
+    def batch(self, rows: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """The batch made ready: (B, …) of samples, views and columns (B,), on the device.
+
+        Tensor operations alone, fit for a CUDA graph.
+        """
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether `size` bytes may lie on the device, or, on a CPU, in memory."""
+    on_cuda = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_cuda else _available_memory()
+    return size <= SHARE_OF_MEMORY * free
+
+
+def _available_memory() -> float:
+    """Bytes of memory that programs can still have; without limit where the system does not say."""
+    try:
+        with open(HOST_MEMORY) as file:
+            line = next(line for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return float("inf")
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,177 @@
+"""What a network is trained to minimise: the losses of `dive.method.losses` as modules with parameters.
+
+Each takes logits (B, C), labels (B,) and what else it needs of a batch, and gives its mean over the batch, or
+with `reduction="none"` the loss of each example.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from dive.method import losses
+
+REDUCTIONS = ("mean", "none")
+
+
+class Objective(nn.Module):
+    """A loss by name. name: as recipes and records have it."""
+
+    name: ClassVar[str]
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, not {reduction!r}")
+        self.reduction = reduction
+
+    def per_example(self, logits: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        """The loss of each example: (B,), in nats."""
+        raise NotImplementedError
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        """The mean loss over the batch, or that of each example, in nats."""
+        each = self.per_example(logits, labels, *more)
+        return each if self.reduction == "none" else each.mean()
+
+
+class LabelObjective(Objective):
+    """An objective that takes labels alone."""
+
+    @classmethod
+    def for_counts(cls, class_counts: np.ndarray) -> "LabelObjective":
+        """The objective for training images of so many per class (C,)."""
+        return cls()
+
+
+class CrossEntropyLoss(LabelObjective):
+    """Plain cross-entropy of logits (B, C) against labels (B,)."""
+
+    name = "ce"
+
+    def per_example(self, logits: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy: (B,), in nats."""
+        return losses.cross_entropy(logits, labels)
+
+
+class BalancedSoftmaxLoss(LabelObjective):
+    """Balanced softmax (BSCE; Ren et al. 2020): cross-entropy of `logits + log n` against the labels.
+
+    The prior belongs to training alone; a prediction is the largest of the raw logits.
+
+    Args:
+        class_counts: (C,) training images of each class, at least one of each.
+        reduction: `mean` over the batch, or `none` for the loss of each example.
+
+    Raises:
+        ValueError: a class has no image.
+
+    Example:
+        >>> import dive, torch
+        >>> loss = dive.BalancedSoftmaxLoss([900, 90, 10])
+        >>> round(loss(torch.zeros(1, 3), torch.tensor([2])).item(), 3)  # log(1000 / 10)
+        4.605
+    """
+
+    name = "bsce"
+    log_counts: torch.Tensor
+
+    def __init__(
+        self, class_counts: "Sequence[int] | np.ndarray | torch.Tensor", reduction: str = "mean"
+    ) -> None:
+        super().__init__(reduction)
+        self.register_buffer("log_counts", _log_counts(class_counts), persistent=False)
+
+    @classmethod
+    def for_counts(cls, class_counts: np.ndarray) -> "BalancedSoftmaxLoss":
+        """The objective for training images of so many per class (C,)."""
+        return cls(class_counts)
+
+    def per_example(self, logits: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        """Balanced softmax: (B,), in nats."""
+        return losses.balanced_softmax(logits, labels, self.log_counts)
+
+
+class DiVELoss(Objective):
+    """DiVE's student loss (He, Wu, Wei 2021): (1-w)·BSCE(s, y) + w·τ²·KL(t ‖ softmax(s/τ)).
+
+    The target t is softmax(z/τ) of the teacher's logits z, to the power p, normalised again. The KL term
+    takes the student's raw logits, without a prior.
+
+    Args:
+        class_counts: (C,) training images of each class, at least one of each.
+        tau: temperature τ of the teacher.
+        power: power normalisation p of the target, in (0, 1].
+        weight: w, in [0, 1].
+        student_tau: the student's own temperature; the teacher's τ if not given. The factor stays τ².
+        reduction: `mean` over the batch, or `none` for the loss of each example.
+
+    Raises:
+        ValueError: a class has no image, or a parameter is out of its range.
+
+    Example:
+        >>> import dive, torch
+        >>> loss = dive.DiVELoss([900, 90, 10], tau=3, power=0.5, weight=0.5)
+        >>> student, teacher = torch.zeros(4, 3), torch.randn(4, 3)
+        >>> loss(student, torch.tensor([0, 0, 1, 2]), teacher).shape
+        torch.Size([])
+    """
+
+    name = "dive"
+    log_counts: torch.Tensor
+
+    def __init__(
+        self,
+        class_counts: "Sequence[int] | np.ndarray | torch.Tensor",
+        tau: float = 3.0,
+        power: float = 0.5,
+        weight: float = 0.5,
+        student_tau: float | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction)
+        own = tau if student_tau is None else student_tau
+        for name, value in (("tau", tau), ("student_tau", own)):
+            if not 0 < value < np.inf:
+                raise ValueError(f"{name} must be above 0 and finite, not {value!r}")
+        if not 0 < power <= 1:
+            raise ValueError(f"power must be above 0 and at most 1, not {power!r}")
+        if not 0 <= weight <= 1:
+            raise ValueError(f"weight must be from 0 to 1, not {weight!r}")
+        self.tau, self.power, self.weight, self.student_tau = tau, power, weight, own
+        self.register_buffer("log_counts", _log_counts(class_counts), persistent=False)
+
+    def per_example(self, logits: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        """DiVE's loss against the teacher's logits (B, C): (B,), in nats."""
+        (teacher_logits,) = more
+        return losses.dive(
+            logits,
+            labels,
+            teacher_logits,
+            self.log_counts,
+            tau=self.tau,
+            power=self.power,
+            student_tau=self.student_tau,
+            weight=self.weight,
+        )
+
+    def extra_repr(self) -> str:
+        """The parameters, as `print` shows the module."""
+        names = ("tau", "power", "weight", "student_tau")
+        return ", ".join(f"{name}={getattr(self, name):g}" for name in names)
+
+
+# Objectives of a teacher, by the name that a recipe gives them.
+OF_LABELS: dict[str, type[LabelObjective]] = {
+    one.name: one for one in (BalancedSoftmaxLoss, CrossEntropyLoss)
+}
+
+
+def _log_counts(class_counts: Any) -> torch.Tensor:
+    """The logarithms of class counts (C,), float32."""
+    counts = np.asarray(class_counts)
+    if counts.ndim != 1 or not len(counts) or not ((counts > 0) & (counts < np.inf)).all():
+        raise ValueError(f"class_counts must be one positive number a class, not {class_counts!r}")
+    return torch.from_numpy(np.log(counts)).float()

@@ -1,0 +1,63 @@
+"""What a training run is to do, in values: nothing here is computed yet."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from dive.feeds.images import Images
+from dive.feeds.logits import CachedLogits
+from dive.method.objectives import Objective
+from dive.models.network import Architecture
+from dive.recipe.recipe import Schedule, Sgd
+from dive.training.schedule import epochs_of, steps_per_epoch
+
+
+class ViewDraw(Protocol):
+    """Draws a view of every sample for an epoch (see `dive.views.draw`)."""
+
+    def draw(self, seed: int, epoch: int, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """View ids and cache columns, each (N,) int64."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What a run is to do: which network it trains, on what, with which objective, and where to.
+
+    kind: `teacher` or `student`. out: the checkpoint to write. seed: of initialisation, sample order and
+    views. precision: `auto` or one by name. labels: (N,) int64 on the device. hashes: (N,) uint64, the
+    samples' random identities. teacher: the cached logits that the objective takes, None where it takes none.
+    recipe: the whole of it in plain values, for the record. identity: plain values that must be equal for a
+    stopped run to be resumed. facts: what its record tells besides. reads: files that it reads and must not
+    replace.
+    """
+
+    kind: str
+    out: Path
+    seed: int
+    architecture: Architecture
+    optimizer: Sgd
+    schedule: Schedule
+    precision: str
+    objective: Objective
+    images: Images
+    labels: torch.Tensor
+    hashes: np.ndarray
+    views: ViewDraw
+    recipe: dict[str, Any]
+    identity: dict[str, Any]
+    facts: dict[str, Any]
+    teacher: CachedLogits | None = None
+    reads: tuple[Path, ...] = ()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return steps_per_epoch(len(self.hashes), self.schedule.batch_size)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run."""
+        return epochs_of(self.schedule, self.steps_per_epoch)

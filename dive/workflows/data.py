@@ -1,0 +1,97 @@
+"""Recipes by name or file, and their pictures: the one door through which workflows get at either."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dive.data.images import LabelledImages
+from dive.data.longtail import Dataset, Samples, long_tailed, untouched_test
+from dive.data.sources.registry import open_source
+from dive.progress import Progress
+from dive.recipe.reading import load
+from dive.recipe.recipe import Recipe
+from dive.recipe.shipped import locate
+
+
+def load_dataset(recipe: Recipe, progress: Progress) -> Dataset:
+    """The recipe's long-tailed training samples and its test samples.
+
+    Raises DataError where they are missing, incomplete or corrupt.
+    """
+    source = open_source(recipe.data.kind, **recipe.data.place())
+    data = recipe.data
+    train = long_tailed(source, data.imbalance, data.seed, recipe.views.size)
+    _announce(train, recipe, progress)
+    return Dataset(train, untouched_test(source, recipe.views.size))
+
+
+def load_training(recipe: Recipe, progress: Progress) -> Samples:
+    """The recipe's long-tailed training samples alone; raises DataError as `load_dataset` does."""
+    data = recipe.data
+    source = open_source(data.kind, **data.place())
+    train = long_tailed(source, data.imbalance, data.seed, recipe.views.size)
+    _announce(train, recipe, progress)
+    return train
+
+
+def load_test(recipe: Recipe) -> Samples:
+    """The recipe's test samples alone; raises DataError as `load_dataset` does."""
+    return untouched_test(open_source(recipe.data.kind, **recipe.data.place()), recipe.views.size)
+
+
+def _announce(train: Samples, recipe: Recipe, progress: Progress) -> None:
+    if (size := recipe.views.size) is not None:
+        progress.warn(
+            f"every picture is resized and centre-cropped to {size}×{size} pixels; "
+            "views.size sets another size"
+        )
+    progress.note(
+        f"{recipe.name}: {len(train)} training images of {len(train.classes)} classes "
+        f"({train.counts.max()} to {train.counts.min()} a class)"
+    )
+    if recipe.data.imbalance is None:
+        progress.note("  " + _counts(train))
+
+
+def _counts(train: Samples, most: int = 20) -> str:
+    """Classes with their training images, largest first; the middle left out where they are many."""
+    order = sorted(range(len(train.classes)), key=lambda c: -train.counts[c])
+    listed = [f"{train.classes[c]} {train.counts[c]}" for c in order]
+    if len(listed) > most:
+        listed[most // 2 : -most // 2] = ["…"]
+    return ", ".join(listed)
+
+
+def load_recipe(config: str | Path | Mapping[str, Any] | None = None, *assignments: str) -> Recipe:
+    """The recipe of a YAML file, of a name that `dive recipes` lists, or of a mapping; None is the paper's.
+
+    assignments: `KEY=VALUE`, as `--set` takes them. Raises RecipeError with every fault found.
+
+    >>> import dive
+    >>> recipe = dive.load_recipe("digits_lt/bbn", "schedule.batch_size=64")
+    >>> recipe.data.kind, recipe.schedule.batch_size
+    ('digits', 64)
+    """
+    named = locate(Path(config)) if isinstance(config, str | Path) else config
+    return load(named, assignments)
+
+
+def open_images(data: str | Path | Recipe, split: str = "train") -> LabelledImages:
+    """The pictures of a data set: a mapping of keys to (H, W, channels) uint8, with labels and classes.
+
+    data: an image folder or a .zip of one, a recipe, or the file or name of one. split: `train`, of which all
+    pictures are there and not the long-tailed draw alone, or `test`. Raises DataError where the pictures are
+    missing, RecipeError for a recipe.
+
+    >>> import dive
+    >>> images = dive.open_images("digits_lt/bbn")
+    >>> key = next(iter(images))
+    >>> key, images[key].shape
+    ('0/digit_0000', (8, 8, 1))
+    """
+    if isinstance(data, Recipe):
+        return LabelledImages(data.data.kind, data.data.place(), split)
+    path = Path(data)
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        return LabelledImages("folder", {"root": str(path)}, split)
+    return open_images(load_recipe(path), split)

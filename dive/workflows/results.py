@@ -1,0 +1,111 @@
+"""What training workflows return, and the record of a finished result."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dive.data.longtail import FINGERPRINT_VERSION, Samples
+from dive.errors import SeveralErrors, TrainingError
+from dive.models import checkpoint
+from dive.models.network import Architecture
+from dive.recipe.recipe import Recipe
+from dive.recipe.records import FORMAT, VERSION
+from dive.training.device import Runtime, device_name
+from dive.training.evaluation import Accuracy
+from dive.training.saved_state import EpochRecord
+from dive.training.spec import RunSpec
+from dive.versions import versions
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What is asked of training besides the recipe.
+
+    device: `auto`, `cpu`, `cuda` or `cuda:N`. force: start over and replace a finished result. eval_every:
+    epochs between evaluations on the test set, 0 for the end alone.
+    """
+
+    device: str = "auto"
+    force: bool = False
+    eval_every: int = 0
+
+
+DEFAULT = TrainOptions()
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: where its checkpoint is, what it recorded, and its accuracy."""
+
+    path: Path
+    record: dict[str, Any]
+    accuracy: Accuracy
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of the runs of one command: those that finished, in their order, and why others failed."""
+
+    results: list[Result]
+    failures: list[TrainingError]
+
+    def require_all(self) -> None:
+        """Raise the TrainingError of the run that failed, or SeveralErrors where several did."""
+        if len(self.failures) > 1:
+            raise SeveralErrors(self.failures)
+        if self.failures:
+            raise self.failures[0]
+
+
+def architecture_of(recipe: Recipe, samples: Samples) -> Architecture:
+    """The network that a recipe trains on some samples."""
+    given = recipe.model.input
+    classes, channels = len(samples.classes), samples.pictures.channels
+    return Architecture(recipe.model.name, classes, channels, given.mean, given.std, given.size)
+
+
+def identity_of(recipe: Recipe, kind: str, fingerprint: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal for a run to be resumed: the recipe, the images, and the run's facts.
+
+    Where the data lie does not matter, what they are does; the precision is the state's.
+    """
+    document = recipe.as_dict() | {"data": recipe.data.identity()}
+    del document["precision"]
+    return {"kind": kind, "recipe": document, "data_fingerprint": fingerprint, **facts}
+
+
+def record_of(
+    spec: RunSpec,
+    samples: Samples,
+    runtime: Runtime,
+    weights: dict[str, torch.Tensor],
+    accuracy: Accuracy,
+    history: list[EpochRecord],
+) -> dict[str, Any]:
+    """The record of a finished result, in plain values."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": spec.kind,
+        **spec.facts,
+        "recipe": spec.recipe,
+        "seed": spec.seed,
+        "architecture": spec.architecture.as_dict(),
+        "classes": list(samples.classes),
+        "class_counts": samples.counts.tolist(),
+        "data_fingerprint": samples.fingerprint,
+        "fingerprint_version": FINGERPRINT_VERSION,
+        "weights_hash": checkpoint.weights_hash(weights),
+        "accuracy": accuracy.as_dict(),
+        "per_class": list(accuracy.per_class),
+        "group_confusion": accuracy.group_confusion,
+        "train_accuracy": history[-1].train_accuracy,
+        "epochs": len(history),
+        "seconds": round(sum(epoch.seconds for epoch in history), 1),
+        "device": device_name(runtime.device, runtime.threads),
+        "precision": runtime.precision,
+        "threads": runtime.threads,
+        "versions": versions(),
+    }

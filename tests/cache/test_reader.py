@@ -1,0 +1,197 @@
+"""Logits by sample and view against h5py's own array; what is corrupt or of another version is refused."""
+
+import json
+import re
+from pathlib import Path
+
+import caches
+import chain
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dive.cache import writer
+from dive.cache.reader import LogitCache
+from dive.errors import CacheError
+
+PATH = Path("small.h5")
+N, V, C = 11, 3, 4
+CORRUPT = slice(4, 6)  # the samples of the block that is damaged in some tests
+
+
+@pytest.fixture(scope="module", params=["float16", "float32"])
+def written(request, tmp_path_factory):
+    """A cache of six blocks, two samples in each but the last, and its logits as h5py reads them."""
+    path = tmp_path_factory.mktemp("written") / "cache.h5"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "BLOCK_IMAGES", 6)
+        caches.write_cache(path, caches.random_logits(N, V, C), dtype=request.param)
+    return path, caches.stored(path)
+
+
+@pytest.fixture
+def corrupt(written):
+    """The same cache with one bit of sample 5 flipped, and its logits as they should be."""
+    path, stored = written
+    content = bytearray(path.read_bytes())
+    content[caches.offset(path) + 5 * V * C * stored.itemsize + 3] ^= 4
+    PATH.write_bytes(content)
+    return LogitCache(PATH), stored
+
+
+pairs = st.lists(st.tuples(st.integers(0, N - 1), st.integers(0, V - 1)), max_size=20)
+
+
+@given(pairs)
+def test_gathered_logits_are_those_that_h5py_reads_in_their_stored_type(written, asked):
+    path, stored = written
+    rows, columns = np.array(asked, dtype=np.int64).reshape(-1, 2).T
+    expected = np.array([stored[row, column] for row, column in asked], dtype=stored.dtype).reshape(-1, C)
+    found = LogitCache(path).gather(rows, columns)
+    assert found.dtype == stored.dtype and found.tobytes() == expected.tobytes()
+    room = np.full((len(asked), C), 7, dtype=stored.dtype)
+    assert LogitCache(path).gather(rows, columns, out=room) is room
+    assert room.tobytes() == expected.tobytes()
+    as_float32 = LogitCache(path).logits(rows, columns)
+    assert as_float32.dtype == np.float32 and as_float32.shape == (len(asked), C)
+    np.testing.assert_array_equal(as_float32, expected.astype(np.float32))
+
+
+def test_logits_take_lists_and_single_numbers(written):
+    path, stored = written
+    cache = LogitCache(path)
+    np.testing.assert_array_equal(cache.logits([10, 0], [2, 1]), stored[[10, 0], [2, 1]].astype(np.float32))
+    np.testing.assert_array_equal(cache.logits(3, 1), stored[3:4, 1].astype(np.float32))
+
+
+def test_the_whole_and_its_blocks_are_what_h5py_reads(written):
+    path, stored = written
+    cache = LogitCache(path)
+    np.testing.assert_array_equal(cache.whole(), stored)
+    assert cache.nbytes == stored.nbytes and cache.block_count == 6 and cache.block_rows == 2
+    blocks = list(cache.blocks())
+    assert [(rows.start, rows.stop) for rows, _ in blocks] == [
+        (0, 2),
+        (2, 4),
+        (4, 6),
+        (6, 8),
+        (8, 10),
+        (10, 11),
+    ]
+    for rows, logits in blocks:
+        np.testing.assert_array_equal(logits, stored[rows])
+
+
+@pytest.mark.parametrize("read", ["gather", "logits"])
+def test_a_batch_that_touches_a_corrupt_block_is_refused_and_any_other_is_read(corrupt, read):
+    cache, stored = corrupt
+    sound = np.array([row for row in range(N) if row not in range(CORRUPT.start, CORRUPT.stop)])
+    for _ in range(2):  # also after blocks were found sound
+        for row in range(N):
+            batch, columns = np.array([0, row, N - 1]), np.array([2, 0, 1])
+            if row in sound:
+                np.testing.assert_array_equal(getattr(cache, read)(batch, columns), stored[batch, columns])
+                continue
+            with pytest.raises(
+                CacheError, match="small.h5 is corrupt: samples 4 to 5 do not match their CRC"
+            ):
+                getattr(cache, read)(batch, columns)
+    np.testing.assert_array_equal(cache.gather(sound, sound * 0), stored[sound, 0])
+
+
+def test_the_whole_of_a_corrupt_cache_is_refused_each_time(corrupt):
+    cache, _ = corrupt
+    for _ in range(2):
+        with pytest.raises(CacheError, match="small.h5 is corrupt: samples 4 to 5"):
+            cache.whole()
+
+
+def test_a_block_is_checked_at_its_first_use_alone(written, monkeypatch):
+    from dive.cache import reader
+
+    real, calls = reader.crc, []
+    monkeypatch.setattr(reader, "crc", lambda rows: calls.append(len(rows)) or real(rows))
+    cache = LogitCache(written[0])
+    cache.gather(np.array([0, 1, 1]), np.array([0, 0, 2]))
+    assert calls == [2]
+    cache.gather(np.array([1, 10]), np.array([0, 0]))
+    assert calls == [2, 1]
+    cache.whole()
+    cache.whole()
+    cache.logits([4], [0])
+    assert calls == [2, 1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "told"),
+    [
+        ([0, N], [0, 0], f"no row {N}: there are {N}, from 0"),
+        ([-1, 3], [0, 0], f"no row -1: there are {N}, from 0"),
+        ([0, 1], [0, V], f"no column {V}: there are {V}, from 0"),
+        ([0, 1], [-2, 0], f"no column -2: there are {V}, from 0"),
+        (2**40, 0, f"no row {2**40}"),
+    ],
+)
+def test_a_row_or_column_that_is_not_there_is_an_index_error_that_says_how_many_there_are(
+    written, rows, columns, told
+):
+    with pytest.raises(IndexError, match=re.escape(f"cache.h5 has {told}")):
+        LogitCache(written[0]).logits(rows, columns)
+
+
+OLD_NAMES = {
+    "data_fingerprint": "data fingerprint",
+    "view_space": "view space",
+    "view_seed": "view seed",
+    "weights_hash": "weights hash",
+    "clean_id": "clean id",
+}
+
+
+def as_version_2(file: h5py.File) -> None:
+    """A cache as dive 0.1.0 wrote it: keys with spaces, the source among the data, another table's name."""
+
+    def renamed(value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return {OLD_NAMES.get(key, key): renamed(inner) for key, inner in value.items()}
+
+    file.move("digests", "pixel_digests")
+    file.attrs["version"] = 2
+    for name in ("identity", "facts"):
+        said = renamed(json.loads(file.attrs[name]))
+        if name == "identity":
+            said["data"]["source"] = said["data"].pop("kind")
+        file.attrs[name] = json.dumps(said)
+
+
+def test_a_cache_of_version_2_is_refused_by_the_command_that_makes_it_again(digits):
+    PATH.write_bytes(digits.cache.read_bytes())
+    caches.resealed(PATH, as_version_2)
+    words = {
+        "inspect": (PATH,),
+        "verify": (PATH,),
+        "tune-tau": ("--cache", PATH),
+        "student": (*chain.DIGITS, "--cache", PATH, "--out", "s.pt"),
+    }
+    for command, rest in words.items():
+        complaint = chain.dive(command, *rest).complaint
+        assert "small.h5 is of another version of dive (dive-logits 2; this one reads 3)" in complaint
+        assert (
+            "make it again with its recipe and data: dive export-logits --out small.h5 --force" in complaint
+        )
+    before = PATH.read_bytes()
+    again = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out", PATH)
+    assert "small.h5" in chain.dive(*again).complaint
+    assert PATH.read_bytes() == before
+    chain.succeed(*again, "--force")
+    assert PATH.read_bytes() == digits.cache.read_bytes()
+
+
+def test_a_cache_of_a_later_version_is_refused_too():
+    caches.write_cache(PATH, caches.random_logits(5, 2, 3))
+    caches.resealed(PATH, lambda file: file.attrs.modify("version", 4))
+    with pytest.raises(CacheError, match="of another version of dive .dive-logits 4; this one reads 3"):
+        LogitCache(PATH)

@@ -27,7 +27,7 @@ class _Images(Dataset):
                 transforms.RandomCrop(32, padding=4),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
-                transforms.Normalize(recipe.data.mean, recipe.data.std),
+                transforms.Normalize(recipe.model.input.mean, recipe.model.input.std),
             ]
         )
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
 
@@ -23,8 +24,10 @@ from benchmarks.scene import Scene, machine, write_cache
 from benchmarks.stepping import Epochs, Stepping
 from dive.cache.reader import LogitCache
 from dive.cache.writer import CacheWriter, Content
+from dive.feeds.feed import Batch
 from dive.progress import Progress
-from dive.workflows.export import BATCH, write_missing
+from dive.training.inference import batch_size
+from dive.workflows.export import write_missing
 
 CPU = torch.device("cpu")
 INATURALIST = (437_513, 8_142)
@@ -36,13 +39,8 @@ GATHER = 256  # rows in a gather
 def steps(folder: Path, full: bool) -> Iterator[Figure]:
     """A student's step from the cache against steps without a teacher, online, and streamed."""
     scene = Scene(folder, CPU)
-    sources = {
-        "none": None,
-        "cache": scene.resident(),
-        "streamed": scene.streamed(),
-        "online": scene.online(),
-    }
-    stepping = {name: Stepping(scene.task(source), scene.runtime) for name, source in sources.items()}
+    sources = (None, "cache", "streamed", "online")
+    stepping = {source or "none": Stepping(scene.student(source), scene.runtime) for source in sources}
     times = interleaved(stepping, rounds=30, warm_ups=3)
     seconds = times.medians()
     yield Figure(
@@ -58,8 +56,8 @@ def steps(folder: Path, full: bool) -> Iterator[Figure]:
 def epochs(folder: Path, full: bool) -> Iterator[Figure]:
     """An epoch of ours against one of the common way, on the same images."""
     scene = Scene(folder, CPU, share=1 if full else 8)
-    common = CommonWay(scene.samples.images, scene.samples.labels, scene.samples.counts, scene.recipe)
-    ours = Epochs(scene.task(scene.resident()), scene.runtime, folder / "student.pt")
+    common = CommonWay(scene.samples.pictures.held, scene.samples.labels, scene.samples.counts, scene.recipe)
+    ours = Epochs(scene.student("cache", out=folder / "student.pt"), scene.runtime)
     times = interleaved({"ours": ours, "common": common}, rounds=5)
     bar = 0.40 if scene.runtime.precision == "bf16" else 0.75
     name = f"epoch of ours ({scene.runtime.precision}) / of the common way (fp32)"
@@ -71,27 +69,25 @@ def export(folder: Path, full: bool) -> Iterator[Figure]:
     scene = Scene(folder, CPU, share=8)
     samples = 256 if full else 64
     content = scene.content(samples)
-    model, runtime = scene.model().eval(), scene.runtime
+    network, runtime = scene.network().eval(), scene.runtime
     path = folder / "export.h5"
 
     def exported() -> None:
         path.unlink(missing_ok=True)
         with CacheWriter(path, content) as writer:
-            write_missing(writer, model, scene.images, content.views, runtime, Progress(quiet=True))
+            write_missing(writer, network, scene.images, content.views, runtime, Progress(quiet=True))
             writer.finish()
 
-    rows = torch.arange(samples).repeat_interleave(scene.space.size)
-    ids = torch.arange(scene.space.size).repeat(samples)
-    ready = [
-        scene.images.batch(some_rows, some_ids)
-        for some_rows, some_ids in zip(rows.split(BATCH["cpu"]), ids.split(BATCH["cpu"]), strict=True)
-    ]
+    rows = np.repeat(np.arange(samples), scene.space.size)
+    ids = np.tile(np.arange(scene.space.size), samples)
+    plan = Batch(rows, ids, ids).split(batch_size(scene.space.shape, CPU))
+    ready = [network.normalised(views) for views in scene.batches(list(plan))]
 
     @torch.inference_mode()
     def bare() -> None:
         for batch in ready:
             with runtime.autocast():
-                model(batch)
+                network.body(batch)
 
     times = interleaved({"export": exported, "bare": bare}, rounds=5)
     yield Figure(
@@ -105,6 +101,7 @@ def export(folder: Path, full: bool) -> Iterator[Figure]:
 def tune(folder: Path, full: bool) -> Iterator[Figure]:
     """The tune pass at iNaturalist's shape against a softmax pass for each pair in torch."""
     cache = _inaturalist(folder, share=1 if full else 8)
+    logits = torch.from_numpy(cache.whole())
     peaks = []
     reading = []
 
@@ -115,7 +112,7 @@ def tune(folder: Path, full: bool) -> Iterator[Figure]:
         return document["tune"]
 
     def naive() -> None:
-        _softmax_passes(torch.from_numpy(cache.logits), NAIVE_ROWS)
+        _softmax_passes(logits, NAIVE_ROWS)
 
     times = interleaved({"tune": ours, "softmax passes": naive}, rounds=5)
     size = "" if full else ", 1/8 of the rows"
@@ -135,12 +132,12 @@ def _inaturalist(folder: Path, share: int) -> LogitCache:
         views=np.zeros((n, 1), np.int32),
         labels=labels,
         keys=[f"{label}/{i}" for i, label in enumerate(labels)],
-        pixel_digests=np.zeros((n, 16), np.uint8),
+        digests=np.zeros((n, 16), np.uint8),
         classes=tuple(map(str, range(classes))),
         class_counts=np.bincount(labels, minlength=classes),
         dtype="float16",
         identity={"scene": "random"},
-        facts={"clean id": 0},
+        facts={"clean_id": 0},
     )
     return write_cache(folder / "inaturalist.h5", content)
 
@@ -182,14 +179,17 @@ def _softmax_passes(logits: torch.Tensor, rows: int) -> None:
 def reading(folder: Path, full: bool) -> Iterator[Figure]:
     """Random rows of the cache against NumPy's gather of the same bytes from a memory map."""
     scene = Scene(folder, CPU, share=1 if full else 8)
-    resident, mapped = scene.resident(), scene.cache.logits
+    resident, path = scene.logits.feed(GATHER), scene.cache.path
+    with h5py.File(path) as file:
+        offset = file["logits"].id.get_offset()
+    mapped = np.memmap(path, scene.cache.dtype, "r", offset=offset, shape=scene.cache.shape)
     n, views, _ = mapped.shape
     draws = np.random.default_rng(0).integers(0, (n, views), (200, GATHER, 2))
     as_torch = [(torch.from_numpy(draw[:, 0].copy()), torch.from_numpy(draw[:, 1].copy())) for draw in draws]
 
     def ours() -> None:
         for rows, columns in as_torch:
-            resident.batch(rows, columns)
+            resident.batch(rows, columns, columns)
 
     def numpy() -> None:
         for draw in draws:

@@ -16,14 +16,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import Figure, interleaved, report
-from benchmarks.scene import Scene, machine
-from benchmarks.stepping import Stepping
+from benchmarks.scene import Scene, Student, machine
+from benchmarks.stepping import Stepping, run_of
 from dive.progress import Progress
 from dive.recipe.reading import with_epochs
 from dive.training.device import Runtime, choose_device, precisions
-from dive.training.journal import Journal
-from dive.training.loop import Evaluation, Learner, train
-from dive.training.step import Task
+from dive.training.loop import Run, train
 
 STUDENTS = 4
 SHORT = 10  # epochs of the runs that are compared with each other
@@ -32,14 +30,14 @@ SHORT = 10  # epochs of the runs that are compared with each other
 class TimedSteps(Stepping):
     """Call it for the seconds of one step, the mean over an epoch's full ones, on a stream of its own."""
 
-    def __init__(self, task: Task, runtime: Runtime, graph: bool, autotune: bool = False) -> None:
+    def __init__(self, student: Student, runtime: Runtime, graph: bool, autotune: bool = False) -> None:
         self._stream = torch.cuda.Stream(runtime.device)
         self._stream.wait_stream(torch.cuda.current_stream(runtime.device))
         with (
             torch.cuda.stream(self._stream),
             torch.backends.cudnn.flags(enabled=True, benchmark=autotune),
         ):
-            super().__init__(task, runtime)
+            super().__init__(student, runtime)
             if graph:
                 self.step.capture()
 
@@ -47,7 +45,7 @@ class TimedSteps(Stepping):
         """Seconds a step."""
         with torch.cuda.stream(self._stream):
             self.begin()
-            steps = self._task.steps_per_epoch - 1
+            steps = self.spec.steps_per_epoch - 1
             self._stream.synchronize()
             start = time.perf_counter()
             for _ in range(steps):
@@ -59,14 +57,14 @@ class TimedSteps(Stepping):
         """The losses of the next epoch's steps, the last, smaller one among them."""
         with torch.cuda.stream(self._stream):
             self.begin()
-            for _ in range(self._task.steps_per_epoch):
+            for _ in range(self.spec.steps_per_epoch):
                 self.step.advance()
             return self.step.losses.cpu()
 
 
 def agreement(scene: Scene) -> Iterator[Figure]:
     """The losses of the graph's steps against those of eager ones: the same but for rounding."""
-    runs = [TimedSteps(scene.task(scene.resident()), scene.runtime, graph) for graph in (True, False)]
+    runs = [TimedSteps(scene.student("cache"), scene.runtime, graph) for graph in (True, False)]
     graph, eager = (run.losses() for run in runs)
     worst = ((graph - eager).abs() / eager.abs()).max().item()
     yield Figure("losses of an epoch's steps, graph against eager, largest difference", worst, at_most=0.02)
@@ -74,18 +72,17 @@ def agreement(scene: Scene) -> Iterator[Figure]:
 
 def steps(scene: Scene) -> Iterator[Figure]:
     """One step in every way there is to run it."""
-    resident = scene.resident()
     cases = {
-        "graph": TimedSteps(scene.task(resident), scene.runtime, graph=True),
-        "eager": TimedSteps(scene.task(resident), scene.runtime, graph=False),
-        "autotuned": TimedSteps(scene.task(resident), scene.runtime, graph=True, autotune=True),
-        "streamed": TimedSteps(scene.task(scene.streamed()), scene.runtime, graph=True),
-        "none": TimedSteps(scene.task(None), scene.runtime, graph=True),
-        "online": TimedSteps(scene.task(scene.online()), scene.runtime, graph=True),
+        "graph": TimedSteps(scene.student("cache"), scene.runtime, graph=True),
+        "eager": TimedSteps(scene.student("cache"), scene.runtime, graph=False),
+        "autotuned": TimedSteps(scene.student("cache"), scene.runtime, graph=True, autotune=True),
+        "streamed": TimedSteps(scene.student("streamed"), scene.runtime, graph=True),
+        "none": TimedSteps(scene.student(None), scene.runtime, graph=True),
+        "online": TimedSteps(scene.student("online"), scene.runtime, graph=True),
     }
     for precision in precisions(scene.device):
         runtime = Runtime(scene.device, precision)
-        cases[precision] = TimedSteps(scene.task(resident), runtime, graph=True)
+        cases[precision] = TimedSteps(scene.student("cache"), runtime, graph=True)
     times = interleaved(cases, rounds=7, warm_ups=2)
     yield times.figure("step as a graph / eager", "graph", "eager", at_most=0.4)
     yield Figure("step as a graph", 1000 * times.median("graph"), "ms")
@@ -100,11 +97,11 @@ def steps(scene: Scene) -> Iterator[Figure]:
 def whole_run(scene: Scene, folder: Path) -> Iterator[Figure]:
     """The paper's student, all its epochs."""
     start = time.perf_counter()
-    (learner,) = _learners(scene, folder, students=1, epochs=scene.recipe.schedule.epochs)
-    train([learner], Progress(quiet=True))
+    (run,) = _runs(scene, folder, students=1, epochs=scene.recipe.schedule.epochs)
+    train([run], Progress(quiet=True))
     total = time.perf_counter() - start
-    loop = sum(record["seconds"] for record in learner.history)
-    epochs = len(learner.history)
+    loop = sum(epoch.seconds for epoch in run.history)
+    epochs = len(run.history)
     yield Figure(f"student from cache, {epochs} epochs, training loop alone", loop, "s", at_most=20)
     yield Figure("its start-up (capture) and saving", total - loop, "s")
 
@@ -113,24 +110,19 @@ def side_by_side(scene: Scene, folder: Path) -> Iterator[Figure]:
     """Several students at once against one."""
 
     def trained(students: int) -> float:
-        learners = _learners(scene, folder, students, SHORT)
-        train(learners, Progress(quiet=True))
-        return max(sum(record["seconds"] for record in learner.history) for learner in learners)
+        runs = _runs(scene, folder, students, SHORT)
+        train(runs, Progress(quiet=True))
+        return max(sum(epoch.seconds for epoch in run.history) for run in runs)
 
     times = interleaved({"one": lambda: trained(1), "four": lambda: trained(STUDENTS)}, rounds=5)
     yield times.figure(f"{STUDENTS} students at once / one", "four", "one", at_most=2.0)
 
 
-def _learners(scene: Scene, folder: Path, students: int, epochs: int) -> list[Learner]:
-    resident = scene.resident()
+def _runs(scene: Scene, folder: Path, students: int, epochs: int) -> list[Run]:
     recipe = with_epochs(scene.recipe, epochs)
     return [
-        Learner(
-            scene.task(resident, replace(recipe, seed=seed)),
-            scene.runtime,
-            Journal(folder / f"student-s{seed}.pt"),
-            Evaluation(lambda _: 0.0),
-            None,
+        run_of(
+            scene.student("cache", replace(recipe, seed=seed), folder / f"student-s{seed}.pt"), scene.runtime
         )
         for seed in range(students)
     ]

@@ -110,7 +110,7 @@ def report(title: str, machine: Mapping[str, Any], figures: Sequence[Figure], ou
                 "unit": figure.unit,
                 "bar": figure.bar,
                 "met": figure.met,
-                "median seconds": dict(figure.seconds or {}),
+                "median_seconds": dict(figure.seconds or {}),
             }
             for figure in figures
         ],

@@ -3,7 +3,7 @@
 The contents are random: speed does not depend on them, and nothing needs to be downloaded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,52 +14,76 @@ import torch
 from dive.cache.reader import LogitCache
 from dive.cache.writer import CacheWriter, Content
 from dive.data.longtail import Samples, class_counts
-from dive.feeds.images import ViewedImages
-from dive.feeds.teacher_logits import ResidentLogits, StreamedLogits, TeacherLogits
-from dive.method import losses
-from dive.models.registry import build_model
+from dive.data.pictures import DIGEST_BYTES, HeldPictures
+from dive.feeds.feed import Batch, Feed
+from dive.feeds.images import Images
+from dive.feeds.logits import CachedLogits, StreamedLogits
+from dive.method.objectives import BalancedSoftmaxLoss, DiVELoss
+from dive.models.network import Network
 from dive.randomness import epoch_order
 from dive.recipe.recipe import Recipe
 from dive.training.device import Runtime, choose_precision, device_name
-from dive.training.step import Loss, Task
+from dive.training.spec import RunSpec
+from dive.training.step import Inputs
 from dive.versions import versions
 from dive.views.crop_flip import CropFlip
 from dive.views.draw import StoredViews
 from dive.views.registry import view_space
+from dive.workflows.results import architecture_of
 
 CLASSES = 100
 
 
-class RememberedImages(ViewedImages):
-    """Images that keep the last batch, so that an online teacher sees it without rendering it again."""
+class RememberedViews:
+    """A feed of views that keeps the last batch, so that an online teacher sees the same views."""
 
     last: torch.Tensor
 
-    def batch(self, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Normalised views, (B, channels, H, W) float32."""
-        self.last = super().batch(rows, ids)
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def begin(self, plan: Iterable[Batch]) -> None:
+        """Start a plan."""
+        self._feed.begin(plan)
+
+    def load(self) -> None:
+        """Make the next batch ready."""
+        self._feed.load()
+
+    def batch(self, rows: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Views (B, channels, H, W) uint8."""
+        self.last = self._feed.batch(rows, ids, columns)
         return self.last
 
 
 @dataclass
 class OnlineTeacher:
-    """The teacher itself in the place of its cache: a forward pass for every batch."""
+    """A feed of logits that runs the teacher in the place of its cache: a forward pass for every batch."""
 
-    model: torch.nn.Module
-    images: RememberedImages
+    network: Network
+    views: RememberedViews
     runtime: Runtime
 
-    def begin(self, rows: np.ndarray, columns: np.ndarray) -> None:
+    def begin(self, plan: Iterable[Batch]) -> None:
         """Nothing to prepare."""
 
     def load(self) -> None:
         """Nothing to load."""
 
     @torch.no_grad()
-    def batch(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    def batch(self, rows: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """The teacher's logits (B, C) of the views the student has just been given."""
         with self.runtime.autocast():
-            return self.model(self.images.last)
+            return self.network(self.views.last)
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student before its first step."""
+
+    spec: RunSpec
+    network: Network
+    inputs: Inputs
 
 
 class Scene:
@@ -70,32 +94,51 @@ class Scene:
         labels = np.repeat(np.arange(CLASSES), class_counts(500, 100, CLASSES))[::share]
         shape = (len(labels), 32, 32, 3)
         pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        keys = [f"{label}/{i}.png" for i, label in enumerate(labels)]
-        self.samples = Samples(keys, labels, pixels, tuple(f"class {c}" for c in range(CLASSES)))
-        self.space: CropFlip = view_space(self.recipe.views, shape[1:])
+        self.samples = Samples(
+            keys=[f"{label}/{i}.png" for i, label in enumerate(labels)],
+            labels=labels,
+            pictures=HeldPictures(pixels),
+            digests=np.zeros((len(labels), DIGEST_BYTES), np.uint8),
+            classes=tuple(f"class {c}" for c in range(CLASSES)),
+        )
+        self.counts = np.maximum(self.samples.counts, 1)
+        views = self.recipe.views
+        self.space: CropFlip = view_space(views.kind, shape[1:3], **views.keys())
+        self.images = Images(self.samples.pictures, self.space, device)
         self.labels = torch.from_numpy(labels).to(device)
-        self.log_counts = torch.from_numpy(np.log(np.maximum(self.samples.counts, 1))).float().to(device)
         self.views = np.tile(np.arange(self.space.size, dtype=np.int32), (len(labels), 1))
         self.place = np.arange(len(labels))
 
-    def model(self, seed: int = 0) -> torch.nn.Module:
+    def network(self, seed: int = 0) -> Network:
         """A ResNet-32 in the memory layout of training."""
-        made = build_model(self.recipe.model.name, CLASSES, 3, seed)
+        made = architecture_of(self.recipe, self.samples).build(seed)
         return made.to(self.device, memory_format=torch.channels_last)
-
-    @cached_property
-    def images(self) -> RememberedImages:
-        """The images on the device."""
-        data = self.recipe.data
-        return RememberedImages(self.samples.images, self.space, data.mean, data.std, self.device)
 
     @cached_property
     def runtime(self) -> Runtime:
         """The precision that `auto` chooses on a real batch."""
-        rows = torch.from_numpy(epoch_order(0, 1, self.samples.hashes)[:128]).to(self.device)
-        batch = self.images.batch(rows, torch.full_like(rows, self.space.clean_id))
-        loss = lambda logits: losses.balanced_softmax(logits, self.labels[rows], self.log_counts)  # noqa: E731
-        return choose_precision("auto", self.device, self.model(), batch, loss)
+        rows = epoch_order(0, 1, self.samples.hashes)[:128]
+        here = Batch(rows, np.full_like(rows, self.space.clean_id), np.zeros_like(rows))
+        labels, objective = self.labels[torch.from_numpy(rows)], BalancedSoftmaxLoss(self.counts)
+        objective = objective.to(self.device)
+        return choose_precision(
+            "auto",
+            self.device,
+            self.network(),
+            self.batches([here])[0],
+            lambda logits: objective(logits, labels),
+        )
+
+    def batches(self, plan: list[Batch]) -> list[torch.Tensor]:
+        """The views (B, channels, H, W) uint8 of the batches of a plan, on the device."""
+        feed = self.images.feed(max(map(len, plan)))
+        feed.begin(plan)
+        made = []
+        for batch in plan:
+            feed.load()
+            places = (torch.from_numpy(index).to(self.device) for index in vars(batch).values())
+            made.append(feed.batch(*places))
+        return made
 
     def content(self, samples: int | None = None) -> Content:
         """What an all-views cache of the first samples holds besides its logits."""
@@ -104,12 +147,12 @@ class Scene:
             views=self.views[:n],
             labels=self.samples.labels[:n],
             keys=self.samples.keys[:n],
-            pixel_digests=self.samples.pixel_digests[:n],
+            digests=self.samples.digests[:n],
             classes=self.samples.classes,
             class_counts=np.bincount(self.samples.labels[:n], minlength=CLASSES),
             dtype="float16",
             identity={"scene": "random"},
-            facts={"clean id": self.space.clean_id},
+            facts={"clean_id": self.space.clean_id},
         )
 
     @cached_property
@@ -117,54 +160,50 @@ class Scene:
         """An all-views cache of random logits."""
         return write_cache(self.folder / "scene.h5", self.content())
 
-    def resident(self) -> TeacherLogits:
-        """The cache on the device."""
-        return ResidentLogits(
-            torch.from_numpy(self.cache.logits).to(self.device), torch.from_numpy(self.place).to(self.device)
-        )
+    @cached_property
+    def logits(self) -> CachedLogits:
+        """The cache's logits for the device, where they lie if there is room."""
+        return CachedLogits(self.cache, self.place, self.device)
 
-    def streamed(self) -> TeacherLogits:
-        """The cache streamed from its file."""
-        size = self.recipe.schedule.batch_size
-        return StreamedLogits(self.cache.logits, self.place, size, self.device)
+    def student(
+        self, source: str | None, recipe: Recipe | None = None, out: Path = Path("student.pt")
+    ) -> Student:
+        """A student, or without a source one that trains on the labels alone.
 
-    def online(self) -> TeacherLogits:
-        """The teacher in the place of its cache."""
-        return OnlineTeacher(self.model(1).eval(), self.images, self.runtime)
-
-    def task(self, teacher: TeacherLogits | None, recipe: Recipe | None = None) -> Task:
-        """A student's task, or without a teacher that of training on the labels alone."""
+        source: `cache` (resident), `streamed` or `online`: where the teacher's logits come from.
+        """
         recipe = recipe or self.recipe
-        return Task(
-            recipe=recipe,
-            identity={"kind": "student"},
-            model=self.model(recipe.seed),
+        d, size = recipe.distillation, recipe.schedule.batch_size
+        distilled = DiVELoss(self.counts, d.tau, d.power, d.weight, d.student_tau)
+        spec = RunSpec(
+            kind="student",
+            out=out,
+            seed=recipe.seed,
+            architecture=architecture_of(recipe, self.samples),
+            optimizer=recipe.optimizer,
+            schedule=recipe.schedule,
+            precision=self.runtime.precision,
+            objective=BalancedSoftmaxLoss(self.counts) if source is None else distilled,
             images=self.images,
             labels=self.labels,
             hashes=self.samples.hashes,
             views=StoredViews(self.views),
-            teacher=teacher,
-            loss=self._loss(recipe),
+            recipe=recipe.as_dict(),
+            identity={"kind": "student"},
+            facts={},
+            teacher=None if source is None else self.logits,
         )
+        views = RememberedViews(self.images.feed(size))
+        more = () if source is None else (self._logits_of(source, views, size),)
+        return Student(spec, self.network(recipe.seed), Inputs(views, self.labels, more))
 
-    def _loss(self, recipe: Recipe) -> Loss:
-        d = recipe.distillation
-
-        def loss(logits: torch.Tensor, labels: torch.Tensor, teacher: torch.Tensor | None) -> torch.Tensor:
-            if teacher is None:
-                return losses.balanced_softmax(logits, labels, self.log_counts)
-            return losses.dive(
-                logits,
-                labels,
-                teacher,
-                self.log_counts,
-                tau=d.tau,
-                power=d.power,
-                student_tau=d.tau,
-                weight=d.weight,
-            )
-
-        return loss
+    def _logits_of(self, source: str, views: RememberedViews, size: int) -> Feed:
+        if source == "online":
+            return OnlineTeacher(self.network(1).eval(), views, self.runtime)
+        if source == "streamed":
+            return StreamedLogits(self.cache, self.place, size, self.device)
+        assert self.logits.resident, "the cache of the scene does not fit on the device"
+        return self.logits.feed(size)
 
 
 def write_cache(path: Path, content: Content) -> LogitCache:

@@ -1,23 +1,24 @@
 """Training as the benchmarks call it: step by step, or epoch by epoch."""
 
-from pathlib import Path
-
 import numpy as np
 
+from benchmarks.scene import Student
+from dive.models.network import Network
 from dive.randomness import epoch_order
 from dive.training.device import Runtime
-from dive.training.journal import Journal
-from dive.training.loop import Evaluation, Learner
-from dive.training.step import Step, Task
+from dive.training.evaluation import Accuracy
+from dive.training.loop import Run
+from dive.training.step import Step
 
 RATE = 0.01
 
 
 class Stepping:
-    """Call it for one step; a new epoch begins by itself, outside the time of a GPU's step."""
+    """Call it for one step; a new epoch begins when one ends, outside the time of a GPU's step."""
 
-    def __init__(self, task: Task, runtime: Runtime) -> None:
-        self._task, self.step = task, Step(task, runtime)
+    def __init__(self, student: Student, runtime: Runtime) -> None:
+        self.spec = student.spec
+        self.step = Step(student.spec, student.network, student.inputs, runtime)
         self._epoch, self._at = 0, 0
         self._cpu = runtime.device.type == "cpu"
         self.begin()
@@ -25,16 +26,16 @@ class Stepping:
     def begin(self) -> None:
         """Begin the next epoch."""
         self._epoch += 1
-        task = self._task
-        order = epoch_order(0, self._epoch, task.hashes)
-        ids, columns = task.views.draw(0, self._epoch, task.hashes)
+        spec = self.spec
+        order = epoch_order(0, self._epoch, spec.hashes)
+        ids, columns = spec.views.draw(0, self._epoch, spec.hashes)
         plan = np.stack([order, ids[order], columns[order]])
-        self.step.begin(plan, [RATE] * task.steps_per_epoch)
+        self.step.begin(plan, [RATE] * spec.steps_per_epoch)
         self._at = 0
 
     def __call__(self) -> None:
         """The next step of full size; on a CPU its loss is read, as the training loop does."""
-        if self._at >= self._task.steps_per_epoch - 1:
+        if self._at >= self.spec.steps_per_epoch - 1:
             self.begin()
         self.step.advance()
         if self._cpu:
@@ -42,18 +43,28 @@ class Stepping:
         self._at += 1
 
 
+def not_evaluated(network: Network) -> Accuracy:
+    """In the place of an evaluation, of which no benchmark takes the time."""
+    return Accuracy(many=None, medium=None, few=None, all=0.0, class_mean=0.0, per_class=())
+
+
+def run_of(student: Student, runtime: Runtime) -> Run:
+    """A run of the training loop."""
+    return Run(student.spec, student.network, student.inputs, runtime, not_evaluated)
+
+
 class Epochs:
     """Call it for one epoch of the training loop, with everything that belongs to one."""
 
-    def __init__(self, task: Task, runtime: Runtime, out: Path) -> None:
-        self.learner = Learner(task, runtime, Journal(out), Evaluation(lambda _: 0.0), None)
+    def __init__(self, student: Student, runtime: Runtime) -> None:
+        self.run = run_of(student, runtime)
 
     def __call__(self) -> None:
         """Train for one epoch."""
-        self.learner.begin_epoch()
-        for step in range(self.learner.task.steps_per_epoch):
-            self.learner.advance()
-            self.learner.status(step)
-        self.learner.plan_ahead()
-        self.learner.wait()
-        self.learner.end_epoch()
+        self.run.begin_epoch()
+        for step in range(self.run.spec.steps_per_epoch):
+            self.run.advance()
+            self.run.status(step)
+        self.run.plan_ahead()
+        self.run.wait()
+        self.run.end_epoch()

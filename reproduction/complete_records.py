@@ -2,7 +2,7 @@
 
     python -m reproduction.complete_records
 
-Records made by dive 0.1.0 up to commit dc22d73 lack `cache` and `fixed view`. What their caches stored is
+Records made by dive 0.1.0 up to commit dc22d73 lack `cache` and `fixed_view`. What their caches stored is
 known from the commands that RESULTS.md lists: all views in float16, of AutoAugment 50 drawn by view seed 0,
 or, where the student had free views, the clean view alone.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from dive import files
 from dive.models import checkpoint
+from dive.recipe.earlier import upgraded
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -20,7 +21,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 def main() -> None:
     """Complete every record under results/, in its .json and in its .pt."""
     for path in sorted(RESULTS.glob("*/*.json")):
-        record = json.loads(path.read_text())
+        record = upgraded(json.loads(path.read_text()))
         if record.get("kind") == "student" and "cache" not in record:
             files.write_json(path, completed(record))
     for path in sorted(RESULTS.glob("*/*.pt")):
@@ -32,15 +33,15 @@ def main() -> None:
 def completed(record: dict[str, Any]) -> dict[str, Any]:
     """A student's record with what it lacks, beside what it says of its cache already."""
     unbounded = record["recipe"]["views"]["kind"] == "autoaugment"
-    views = "clean" if record["free views"] else "50" if unbounded else "all"
-    told = {"cache": {"views": views, "view seed": 0, "dtype": "float16"}, "fixed view": False}
+    views = "clean" if record["free_views"] else "50" if unbounded else "all"
+    told = {"cache": {"views": views, "view_seed": 0, "dtype": "float16"}, "fixed_view": False}
     entries: dict[str, Any] = {}
     for key, value in record.items():
         entries[key] = value
-        if key == "cache hash":
+        if key == "cache_hash":
             entries["cache"] = told["cache"]
-        if key == "free views":
-            entries["fixed view"] = told["fixed view"]
+        if key == "free_views":
+            entries["fixed_view"] = told["fixed_view"]
     return entries
 
 

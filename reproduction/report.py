@@ -8,7 +8,7 @@ Prose comes from reproduction/notes.md, what others report from reproduction/lit
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ import yaml
 
 from dive.errors import RecipeError
 from dive.progress import duration
+from dive.recipe.documents import plain
+from dive.recipe.earlier import upgraded
 from dive.recipe.reading import build, load, with_epochs
-from dive.recipe.recipe import Recipe
+from dive.recipe.recipe import KINDS, Recipe
 from dive.recipe.records import model_name, of_one_run
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +50,7 @@ class Row:
     @property
     def name(self) -> str:
         """The model in a few words."""
-        free = ", clean cache, free views" if self.record.get("free views") else ""
+        free = ", clean cache, free views" if self.record.get("free_views") else ""
         name = model_name(self.record["kind"], self.record) + free
         return name if len(self.records) == 1 else f"{name}, {len(self.records)} seeds"
 
@@ -80,7 +82,7 @@ class Row:
         """Teachers before students, plain before balanced, then by temperatures."""
         d = self.record["recipe"]["distillation"]
         losses = ("ce", "bsce", "dive")
-        free = bool(self.record.get("free views"))
+        free = bool(self.record.get("free_views"))
         return losses.index(self.record["loss"]), free, d["tau"] / d["power"], d["tau"], d["student_tau"] or 0
 
 
@@ -116,7 +118,7 @@ def short_table(folder: Path) -> str:
     lines = []
     for row in rows_of(of_paper):
         reported = _reported(paper, row.record, Recipe())
-        if reported is not None and not row.record.get("free views"):
+        if reported is not None and not row.record.get("free_views"):
             shown = [row.shown(shot) for shot in SHOTS]
             lines.append([row.name, *shown, f"{reported['all']:.2f}"])
     return _table(["model", *SHOTS, "the paper, all"], lines)
@@ -126,7 +128,7 @@ def _records(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("*/*.json")):
         document = json.loads(path.read_text())
         if document.get("kind") in ("teacher", "student"):
-            yield document
+            yield upgraded(document)
 
 
 def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -140,13 +142,13 @@ def _section(records: Sequence[Mapping[str, Any]], folder: Path, configs: Path) 
     rows = rows_of(records)
     recipe = build(records[0]["recipe"])
     model = records[0]["architecture"]
-    data = f"{NAMES.get(recipe.data.source, recipe.data.source)}, imbalance {recipe.data.imbalance:g}"
+    data = f"{NAMES.get(recipe.data.kind, recipe.data.kind)}, imbalance {recipe.data.imbalance:g}"
     yield f"## {data}, recipe `{recipe.name}`"
     yield (
         f"{model['name']}, {model['parameters']:,} parameters, {records[0]['epochs']} epochs, "
         f"{sum(records[0]['class_counts']):,} training images."
     )
-    others = [work for work in _literature() if work["source"] == recipe.data.source]
+    others = [work for work in _literature() if work["source"] == recipe.data.kind]
     head = ["run", *SHOTS, "over its teacher", *(work["name"] for work in others)]
     yield _table(head, [_accuracies(row, recipe, others) for row in rows])
     head = ["run", "command", "seed", "machine", "precision", "time", "weights", "cache"]
@@ -175,13 +177,13 @@ def _reported(
 
 def _compared(row: Row, reported: Mapping[str, float] | None) -> str:
     """A reported accuracy and, in brackets, by how much ours is above it."""
-    if reported is None or "all" not in reported or row.record.get("free views"):
+    if reported is None or "all" not in reported or row.record.get("free_views"):
         return ""
     return f"{reported['all']:.2f} ({row.accuracy('all') - reported['all']:+.2f})"
 
 
 def _making(record: Mapping[str, Any], configs: Path) -> list[str]:
-    cache_hash = record.get("cache hash")
+    cache_hash = record.get("cache_hash")
     return [
         Row([record]).name,
         f"`{command(record, configs)}`",
@@ -189,7 +191,7 @@ def _making(record: Mapping[str, Any], configs: Path) -> list[str]:
         f"{record['device']}, torch {record['versions']['torch']}",
         record["precision"],
         duration(record["seconds"]),
-        f"`{record['weights hash'][:12]}`",
+        f"`{record['weights_hash'][:12]}`",
         f"`{cache_hash[:12]}`" if cache_hash else "",
     ]
 
@@ -206,14 +208,24 @@ def command(record: Mapping[str, Any], configs: Path) -> str:
     if recipe.schedule.epochs not in (None, base.schedule.epochs):
         base = with_epochs(base, recipe.schedule.epochs)
         words += ["--epochs", str(recipe.schedule.epochs)]
+    below = dict(_leaves(_of_kinds(base, recipe)))
     for key, value in _leaves(recipe.as_dict()):
-        if key in ("data.path", "precision") or value == dict(_leaves(base.as_dict()))[key]:
+        if key in ("data.root", "precision") or (key in below and value == below[key]):
             continue
         text = "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
         words += [OPTIONS[key], text] if key in OPTIONS else ["--set", f"{key}={text}"]
-    if record.get("free views"):
+    if record.get("free_views"):
         words += ["--cache", f"cache/{recipe.name}-clean.h5", "--free-views"]
     return " ".join(words)
+
+
+def _of_kinds(base: Recipe, recipe: Recipe) -> dict[str, Any]:
+    """A recipe as a document, but for parts of which another has another kind: that kind's defaults."""
+    document = base.as_dict()
+    for part, kinds in KINDS.items():
+        if (kind := recipe.as_dict()[part]["kind"]) != document[part]["kind"]:
+            document[part] = plain(asdict(kinds[kind]())) | {"kind": document[part]["kind"]}
+    return document
 
 
 def _config_of(name: str, configs: Path) -> Path:
@@ -261,7 +273,7 @@ def _virtual_examples(folder: Path, rows: Sequence[Row]) -> Iterator[str]:
 
 def _judgement(advice: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
     """Whether the recommended pair made the best student of those trained from the same kind of cache."""
-    students = [row for row in rows if row.record["kind"] == "student" and not row.record.get("free views")]
+    students = [row for row in rows if row.record["kind"] == "student" and not row.record.get("free_views")]
     if len(students) < 2 or advice["tau"] is None:
         return
     best = max(students, key=lambda row: row.accuracy("all"))
@@ -287,7 +299,7 @@ def _pair(pair: Mapping[str, Any]) -> list[str]:
 def _papers(temperature: float) -> str:
     """The paper's many/medium/few virtual examples at a temperature, where it shows them."""
     (paper,) = (work for work in _literature() if work["name"] == "paper")
-    return "/".join(map(str, paper["virtual examples"].get(temperature, [])))
+    return "/".join(map(str, paper["virtual_examples"].get(temperature, [])))
 
 
 def _means(document: Mapping[str, Any]) -> list[str]:

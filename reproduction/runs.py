@@ -1,8 +1,8 @@
-"""`make reproduce`: the runs behind RESULTS.md, one after the other; started again, it goes on.
+"""`make reproduce`: the runs behind RESULTS.md, one after the other; started again, it resumes.
 
     python -m reproduction.runs [--data PATH] [--only NAME ...]
 
-Each run is one command of dive's. What it leaves is copied to results/<recipe>/, where a finished run
+Each run is one command of dive. What it leaves is copied to results/<recipe>/, where a finished run
 is found again: nothing is trained twice. Caches are exported anew where they are missing.
 """
 

@@ -1,0 +1,83 @@
+"""The pictures of a data set by key, for programs that join them with a logit cache."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dive.data.sources.registry import open_source
+from dive.data.sources.source import Split
+from dive.errors import DataError
+
+SPLITS = ("train", "test")
+
+
+class LabelledImages(Mapping[str, np.ndarray]):
+    """The pictures of one split of a source: a mapping of keys to (H, W, channels) uint8.
+
+    keys: `<class>/<file name>`, in order. labels: (N,) int64, positions in `classes`. Pictures are read when
+    they are asked for. It can be pickled: what is pickled is where the pictures are, and they are opened
+    again.
+
+    Raises:
+        DataError: the pictures are missing, or one cannot be read.
+        KeyError: there is no picture of that key.
+    """
+
+    def __init__(self, kind: str, place: Mapping[str, Any], split: str = "train") -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split must be train or test, not {split!r}")
+        self._kind, self._place, self._name = kind, dict(place), split
+        self._split  # noqa: B018  that a missing data set is told of here
+
+    @cached_property
+    def _source(self) -> Any:
+        return open_source(self._kind, **self._place)
+
+    @cached_property
+    def _split(self) -> Split:
+        return getattr(self._source, self._name)
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {key: position for position, key in enumerate(self._split.keys)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: vars(self)[name] for name in ("_kind", "_place", "_name")}
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} {self._name} images of {self._kind}>"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return self._source.classes
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The class of each picture, (N,) int64."""
+        return self._split.labels
+
+    def __len__(self) -> int:
+        return len(self._split.keys)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._split.keys)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._position
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        if key not in self._position:
+            raise KeyError(f"{key!r} is no picture of {self!r}")
+        with self._split.reading():
+            return self._split.read(self._position[key])
+
+    def require(self, keys: list[str], where: str) -> None:
+        """Raise DataError, naming the first, unless there is a picture of every key. where: what has them."""
+        if missing := [key for key in keys if key not in self._position]:
+            raise DataError(
+                f"{len(missing)} of {len(keys)} keys of {where} are not among the pictures, for example "
+                f"{missing[0]}; open the data set that it was exported from"
+            )

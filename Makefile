@@ -2,7 +2,7 @@
 # make docs: docs/cli.md again, from the commands.
 # make test: lint and the whole test suite.
 # make bench: what every stage costs on this CPU (bench-full: all rows; bench-gpu: on a CUDA device).
-# make reproduce: the runs behind RESULTS.md, about an hour each on two cores; goes on where it was stopped.
+# make reproduce: the runs behind RESULTS.md, about an hour each on two cores; resumes where it was stopped.
 #   DATA=PATH says where CIFAR-100 is, or is downloaded to.
 # make results: RESULTS.md again from the records in results/.
 # make torture: two hundred kills at random moments; writes results/reliability/torture.json.
@@ -35,6 +35,7 @@ docs: env
 lint: env
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 test: lint
 	$(VENV)/bin/python -m pytest

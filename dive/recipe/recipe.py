@@ -42,7 +42,8 @@ class Data:
 
     def identity(self) -> dict[str, Any]:
         """Which pictures these are, as plain values; where they lie does not matter."""
-        return {key: value for key, value in plain(dataclasses.asdict(self)).items() if key != "root"}
+        drawn = ("kind", "imbalance", "seed")
+        return {key: getattr(self, key) for key in drawn}
 
     def place(self) -> dict[str, Any]:
         """The keys that say where the pictures are: what the source of this kind is opened with."""
@@ -80,6 +81,22 @@ class Folder(Data):
 
     kind: str = _kind("folder")
     root: str = _key("data", bounds.path)
+    imbalance: float | None = _key(None, _IMBALANCE)
+    seed: int = _key(0, _SEED)
+
+
+@dataclass(frozen=True)
+class Listed(Data):
+    """Pictures below `root` that list files name, `relative/path label` a line, as large sets come.
+
+    `classes` is a file of class names, one a line; null calls a class after the folder of its pictures.
+    """
+
+    kind: str = _kind("list")
+    root: str = _key("data", bounds.path)
+    train_list: str = _key("train.txt", bounds.path)
+    test_list: str = _key("test.txt", bounds.path)
+    classes: str | None = _key(None, bounds.path)
     imbalance: float | None = _key(None, _IMBALANCE)
     seed: int = _key(0, _SEED)
 
@@ -246,7 +263,7 @@ class Recipe:
 
 # The parts that come in kinds: what each kind is called, the default first.
 KINDS: dict[str, dict[str, type]] = {
-    "data": {"cifar100": Cifar100, "cifar10": Cifar10, "folder": Folder, "digits": Digits},
+    "data": {"cifar100": Cifar100, "cifar10": Cifar10, "folder": Folder, "list": Listed, "digits": Digits},
     "views": {"crop_flip": CropFlip, "autoaugment": AutoAugment},
     "optimizer": {"sgd": Sgd},
 }

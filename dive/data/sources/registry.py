@@ -10,6 +10,7 @@ SOURCES = {
     "cifar100": "dive.data.sources.cifar:open_cifar100",
     "cifar10": "dive.data.sources.cifar:open_cifar10",
     "folder": "dive.data.sources.folder:open_folder",
+    "list": "dive.data.sources.lists:open_lists",
     "digits": "dive.data.sources.digits:open_digits",
 }
 

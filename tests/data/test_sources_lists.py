@@ -158,9 +158,7 @@ def test_a_picture_that_is_missing_is_named_when_it_is_read(write: Writer) -> No
     root, train, test = write()
     (root / "train/zebra/b.jpg").unlink()
     source = open_lists(root, train, test)
-    with pytest.raises(
-        DataError, match=r"root/train/zebra/b.jpg of .*train.txt cannot be read: No such file"
-    ):
+    with pytest.raises(DataError, match="train/zebra/b.jpg cannot be read: No such file"):
         source.train.read(2)
 
 

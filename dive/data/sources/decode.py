@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from dive.errors import DataError
 
 # What is read, whatever the file is called: data sets hold PNGs named .JPEG. Pillow knows more formats, some
 # of which run other programs (EPS runs Ghostscript).
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that turn a picture by a quarter
 LARGEST_ASPECT = 100  # longer side by shorter: no photograph, and resized it would fill the memory
 
 
@@ -34,6 +35,18 @@ def decode(content: bytes, where: str, side: int | None = None) -> np.ndarray:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check_shape(image, where, side)
         return np.asarray(_as_rgb(ImageOps.exif_transpose(image)))
+
+
+def check_header(content: bytes, where: str, side: int | None = None) -> tuple[int, int]:
+    """Height and width in pixels of the picture in a file's bytes, upright, by its header alone.
+
+    Raises DataError as `decode` does for what the header shows.
+    """
+    with _named(where), refusing_huge_images():
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        _check_shape(image, where, side)
+        sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+        return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 @contextmanager

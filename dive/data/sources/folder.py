@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dive.data.sources.decode import decode, refusing_huge_images
+from dive.data.sources.decode import refusing_huge_images
 from dive.data.sources.names import SPLITS
+from dive.data.sources.picture_files import PictureFiles
 from dive.data.sources.source import Source, Split
 from dive.data.sources.tree import Tree, open_tree
 from dive.errors import DataError
@@ -63,17 +64,12 @@ def _split(
     pairs = sorted((f"{name}/{file}", label) for label, name in enumerate(classes) for file in members[name])
     keys = [key for key, _ in pairs]
 
-    def read(position: int) -> np.ndarray:
-        name = f"{split}/{keys[position]}"
-        return decode(tree.read(name), f"{tree.root}: {name}", side)
-
-    def photographs() -> bool:
-        return len(tree.read(f"{split}/{keys[0]}")) > PHOTOGRAPH_BYTES
-
+    files = PictureFiles(tree.files, [f"{split}/{key}" for key in keys], side)
     return Split(
         keys=keys,
         labels=np.array([label for _, label in pairs], dtype=np.int64),
-        read=read,
-        parallel=photographs,
+        read=files.picture,
+        parallel=lambda: len(files.content(0)) > PHOTOGRAPH_BYTES,
         reading=refusing_huge_images,
+        files=files,
     )

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from dive.data.sources.decode import decode, refusing_huge_images
+from dive.data.sources.decode import refusing_huge_images
 from dive.data.sources.folder import PHOTOGRAPH_BYTES
+from dive.data.sources.picture_files import PictureFiles
 from dive.data.sources.source import Source, Split
-from dive.data.sources.tree import read_file
+from dive.data.sources.tree import FolderFiles
 from dive.errors import DataError
 from dive.files import read_json, read_regular, user_path
 from dive.printable import excerpt
@@ -171,18 +172,12 @@ def _split(root: Path, listed: _List) -> Split:
     order = sorted(range(len(listed.names)), key=listed.names.__getitem__)
     keys = [listed.names[i] for i in order]
 
-    def read(position: int) -> np.ndarray:
-        path = root / keys[position]
-        try:
-            content = read_file(path)
-        except OSError as error:
-            raise DataError(f"{path} of {listed.path} cannot be read: {error.strerror or error}") from error
-        return decode(content, str(path))
-
+    files = PictureFiles(FolderFiles(root), keys)
     return Split(
         keys=keys,
         labels=listed.labels[order],
-        read=read,
-        parallel=lambda: os.path.getsize(root / keys[0]) > PHOTOGRAPH_BYTES,
+        read=files.picture,
+        parallel=lambda: len(files.content(0)) > PHOTOGRAPH_BYTES,
         reading=refusing_huge_images,
+        files=files,
     )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dive.data.sources.picture_files import PictureFiles
+
 
 @dataclass(frozen=True)
 class Split:
@@ -18,6 +20,7 @@ class Split:
     keys: `<class>/<file name>` of each picture, ascending. labels: (N,) int64, positions in the source's
     classes. read: a position to its picture (H, W, channels) uint8; pictures may differ in size. parallel:
     finds out whether reading on several threads is faster. reading: a context that reading must happen in.
+    files: of the pictures by position, None where they do not come as a file each.
     """
 
     keys: list[str]
@@ -25,6 +28,7 @@ class Split:
     read: Callable[[int], np.ndarray]
     parallel: Callable[[], bool] = lambda: False
     reading: Callable[[], AbstractContextManager[None]] = nullcontext
+    files: PictureFiles | None = None
 
 
 @dataclass(frozen=True)

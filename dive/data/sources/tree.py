@@ -5,9 +5,9 @@ import threading
 import weakref
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from dive.data.sources.names import SPLITS, check_classes, check_names, collapsed, is_image, one_spelling
 from dive.data.sources.walk import walk
@@ -17,28 +17,114 @@ from dive.files import open_regular
 LARGEST_FILE = 1 << 28  # bytes of one file, unpacked: a bomb is larger
 # What damaged or foreign files raise when read: zipfile lets zlib's errors and its own RuntimeErrors
 # (encryption, unknown compression) through.
-_READ_ERRORS = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
+READ_ERRORS = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What tells without reading whether a file is as it was.
+
+    size: in bytes. changed: when, in nanoseconds.
+    """
+
+    size: int
+    changed: int
+
+
+class Files(Protocol):
+    """The files below a root by their names; they can be pickled, and are opened again by another process."""
+
+    @property
+    def root(self) -> Path:
+        """The folder or archive."""
+
+    def content(self, name: str) -> bytes:
+        """The bytes of a file; raises one of what damaged files raise."""
+
+    def stamp(self, name: str) -> Stamp:
+        """The stamp of a file; raises OSError."""
+
+
+def read(files: Files, name: str) -> bytes:
+    """A file's content; raises DataError that names it."""
+    try:
+        return files.content(name)
+    except MemoryError as error:
+        raise DataError(f"{files.root}: there is not enough memory to read {name}") from error
+    except READ_ERRORS as error:
+        raise DataError(f"{files.root}: {name} cannot be read: {_reason(error)}") from error
+
+
+def stamp(files: Files, name: str) -> Stamp:
+    """A file's stamp; raises DataError that names it."""
+    try:
+        return files.stamp(name)
+    except OSError as error:
+        raise DataError(f"{files.root}: {name} cannot be read: {_reason(error)}") from error
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """The files of a folder."""
+
+    root: Path
+
+    def content(self, name: str) -> bytes:
+        """The bytes of a file; raises OSError."""
+        return read_file(self.root / name)
+
+    def stamp(self, name: str) -> Stamp:
+        """Size and time of the last change; raises OSError."""
+        status = os.stat(self.root / name)
+        return Stamp(status.st_size, status.st_mtime_ns)
+
+
+class ArchiveFiles:
+    """The files of a .zip, below the folder that it keeps train/ and test/ in."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock = threading.Lock()  # one file position is shared by all readers
+        self._archive = _open_zip(root)
+        self.spelled = [entry.filename for entry in self._archive.infolist() if not entry.is_dir()]
+        self.top = _common_top([collapsed(name) for name in self.spelled])
+        entries = (self._archive.getinfo(name) for name in self.spelled)
+        named = ((collapsed(entry.filename).removeprefix(self.top), entry) for entry in entries)
+        self._images = {name: entry for name, entry in named if is_image(name)}
+
+    def __reduce__(self) -> tuple[type["ArchiveFiles"], tuple[Path]]:
+        return ArchiveFiles, (self.root,)
+
+    @property
+    def names(self) -> list[str]:
+        """The images' names."""
+        return list(self._images)
+
+    def content(self, name: str) -> bytes:
+        """The bytes of a file; raises what zipfile and zlib do."""
+        entry = self._images[name]
+        if entry.file_size > LARGEST_FILE:
+            raise OSError(f"it unpacks to {entry.file_size} bytes, more than any image should")
+        with self._lock:
+            return self._archive.read(entry)
+
+    def stamp(self, name: str) -> Stamp:
+        """A file's unpacked size, and its CRC in the place of a time."""
+        entry = self._images[name]
+        return Stamp(entry.file_size, entry.CRC)
 
 
 @dataclass(frozen=True)
 class Tree:
-    """The images below a root and what they hold.
+    """The images below a root: their names `<split>/<class>/…`, no two of them alike, and their files."""
 
-    names: `<split>/<class>/…` from the root, no two of them alike. content: the bytes under a name.
-    """
-
-    root: Path
     names: list[str]
-    content: Callable[[str], bytes]
+    files: Files
 
-    def read(self, name: str) -> bytes:
-        """A file's content; raises DataError that names it."""
-        try:
-            return self.content(name)
-        except MemoryError as error:
-            raise DataError(f"{self.root}: there is not enough memory to read {name}") from error
-        except _READ_ERRORS as error:
-            raise DataError(f"{self.root}: {name} cannot be read: {_reason(error)}") from error
+    @property
+    def root(self) -> Path:
+        """The folder or archive."""
+        return self.files.root
 
 
 def open_tree(path: Path) -> Tree:
@@ -64,28 +150,16 @@ def _folder(path: Path) -> Tree:
     names = walk(path)
     check_classes(path, names)
     check_names(path, names)
-    return Tree(path, names, lambda name: read_file(path / name))
+    return Tree(names, FolderFiles(path))
 
 
 def _archive(path: Path) -> Tree:
-    archive = _open_zip(path)
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    top = _common_top([collapsed(entry.filename) for entry in entries])
-    named = ((collapsed(entry.filename).removeprefix(top), entry) for entry in entries)
-    images = {name: entry for name, entry in named if is_image(name)}
-    check_classes(path, images)
-    spelled = [entry.filename for entry in entries]
-    check_names(path, [name for name in spelled if is_image(one_spelling(name).removeprefix(top))])
-    lock = threading.Lock()  # one file position is shared by all readers
-
-    def content(name: str) -> bytes:
-        entry = images[name]
-        if entry.file_size > LARGEST_FILE:
-            raise OSError(f"it unpacks to {entry.file_size} bytes, more than any image should")
-        with lock:
-            return archive.read(entry)
-
-    return Tree(path, list(images), content)
+    files = ArchiveFiles(path)
+    check_classes(path, files.names)
+    check_names(
+        path, [name for name in files.spelled if is_image(one_spelling(name).removeprefix(files.top))]
+    )
+    return Tree(files.names, files)
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
@@ -99,7 +173,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         archive = zipfile.ZipFile(file)
     except BaseException as error:
         file.close()
-        if isinstance(error, (*_READ_ERRORS, UnicodeDecodeError)):
+        if isinstance(error, (*READ_ERRORS, UnicodeDecodeError)):
             raise DataError(f"{path} is neither a folder nor a readable .zip: {_reason(error)}") from error
         raise
     weakref.finalize(archive, file.close)

@@ -85,7 +85,10 @@ class Samples:
         return self.fingerprint_of(FINGERPRINT_VERSION)
 
     def fingerprint_of(self, version: int) -> str:
-        """The fingerprint as a version of dive took it: 1 over the pixels, 2 over their digests."""
+        """The fingerprint as a version of dive took it: 1 over the pixels, 2 over their digests.
+
+        Version 1 knew pictures of one size; of several it is one that no record has.
+        """
         if version not in self._fingerprints:
             self._fingerprints[version] = self._take_fingerprint(version)
         return self._fingerprints[version]
@@ -102,9 +105,9 @@ class Samples:
             taken.update(b"\0")
         taken.update(self.labels.astype("<i8").tobytes())
         if version == 1:
-            pixels = self.pictures.held
-            taken.update(repr(pixels.shape).encode())
-            taken.update(np.ascontiguousarray(pixels).data)
+            taken.update(repr((len(self), *self.pictures.read(0).shape)).encode())
+            for row in range(len(self)):
+                taken.update(np.ascontiguousarray(self.pictures.read(row)).data)
         else:
             taken.update(np.ascontiguousarray(self.digests).data)
         return taken.hexdigest()
@@ -118,15 +121,20 @@ class Dataset:
     test: Samples
 
 
-def long_tailed(source: Source, imbalance: float | None, seed: int, size: int | None) -> Samples:
-    """Draw the training samples from a source (see `draw`), their pictures brought to `size` (see `hold`)."""
+def long_tailed(
+    source: Source, imbalance: float | None, seed: int, size: int | None, several: bool = False
+) -> Samples:
+    """Draw the training samples from a source (see `draw`), their pictures brought to `size`.
+
+    size, several: of the pictures, as `hold` takes them.
+    """
     positions = draw(source.train, source.classes, imbalance, seed)
-    return _samples(source.train, positions, source.classes, size)
+    return _samples(source.train, positions, source.classes, size, several)
 
 
-def untouched_test(source: Source, size: int | None) -> Samples:
-    """All test pictures of a source, brought to `size`."""
-    return _samples(source.test, np.arange(len(source.test.keys)), source.classes, size)
+def untouched_test(source: Source, size: int | None, several: bool = False) -> Samples:
+    """All test pictures of a source, brought to `size`; several: as `hold` takes it."""
+    return _samples(source.test, np.arange(len(source.test.keys)), source.classes, size, several)
 
 
 def draw(split: Split, classes: tuple[str, ...], imbalance: float | None, seed: int) -> np.ndarray:
@@ -157,7 +165,9 @@ def draw(split: Split, classes: tuple[str, ...], imbalance: float | None, seed: 
     return np.sort(np.concatenate(chosen))
 
 
-def _samples(split: Split, positions: np.ndarray, classes: tuple[str, ...], size: int | None) -> Samples:
+def _samples(
+    split: Split, positions: np.ndarray, classes: tuple[str, ...], size: int | None, several: bool
+) -> Samples:
     keys = [split.keys[i] for i in positions]
-    pictures, digests = hold(split, positions, size)
+    pictures, digests = hold(split, positions, size, several)
     return Samples(keys, split.labels[positions], pictures, digests, classes)

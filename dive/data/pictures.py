@@ -1,4 +1,4 @@
-"""Pictures held in memory: read once, digested as they are, brought to one size.
+"""Pictures held in memory: read once, digested as they are, brought to one size where one is needed.
 
 The digest is of a picture before it is resized, so that a data set is the same one whatever size a recipe
 asks for, and whether it comes as files, as an archive or as arrays.
@@ -21,30 +21,40 @@ _PIECE = 64  # pictures that a thread reads at a time
 
 @dataclass(frozen=True)
 class HeldPictures:
-    """Pictures of one size in memory. held: (N, H, W, channels) uint8."""
+    """Pictures in memory.
 
-    held: np.ndarray
+    pictures: of one size (N, H, W, channels) uint8; of several a list of N, each (h, w, channels) uint8.
+    """
+
+    pictures: np.ndarray | list[np.ndarray]
 
     def __len__(self) -> int:
-        return len(self.held)
+        return len(self.pictures)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(H, W) of each."""
-        return self.held.shape[1:3]
+    def held(self) -> np.ndarray | None:
+        """All of them in one array, None where they may differ in size."""
+        return self.pictures if isinstance(self.pictures, np.ndarray) else None
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """(H, W) of each, None where they may differ."""
+        return self.pictures.shape[1:3] if isinstance(self.pictures, np.ndarray) else None
 
     @property
     def channels(self) -> int:
         """Channels of each."""
-        return self.held.shape[3]
+        return self.pictures[0].shape[2]
 
     def read(self, row: int) -> np.ndarray:
-        """The picture of a row, (H, W, channels) uint8."""
-        return self.held[row]
+        """The picture of a row, (h, w, channels) uint8."""
+        return self.pictures[row]
 
     def subset(self, rows: np.ndarray) -> "HeldPictures":
         """The pictures of some rows (M,), in their order."""
-        return HeldPictures(self.held[rows])
+        if isinstance(self.pictures, np.ndarray):
+            return HeldPictures(self.pictures[rows])
+        return HeldPictures([self.pictures[row] for row in rows])
 
 
 def digest(picture: np.ndarray) -> bytes:
@@ -69,24 +79,27 @@ def fit(picture: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, -1)
 
 
-def hold(split: Split, positions: np.ndarray, size: int | None) -> tuple[HeldPictures, np.ndarray]:
+def hold(
+    split: Split, positions: np.ndarray, size: int | None, several: bool = False
+) -> tuple[HeldPictures, np.ndarray]:
     """The pictures at some positions (M,) of a split, `size` pixels a side, and their digests (M, 16) uint8.
 
-    size: None takes them as they are, which must be one size. Raises DataError where they are not, where one
-    cannot be read, or where they do not fit in memory.
+    size: None takes them as they are. several: whether they may differ in size; they are not put into one
+    array then. Raises DataError where they differ and may not, where one cannot be read, or where they do not
+    fit in memory.
     """
-    with split.reading():
-        height, width, channels = split.read(int(positions[0])).shape
-    images = _room(len(positions), (size or height, size or width, channels))
+    images = [np.empty(0)] * len(positions) if several else _room(split, positions, size)
     digests = np.empty((len(positions), DIGEST_BYTES), dtype=np.uint8)
 
     def fill(part: np.ndarray) -> None:
         for i in part:
             picture = split.read(int(positions[i]))
             digests[i] = np.frombuffer(digest(picture), dtype=np.uint8)
-            if size is None and picture.shape != images.shape[1:]:
+            if size is not None:
+                picture = _fitted(picture, size, split.keys[positions[i]])
+            elif isinstance(images, np.ndarray) and picture.shape != images.shape[1:]:
                 raise DataError(_several_sizes(split, positions, int(i), picture, images))
-            images[i] = picture if size is None else _fitted(picture, size, split.keys[positions[i]])
+            images[i] = picture
 
     pieces = [np.arange(i, min(i + _PIECE, len(positions))) for i in range(0, len(positions), _PIECE)]
     with split.reading():
@@ -118,8 +131,11 @@ def _several_sizes(
     )
 
 
-def _room(count: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Memory for pictures (count, H, W, channels), uint8."""
+def _room(split: Split, positions: np.ndarray, size: int | None) -> np.ndarray:
+    """Memory for pictures (M, H, W, channels) uint8, `size` pixels a side, or as the first is."""
+    with split.reading():
+        height, width, channels = split.read(int(positions[0])).shape
+    count, shape = len(positions), (size or height, size or width, channels)
     try:
         return np.empty((count, *shape), dtype=np.uint8)
     except MemoryError as error:

@@ -309,6 +309,11 @@ def test_the_fingerprint_is_the_one_stored_with_caches_and_checkpoints():
 def test_the_fingerprint_of_dive_0_1_is_that_over_pixels_instead_of_digests():
     written = hashlib.sha256(NAMED + b"(3, 2, 2, 3)" + bytes(range(36)))
     assert samples().fingerprint_of(1) == written.hexdigest()
+    one_by_one = samples(pictures=HeldPictures(list(PIXELS)))
+    assert one_by_one.fingerprint_of(1) == written.hexdigest()
+    several = HeldPictures([PIXELS[0], PIXELS[1], PIXELS[2].reshape(1, 4, 3)])
+    assert samples(pictures=several).fingerprint == samples().fingerprint  # its digests are given
+    assert len(samples(pictures=several).fingerprint_of(1)) == 64
 
 
 def test_a_subset_has_the_samples_asked_for_in_their_order():

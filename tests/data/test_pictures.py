@@ -144,3 +144,24 @@ def test_a_subset_of_held_pictures_has_the_rows_asked_for():
     part = pictures.subset(np.array([3, 3, 0]))
     np.testing.assert_array_equal(part.held, pictures.held[[3, 3, 0]])
     assert (len(part), part.shape, part.channels) == (3, (8, 8), 3)
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_pictures_of_several_sizes_are_held_one_by_one_where_they_may_be(threads):
+    pictures = [noise(seed, 5 + seed % 7, 4 + seed % 9) for seed in range(200)]
+    chosen = np.random.default_rng(0).permutation(200)[:150]
+    held, digests = hold(split_of(pictures, threads), chosen, None, several=True)
+    assert (len(held), held.shape, held.held, held.channels) == (150, None, None, 3)
+    for row, position in enumerate(chosen):
+        np.testing.assert_array_equal(held.read(row), pictures[position])
+        assert bytes(digests[row]) == digests_by_hand([pictures[position]])[0].digest()[:16]
+    part = held.subset(np.array([3, 3, 0]))
+    assert (len(part), part.shape, part.held) == (3, None, None)
+    for row, of_whole in enumerate((3, 3, 0)):
+        np.testing.assert_array_equal(part.read(row), held.read(of_whole))
+
+
+def test_several_sizes_change_no_digest():
+    _, one_by_one = hold(split_of(SEVERAL), np.arange(len(SEVERAL)), None, several=True)
+    _, fitted = hold(split_of(SEVERAL), np.arange(len(SEVERAL)), 16)
+    np.testing.assert_array_equal(one_by_one, fitted)

@@ -7,7 +7,7 @@ from typing import Any
 from dive.progress import Progress
 from dive.version import __version__
 
-OTHERS = ("torch", "torchvision", "numpy", "h5py")
+OTHERS = ("torch", "torchvision", "numpy", "h5py", "pillow")
 _THAT_COMPUTE = ("torch", "torchvision")
 
 

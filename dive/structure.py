@@ -141,6 +141,29 @@ def list_of(check: Check) -> Check:
     return each
 
 
+def interval(low: float, high: float) -> Check:
+    """A list of two numbers from `low` to `high`, the smaller first."""
+    ends = numbers((low, high), (low, high))
+
+    def check(value: Any) -> str | None:
+        right = ends(value) is None and value[0] <= value[1]
+        return None if right else f"two numbers from {low:g} to {high:g}, the smaller first"
+
+    return check
+
+
+def numbers(*ranges: tuple[float, float]) -> Check:
+    """A list of as many numbers as there are ranges, each from the low to the high end of its own."""
+    wanted = ", ".join(f"{low:g} to {high:g}" for low, high in ranges)
+
+    def check(value: Any) -> str | None:
+        right = isinstance(value, list) and len(value) == len(ranges)
+        right = right and not any(number(*ends)(one) for one, ends in zip(value, ranges, strict=True))
+        return None if right else f"{len(ranges)} numbers ({wanted})"
+
+    return check
+
+
 def record_of(needed: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
     """A mapping that has no fault by `fault_of`."""
 

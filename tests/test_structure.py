@@ -13,6 +13,8 @@ NEEDED = {
     "how/kind": s.one_of("a", "b"),
     "done": s.truth,
     "rate": s.number(low=0),
+    "ends": s.interval(0.1, 1),
+    "each": s.numbers((0, 1), (-5, 5)),
 }
 RIGHT = {
     "name": "x",
@@ -21,6 +23,8 @@ RIGHT = {
     "how": {"kind": "a", "more": [None, "free"]},
     "done": False,
     "rate": 3,
+    "ends": [0.1, 1],
+    "each": [1, -5.0],
     "beside": {"it": [1.5, True]},
 }
 
@@ -47,6 +51,13 @@ def test_a_right_document_has_no_fault():
         ({"done": 1}, "its done is 1, not true or false"),
         ({"rate": -1}, "its rate is -1, not a number"),
         ({"rate": True}, "its rate is True, not a number"),
+        ({"ends": [0.5, 0.2]}, "its ends is [0.5, 0.2], not two numbers from 0.1 to 1, the smaller first"),
+        ({"ends": [0.5]}, "its ends is [0.5], not two numbers from 0.1 to 1, the smaller first"),
+        ({"ends": 0.5}, "its ends is 0.5, not two numbers from 0.1 to 1, the smaller first"),
+        ({"ends": [0, 1]}, "its ends is [0, 1], not two numbers from 0.1 to 1, the smaller first"),
+        ({"each": [1, 6]}, "its each is [1, 6], not 2 numbers (0 to 1, -5 to 5)"),
+        ({"each": [1]}, "its each is [1], not 2 numbers (0 to 1, -5 to 5)"),
+        ({"each": [True, 0]}, "its each is [True, 0], not 2 numbers (0 to 1, -5 to 5)"),
         ({"later": 3}, "its later is 3, not a text"),
         ({"beside": {"it": math.nan}}, "its beside/it is nan"),
         ({"beside": {"it": 2**63}}, "its beside/it is too large a number"),

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dive.errors import DataError
 from dive.feeds.feed import Batch, Feed, fits
-from dive.views.space import DeviceSpace, HostSpace, ViewSpace
+from dive.views.space import SEVERAL_SIZES, DeviceSpace, HostSpace, ViewSpace
 
 AHEAD = 4  # batches that each worker reads before they are needed
 
@@ -143,7 +143,7 @@ class StreamedImages:
         self._device, self._cuda = device, device.type == "cuda"
         sides = space.shape if self._space is None else pictures.shape
         if sides is None:
-            raise DataError("the pictures have several sizes; views.size brings them to one")
+            raise DataError(SEVERAL_SIZES)
         shape = (batch_size, *sides, pictures.channels)
         self._buffer = torch.zeros(shape, dtype=torch.uint8, device=device)
         self._plan = _Plan()

@@ -17,6 +17,10 @@ POWERS = (1e-6, 1.0)
 SEEDS = (0, 2**63 - 1)
 EPOCHS = (1, 1_000_000)
 DEEPEST = 1202  # layers of the deepest network of this family that was ever published
+LARGEST_SIDE = 1024  # pixels of a picture that is held, and of a view
+CROP_SCALES = (1e-4, 1.0)  # area of a crop, as a share of its picture's
+CROP_RATIOS = (0.01, 100.0)  # width of a crop, as a multiple of its height
+JITTER = ((0.0, 10.0), (0.0, 10.0), (0.0, 10.0), (0.0, 0.5))  # brightness, contrast, saturation, hue
 MOST_NAME_BYTES = 200  # a file name may have 255, and suffixes follow
 
 
@@ -30,6 +34,30 @@ def within(low: float, high: float) -> Check:
         if all(low <= number <= high for number in several):  # false of NaN
             return None
         return f"{wanted}, not {excerpt(value)}"
+
+    return check
+
+
+def interval(low: float, high: float) -> Check:
+    """A check that two numbers are the ends of an interval that lies in [low, high]."""
+    wanted = f"must be two numbers >= {low:g} and <= {high:g}, the smaller first"
+
+    def check(value: Any) -> str | None:
+        right = len(value) == 2 and low <= value[0] <= value[1] <= high
+        return None if right else f"{wanted}, not {excerpt(list(value))}"
+
+    return check
+
+
+def numbers(*ranges: tuple[float, float]) -> Check:
+    """A check that there are as many numbers as ranges, each of them within its own."""
+    wanted = ", ".join(f"{low:g} to {high:g}" for low, high in ranges)
+
+    def check(value: Any) -> str | None:
+        right = len(value) == len(ranges) and all(
+            low <= number <= high for number, (low, high) in zip(value, ranges, strict=True)
+        )
+        return None if right else f"must be {len(ranges)} numbers ({wanted}), not {excerpt(list(value))}"
 
     return check
 

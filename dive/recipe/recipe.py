@@ -24,6 +24,7 @@ def _kind(name: str) -> Any:
 
 _IMBALANCE = within(1.0, 1e9)
 _SEED = within(*bounds.SEEDS)
+_SIDE = within(8, bounds.LARGEST_SIDE)
 
 
 @dataclass(frozen=True)
@@ -117,18 +118,25 @@ class Digits(Data):
 class Views:
     """What every space of augmented views has in common.
 
-    colour: whether it needs pictures of three channels.
+    colour: whether it needs pictures of three channels. one_size: whether it needs pictures of one size, to
+    which `size` brings them; if not, `size` is the size of the views, and pictures keep their own.
     """
 
     colour: ClassVar[bool] = False
+    one_size: ClassVar[bool] = True
 
     kind: str
     size: int | None
     seed: int
 
+    @property
+    def picture_size(self) -> int | None:
+        """The side in pixels that pictures are brought to, None for as they are."""
+        return self.size if self.one_size else None
+
     def keys(self) -> dict[str, Any]:
         """The keys that say what a view is; not the size pictures are brought to, nor the seed of draws."""
-        common = ("kind", "size", "seed")
+        common = ("kind", "size", "seed") if self.one_size else ("kind", "seed")
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in common}
 
 
@@ -143,7 +151,7 @@ class CropFlip(Views):
     kind: str = _kind("crop_flip")
     pad: int = _key(4, within(0, 64))
     flip: bool = _key(True)
-    size: int | None = _key(None, within(8, 1024))
+    size: int | None = _key(None, _SIDE)
     seed: int = _key(0, _SEED)
 
 
@@ -156,7 +164,27 @@ class AutoAugment(Views):
     kind: str = _kind("autoaugment")
     pad: int = _key(4, within(0, 64))
     flip: bool = _key(True)
-    size: int | None = _key(None, within(8, 1024))
+    size: int | None = _key(None, _SIDE)
+    seed: int = _key(0, _SEED)
+
+
+@dataclass(frozen=True)
+class ResizedCrop(Views):
+    """For photographs: crop at random, resize to `size` pixels a side, perhaps flip, change colours.
+
+    `scale` bounds the area of a crop as a share of the picture's, `ratio` its width as a multiple of its
+    height. `jitter` is the strength of brightness, contrast, saturation and hue; 0 leaves one out. Pictures
+    may have any size. `seed` draws the views that a cache stores.
+    """
+
+    one_size: ClassVar[bool] = False
+
+    kind: str = _kind("resized_crop")
+    size: int = _key(224, _SIDE)
+    scale: tuple[float, ...] = _key((0.08, 1.0), bounds.interval(*bounds.CROP_SCALES))
+    ratio: tuple[float, ...] = _key((3 / 4, 4 / 3), bounds.interval(*bounds.CROP_RATIOS))
+    flip: bool = _key(True)
+    jitter: tuple[float, ...] = _key((0.4, 0.4, 0.4, 0.0), bounds.numbers(*bounds.JITTER))
     seed: int = _key(0, _SEED)
 
 
@@ -167,7 +195,7 @@ class Input:
     They are resized to `size` pixels a side; null takes them as they are.
     """
 
-    size: int | None = _key(None, within(8, 1024))
+    size: int | None = _key(None, _SIDE)
     mean: tuple[float, ...] = _key((0.4914, 0.4822, 0.4465), within(0, 1))
     std: tuple[float, ...] = _key((0.2023, 0.1994, 0.2010), within(1e-6, 1e6))
 
@@ -264,6 +292,6 @@ class Recipe:
 # The parts that come in kinds: what each kind is called, the default first.
 KINDS: dict[str, dict[str, type]] = {
     "data": {"cifar100": Cifar100, "cifar10": Cifar10, "folder": Folder, "list": Listed, "digits": Digits},
-    "views": {"crop_flip": CropFlip, "autoaugment": AutoAugment},
+    "views": {"crop_flip": CropFlip, "autoaugment": AutoAugment, "resized_crop": ResizedCrop},
     "optimizer": {"sgd": Sgd},
 }

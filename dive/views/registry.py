@@ -5,23 +5,30 @@ from importlib import import_module
 from typing import Any
 
 from dive import structure as s
-from dive.views.space import ViewSpace
+from dive.errors import DataError
+from dive.recipe.bounds import LARGEST_SIDE
+from dive.views.space import SEVERAL_SIZES, ViewSpace
 
-# Each is called with (height, width) of the pictures and the kind's own keys.
+# Each is called with (height, width) of the pictures, None where they differ, and the kind's own keys.
 SPACES = {
     "crop_flip": "dive.views.crop_flip:CropFlip",
     "autoaugment": "dive.views.autoaugment:AutoAugmentCutout",
+    "resized_crop": "dive.views.resized_crop:ResizedCrop",
 }
-LARGEST_SIDE = 1024  # pixels of a picture, as `views.size` allows
 
 
-def view_space(kind: str, image: tuple[int, int], **keys: Any) -> ViewSpace:
+def view_space(kind: str, image: tuple[int, int] | None, **keys: Any) -> ViewSpace:
     """The view space of a kind for pictures of (H, W), with the keys of that kind.
+
+    image: None for pictures of several sizes; raises DataError where the kind needs one.
 
     >>> view_space("crop_flip", (32, 32), pad=4, flip=True).size
     162
     """
-    space: ViewSpace = _class(kind)(image, **keys)
+    of_kind = _class(kind)
+    if image is None and of_kind.made == "device":
+        raise DataError(SEVERAL_SIZES)
+    space: ViewSpace = of_kind(image, **keys)
     return space
 
 
@@ -40,6 +47,10 @@ def described_space(description: Mapping[str, Any]) -> ViewSpace:
     if fault := s.fault_of(description, keys):
         raise ValueError(fault)
     space: ViewSpace = of_kind(tuple(description["image"]), **{key: description[key] for key in keys})
+    if list(space.shape) != description["image"]:
+        raise ValueError(
+            f"its image is {description['image']}, not {list(space.shape)}, the size of its views"
+        )
     return space
 
 

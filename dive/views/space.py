@@ -14,6 +14,7 @@ import torch
 from dive.errors import CacheError
 from dive.recipe.documents import differences
 
+SEVERAL_SIZES = "the pictures have several sizes; views.size brings them to one"
 UNBOUNDED = 2**62  # ids are drawn below this where a space has no size
 
 
@@ -33,7 +34,7 @@ class ViewSpace(Protocol):
         """What makes two view spaces the same, as plain values, whatever the device.
 
         `version` is an integer that is raised when the pixels of any view change; a space made of tables
-        that are not dive's own adds their hash.
+        or by operations that are not dive's own adds a hash of those or of what they make.
         """
 
     @property
@@ -65,7 +66,7 @@ class HostSpace(ViewSpace, Protocol):
 def require_same(space: ViewSpace, described: dict[str, Any], where: str) -> None:
     """Raise CacheError, naming what differs, unless `described` describes the space; where: what it is of."""
     here = space.describe()
-    own = {"version", "crop_version", "tables_hash"}  # what no recipe sets
+    own = {"version", "crop_version", "tables_hash", "pixels_hash"}  # what no recipe sets
     keys = (described.keys() | here.keys()) - own
     before, after = ({key: one[key] for key in keys if key in one} for one in (described, here))
     if different := differences(before, after, "views."):
@@ -75,7 +76,7 @@ def require_same(space: ViewSpace, described: dict[str, Any], where: str) -> Non
         )
     if different := differences(described, here, "views."):
         raise CacheError(
-            f"{where} holds views that this version of dive or torchvision makes of other pixels "
+            f"{where} holds views that this version of dive, torchvision or Pillow makes of other pixels "
             f"({'; '.join(different)}); export again, or use the versions it was made with"
         )
 

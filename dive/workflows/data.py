@@ -7,6 +7,7 @@ from typing import Any
 from dive.data.images import LabelledImages
 from dive.data.longtail import Dataset, Samples, long_tailed, untouched_test
 from dive.data.sources.registry import open_source
+from dive.data.sources.source import Source
 from dive.progress import Progress
 from dive.recipe.reading import load
 from dive.recipe.recipe import Recipe
@@ -19,28 +20,32 @@ def load_dataset(recipe: Recipe, progress: Progress) -> Dataset:
     Raises DataError where they are missing, incomplete or corrupt.
     """
     source = open_source(recipe.data.kind, **recipe.data.place())
-    data = recipe.data
-    train = long_tailed(source, data.imbalance, data.seed, recipe.views.size)
-    _announce(train, recipe, progress)
-    return Dataset(train, untouched_test(source, recipe.views.size))
+    return Dataset(_training(source, recipe, progress), _test(source, recipe))
 
 
 def load_training(recipe: Recipe, progress: Progress) -> Samples:
     """The recipe's long-tailed training samples alone; raises DataError as `load_dataset` does."""
-    data = recipe.data
-    source = open_source(data.kind, **data.place())
-    train = long_tailed(source, data.imbalance, data.seed, recipe.views.size)
-    _announce(train, recipe, progress)
-    return train
+    return _training(open_source(recipe.data.kind, **recipe.data.place()), recipe, progress)
 
 
 def load_test(recipe: Recipe) -> Samples:
     """The recipe's test samples alone; raises DataError as `load_dataset` does."""
-    return untouched_test(open_source(recipe.data.kind, **recipe.data.place()), recipe.views.size)
+    return _test(open_source(recipe.data.kind, **recipe.data.place()), recipe)
+
+
+def _training(source: Source, recipe: Recipe, progress: Progress) -> Samples:
+    data, views = recipe.data, recipe.views
+    train = long_tailed(source, data.imbalance, data.seed, views.picture_size, not views.one_size)
+    _announce(train, recipe, progress)
+    return train
+
+
+def _test(source: Source, recipe: Recipe) -> Samples:
+    return untouched_test(source, recipe.views.picture_size, not recipe.views.one_size)
 
 
 def _announce(train: Samples, recipe: Recipe, progress: Progress) -> None:
-    if (size := recipe.views.size) is not None:
+    if (size := recipe.views.picture_size) is not None:
         progress.warn(
             f"every picture is resized and centre-cropped to {size}×{size} pixels; "
             "views.size sets another size"

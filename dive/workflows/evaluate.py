@@ -60,15 +60,15 @@ def evaluate(
     recipe = recipe or recorded_recipe(paths[0], (), None)
     target = choose_device(device)
     loaded = [(path, *checkpoint.load_model(path)) for path in paths]
-    tests: dict[int | None, Samples] = {}
+    tests: dict[tuple[int | None, bool], Samples] = {}
     prepared: dict[str, Images] = {}
     evaluated = []
     with progress.bar("eval", len(loaded)) as bar:
         for path, network, document in loaded:
             views = build(document["recipe"], where=str(path)).views
-            if views.size not in tests:
-                tests[views.size] = load_test(replace(recipe, views=replace(recipe.views, size=views.size)))
-            test = tests[views.size]
+            if (pictures := (views.picture_size, views.one_size)) not in tests:
+                tests[pictures] = load_test(replace(recipe, views=views))
+            test = tests[pictures]
             _check_classes(path, document["classes"], test.classes)
             _check_channels(path, document["architecture"]["channels"], test.pictures.channels)
             space = view_space(views.kind, test.pictures.shape, **views.keys()).clean

@@ -175,7 +175,7 @@ def _identity(
         "recipe": recipe.name,
         "data": recipe.data.identity(),
         "data_fingerprint": train.fingerprint,
-        "picture_size": recipe.views.size,
+        "picture_size": recipe.views.picture_size,
         "view_space": space.describe(),
         "views": options.views,
         "view_seed": recipe.views.seed,

@@ -85,11 +85,6 @@ def sample(
             f"{teacher} is not the teacher of {cache.path}: weights hash {document['weights_hash'][:12]}, "
             f"the cache's {wanted[:12]}"
         )
-    train = load_training(_recipe_of(cache, data, document["recipe"]), progress)
-    rows_here = _rows_here(cache, train)
-    chosen = np.random.default_rng(seed).choice(cache.shape[0] * cache.shape[1], count, replace=False)
-    rows, columns = chosen // cache.shape[1], chosen % cache.shape[1]
-    target = choose_device(device)
     try:
         views = described_space(of_cache["view_space"])
     except ValueError as error:
@@ -98,6 +93,11 @@ def sample(
         ) from error
     require_same(views, of_cache["view_space"], str(cache.path))
     require_ids(views, cache.views, str(cache.path))
+    train = load_training(_recipe_of(cache, data, document["recipe"]), progress)
+    rows_here = _rows_here(cache, train)
+    chosen = np.random.default_rng(seed).choice(cache.shape[0] * cache.shape[1], count, replace=False)
+    rows, columns = chosen // cache.shape[1], chosen % cache.shape[1]
+    target = choose_device(device)
     network = network.on(target).eval()
     recorded = cache.facts["precision"]
     runtime = Runtime(target, "fp32" if recorded not in precisions(target) else recorded)
@@ -125,12 +125,16 @@ def sample(
 def _recipe_of(cache: LogitCache, root: str | None, of_teacher: dict[str, Any]) -> "Recipe":
     """A recipe that draws the pictures a cache is of. root: where they are, None where the teacher's were."""
     from dive.recipe.reading import build
+    from dive.recipe.recipe import KINDS
 
     root = root or of_teacher["data"].get("root")
+    described = cache.identity["view_space"]
+    kind = KINDS["views"][described["kind"]]()
+    views = {key: described[key] for key in ("kind", *kind.keys())}
     parts = {
         "name": cache.identity["recipe"],
         "data": of_teacher["data"] | cache.identity["data"] | ({} if root is None else {"root": root}),
-        "views": of_teacher["views"] | {"size": cache.identity["picture_size"]},
+        "views": ({"size": cache.identity["picture_size"]} if kind.one_size else {}) | views,
     }
     return build(of_teacher | parts, where=str(cache.path))
 

@@ -15,6 +15,7 @@ from dive.feeds.feed import Batch
 from dive.feeds.images import Images
 from dive.models.network import Architecture
 from dive.recipe import recipe
+from dive.recipe.documents import plain
 from dive.views.crop_flip import CropFlip
 from dive.views.draw import FreeViews, StoredViews
 from dive.views.registry import SPACES, described_space, view_space
@@ -158,7 +159,9 @@ def test_another_description_is_refused_by_what_differs():
     with pytest.raises(CacheError, match=r"a\.h5 holds another recipe's views \(views\.pad: 3, now 4\)"):
         require_same(space, CropFlip((32, 32), 3, True).describe(), "a.h5")
     older = space.describe() | {"version": 0}
-    with pytest.raises(CacheError, match=r"this dive or torchvision makes .* \(views\.version: 0, now 1\)"):
+    with pytest.raises(
+        CacheError, match=r"this dive, torchvision or Pillow makes .* \(views\.version: 0, now 1\)"
+    ):
         require_same(space, older, "a.h5")
     del older["version"]
     with pytest.raises(CacheError, match=r"views\.version: None, now 1"):
@@ -269,6 +272,9 @@ SPACES_OF_DIVE = [
     view_space("autoaugment", (30, 28), pad=2, flip=False),
     view_space("autoaugment", (8, 8), pad=4, flip=True),
 ]
+# The settings of each kind that has pictures of 32×32 pixels for views.
+SETTINGS = {kind: cls().keys() for kind, cls in recipe.KINDS["views"].items()}
+SETTINGS["resized_crop"]["size"] = 32
 
 
 @pytest.mark.parametrize("space", SPACES_OF_DIVE)
@@ -314,13 +320,40 @@ WRONG = {
     ],
     "pad": [None, -1, 65, 4.0, "4", True, [4], 10**30],
     "flip": [None, 1, 0, "true", []],
+    "size": [None, 0, 1025, 32.0, "32", True, [32], 31],
+    "scale": [
+        None,
+        0.5,
+        [],
+        [0.5],
+        [0.2, 0.1],
+        [0.0, 1.0],
+        [0.1, 1.1],
+        [0.1, "1"],
+        [0.1, True],
+        [0.1, 0.2, 0.3],
+    ],
+    "ratio": [None, 1.0, [], [1.0], [2.0, 1.0], [0.001, 1.0], [1.0, 101.0], [None, 1.0], [1.0, 1.0, 1.0]],
+    "jitter": [
+        None,
+        0.4,
+        [],
+        [0.4] * 3,
+        [0.4] * 5,
+        [-0.1, 0, 0, 0],
+        [0, 0, 0, 0.6],
+        [0, 11, 0, 0],
+        ["0"] * 4,
+    ],
 }
+KINDS_AND_KEYS = [
+    (kind, key) for kind in SPACES for key in WRONG if key in ("kind", "image", *SETTINGS[kind])
+]
 
 
-@pytest.mark.parametrize("kind", list(SPACES))
-@pytest.mark.parametrize("key", list(WRONG))
+@pytest.mark.parametrize(("kind", "key"), KINDS_AND_KEYS)
 def test_a_description_that_no_space_gives_is_refused_saying_what_is_wrong(kind, key):
-    whole = view_space(kind, (32, 32), pad=4, flip=True).describe()
+    whole = view_space(kind, (32, 32), **SETTINGS[kind]).describe()
     missing = {name: value for name, value in whole.items() if name != key}
     for described in (missing, *(whole | {key: value} for value in WRONG[key])):
         with pytest.raises(ValueError, match=key):
@@ -346,16 +379,21 @@ def test_no_description_raises_anything_else(described):
     except ValueError as error:
         assert str(error)
     else:
-        assert space.describe().items() >= {key: described[key] for key in WRONG}.items()
+        assert (
+            space.describe().items()
+            >= {key: described[key] for key in WRONG.keys() & described.keys()}.items()
+        )
 
 
 def test_every_kind_of_views_that_a_recipe_may_name_is_a_space_with_its_keys():
     assert list(recipe.KINDS["views"]) == list(SPACES)
     for kind, cls in recipe.KINDS["views"].items():
-        keys = cls().keys()
+        keys = SETTINGS[kind]
+        assert keys.keys() == cls().keys().keys()
         space = view_space(kind, (32, 32), **keys)
         assert space.made in ("device", "host") and space.shape == (32, 32)
-        assert space.describe()["kind"] == kind and space.describe().items() >= keys.items()
+        assert space.describe()["kind"] == kind and space.describe().items() >= plain(keys).items()
+        assert cls.one_size == (space.made == "device")
         assert set(type(space).KEYS) == set(keys)
         assert type(space.describe()["version"]) is int
 

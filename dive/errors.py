@@ -41,6 +41,10 @@ class DataError(DiveError):
     """A data set is missing, incomplete or corrupt."""
 
 
+class ModelError(DiveError):
+    """There is no such network, it cannot be built or take its views, or weights do not fit it."""
+
+
 class CheckpointError(DiveError):
     """A checkpoint is missing, corrupt or of another model or data set."""
 

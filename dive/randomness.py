@@ -20,6 +20,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 ORDER = 1
 VIEW = 2
 STORED_VIEWS = 3
+NETWORK = 4
 
 
 def hash64(*words: int | np.ndarray) -> np.ndarray:
@@ -69,6 +70,11 @@ def epoch_order(seed: int, epoch: int, hashes: np.ndarray) -> np.ndarray:
 def epoch_choice(seed: int, epoch: int, hashes: np.ndarray, choices: int) -> np.ndarray:
     """One of `choices` for each sample in epoch `epoch`, evenly, shape (N,), int64."""
     return (hash64(seed, VIEW, epoch, hashes) % np.uint64(choices)).astype(np.int64)
+
+
+def network_seed(seed: int, epoch: int, step: int) -> int:
+    """What seeds the draws within a network (dropout) in a step of an epoch, 63 bits."""
+    return int(hash64(seed, NETWORK, epoch, step)[0] >> np.uint64(1))
 
 
 def stored_choice(seed: int, hashes: np.ndarray, size: int | None, k: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from dive.version import __version__
 
 OTHERS = ("torch", "torchvision", "numpy", "h5py", "pillow")
 _THAT_COMPUTE = ("torch", "torchvision")
+_SOURCE = "sha256:"  # what the version of a source file begins with
 
 
 def versions() -> dict[str, str]:
@@ -16,13 +17,19 @@ def versions() -> dict[str, str]:
     return {"dive": __version__, **{name: importlib.metadata.version(name) for name in OTHERS}}
 
 
-def warn_if_others(made_with: Mapping[str, Any], what: str, progress: Progress) -> None:
+def warn_if_others(
+    made_with: Mapping[str, Any], what: str, progress: Progress, more: Mapping[str, str] | None = None
+) -> None:
     """Warn in one line where `what` was made with another torch or torchvision than there is here.
 
-    The build (what follows a +) does not count: the same release is packed in several.
+    The build (what follows a +) does not count: the same release is packed in several. more: what else its
+    network depends on, as it is here: versions by package, and `sha256:` of a source file.
     """
-    here = versions()
-    pairs = [(name, str(made_with.get(name)), here[name]) for name in _THAT_COMPUTE]
+    more = more or {}
+    sources = {name: now for name, now in more.items() if now.startswith(_SOURCE)}
+    here = versions() | {name: now for name, now in more.items() if name not in sources}
+    compared = (*_THAT_COMPUTE, *(name for name in more if name not in sources))
+    pairs = [(name, str(made_with.get(name)), here[name]) for name in compared]
     different = [
         f"{name} {before}, here {now}"
         for name, before, now in pairs
@@ -30,3 +37,10 @@ def warn_if_others(made_with: Mapping[str, Any], what: str, progress: Progress) 
     ]
     if different:
         progress.warn(f"{what} was made with {'; '.join(different)}: numbers may differ by rounding")
+    for name, now in sources.items():
+        if (before := str(made_with.get(name))) != now:
+            progress.warn(
+                f"{what} was made with another source of {name} (SHA-256 "
+                f"{before.removeprefix(_SOURCE)[:12]}, here {now.removeprefix(_SOURCE)[:12]}): its network "
+                "may compute something else"
+            )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     options.assignments,
     options.data,
     options.device,
+    options.own,
     options.as_json,
     options.quiet,
 )
@@ -34,6 +35,7 @@ def command(
     assignments: tuple[str, ...],
     data: str | None,
     device: str,
+    own: tuple[str, ...],
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -41,7 +43,8 @@ def command(
 
     In fp32, on the whole test set. Several seeds of one run are summed up as mean ± standard
     deviation. Without an argument: the recipe's teacher and student. The test set is the recipe's
-    of --config, or the one the first checkpoint was trained with.
+    of --config, or the one the first checkpoint was trained with. A checkpoint of a network of your
+    own is opened where --model, or the recipe of --config, names that network.
     """
     from dive.workflows.evaluate import across_seeds, evaluate, recorded_recipe
 
@@ -50,7 +53,8 @@ def command(
         recipe = recorded_recipe(checkpoints[0], assignments, data)
     else:
         recipe = options.read_recipe(config, assignments, data__root=data)
-    evaluated = evaluate(checkpoints or _of_recipe(recipe, progress), recipe, device, progress)
+        own = (*own, recipe.model.name)
+    evaluated = evaluate(checkpoints or _of_recipe(recipe, progress), recipe, device, progress, own)
     seeds = across_seeds(evaluated)
     if as_json:
         options.print_json(_document(evaluated, seeds))

@@ -68,6 +68,7 @@ def _lines(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("view space", _listed(first("identity/view_space"), ("kind", "pad", "flip"))),
         ("stored views", first("identity/views")),
         ("model", _listed(document.get("architecture"), ("name", "parameters"))),
+        ("initial weights", document.get("initial_weights")),
         ("weights hash", document.get("weights_hash")),
         ("teacher", _teacher(teacher, first("identity/teacher/weights_hash"))),
         ("cache hash", document.get("cache_hash")),

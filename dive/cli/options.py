@@ -130,6 +130,13 @@ precision = click.option(
     help="Precision (tf32: CUDA alone); auto is the fastest that agrees with fp32.",
 )
 seed = click.option("--seed", type=SEED, metavar="N", help="Seed of initialisation, sample order and views.")
+own = click.option(
+    "--model",
+    "own",
+    multiple=True,
+    metavar="MODULE:CALLABLE",
+    help="A network of your own that a checkpoint may be of; repeatable.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 quiet = click.option("--quiet", is_flag=True, help="No progress, warnings only.")
 force = click.option("--force", is_flag=True, help="Start over and replace a finished result.")

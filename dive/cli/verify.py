@@ -17,13 +17,14 @@ from dive.cli import options
     help="Run the teacher again on N random (sample, view) pairs.",
 )
 @click.option("--teacher", type=options.FILE, help="With --sample: the teacher's checkpoint.")
-@options.apply(options.data, options.device, options.seed, options.as_json, options.quiet)
+@options.apply(options.data, options.device, options.own, options.seed, options.as_json, options.quiet)
 def command(
     cache: Path,
     sample: int | None,
     teacher: Path | None,
     data: str | None,
     device: str,
+    own: tuple[str, ...],
     seed: int | None,
     as_json: bool,
     quiet: bool,
@@ -50,7 +51,9 @@ def command(
     }
     if sample is not None and teacher is not None:
         count = min(sample, verified.shape[0] * verified.shape[1])
-        document["sampled"] = vars(run_again(verified, teacher, count, seed or 0, data, device, progress))
+        document["sampled"] = vars(
+            run_again(verified, teacher, count, seed or 0, data, device, progress, own)
+        )
     if as_json:
         options.print_json(document)
     else:

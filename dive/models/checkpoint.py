@@ -5,22 +5,24 @@ of everything before the comment, which is verified before the file is unpickled
 not check the CRCs in its zip), and it is loaded with `weights_only=True`.
 """
 
+import contextlib
 import hashlib
 import io
 import os
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from dive import structure as s
-from dive.errors import CheckpointError
+from dive.errors import CheckpointError, ModelError
 from dive.files import open_regular, replacing, sha256
 from dive.models.network import Architecture, Network
-from dive.models.registry import build_model
+from dive.models.registry import build_model, family_of
 from dive.outputs import Kind
 from dive.printable import excerpt
 from dive.recipe import records
@@ -146,37 +148,68 @@ def _fault_of_finished(document: dict[str, Any]) -> str:
     return fault
 
 
-def load_model(path: Path) -> tuple[Network, dict[str, Any]]:
-    """The finished model at `path` with its document; raises CheckpointError if it is not one."""
+def load_model(path: Path, own: Collection[str] = ()) -> tuple[Network, dict[str, Any]]:
+    """The finished model at `path` with its document; raises CheckpointError if it is not one.
+
+    own: networks of the user's own (`package.module:callable`) that may be imported. A file that names
+    another is refused: whoever wrote it would choose which code runs here.
+    """
     document = load_finished(path)
     architecture = Architecture.of(document["architecture"])
     try:
-        _require_weights_of(architecture, document["model"])
-        if len(document["classes"]) != architecture.classes:
-            raise ValueError("other classes than it lists")
+        _require_named(architecture.name, own, path)
+        _require_weights_of(architecture, document)
         network = architecture.build()
         network.body.load_state_dict(document["model"])
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, ModelError) as error:
+        why = f": {error}" if isinstance(error, ModelError) else ""
         raise CheckpointError(
-            f"{path} does not hold the weights of a {architecture.name[:60]} of {architecture.classes} "
-            f"classes and {architecture.channels} channels as this version of dive builds it"
+            f"{path} does not hold the weights of a {excerpt(architecture.name)[1:-1]} of "
+            f"{architecture.classes} classes and {architecture.channels} channels as this version of dive "
+            f"builds it{why}"
         ) from error
     if weights_hash(document["model"]) != document["weights_hash"]:
         raise CheckpointError(f"{path} contradicts itself: its weights hash is of other weights")
     return network, document
 
 
-def _require_weights_of(architecture: Architecture, state: dict[str, torch.Tensor]) -> None:
+def _require_named(name: str, own: Collection[str], path: Path) -> None:
+    """Raise CheckpointError where opening a network would run code that the file alone names."""
+    if family_of(name).runs_named_code and name not in own:
+        raise CheckpointError(
+            f"{path} is of a network that is not dive's own: it would import and call {excerpt(name)}; "
+            "if that is a network of yours, name it yourself, with --model or as model.name of the recipe"
+        )
+
+
+def _require_weights_of(architecture: Architecture, document: Mapping[str, Any]) -> None:
     """Raise ValueError unless the weights are an architecture's, before memory is taken for it."""
-    if int(architecture.name.removeprefix("resnet")) > len(state):
-        raise ValueError("fewer weights than layers")
     given = (len(architecture.mean), len(architecture.std))
     if given != (architecture.channels, architecture.channels):
         raise ValueError("a normalisation of other channels")
-    with torch.device("meta"):
+    if len(document["classes"]) != architecture.classes:
+        raise ValueError("other classes than it lists")
+    # What a network of the user's own does while it is built is not known; it need not bear being unfilled.
+    own = family_of(architecture.name).runs_named_code
+    with contextlib.nullcontext() if own else _Unfilled():
         body = build_model(architecture.name, architecture.classes, architecture.channels)
-    if not same_tensors(state, body.state_dict()):
+    if not same_tensors(document["model"], body.state_dict()):
         raise ValueError("weights of other shapes")
+
+
+class _Unfilled(TorchFunctionMode):
+    """Within it, tensors that are made to be filled later, as a layer's weights are, take no memory.
+
+    torch.device("meta") would do so with every tensor; some networks compute their shapes by small ones.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
 
 
 def same_tensors(found: Mapping[Any, Any], wanted: Mapping[Any, torch.Tensor]) -> bool:

@@ -1,5 +1,6 @@
 """A network with its input: uint8 views go in, logits come out."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,7 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dive.errors import ModelError
 from dive.models.registry import build_model
+from dive.printable import printable, shortened
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,10 @@ class Network(nn.Module):
         self.register_buffer("_scale", (1 / scale)[:, None, None], persistent=False)
         self.register_buffer("_shift", shift[:, None, None], persistent=False)
 
+    def sees(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """The (H, W) that the body looks at, of views of (H, W)."""
+        return shape if self.size is None else (self.size, self.size)
+
     def on(self, device: torch.device) -> "Network":
         """It on a device, in the memory layout that convolutions are fastest in."""
         return self.to(device).to(memory_format=torch.channels_last)
@@ -87,3 +94,53 @@ class Network(nn.Module):
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         """Logits (B, C) of views (B, channels, H, W) uint8."""
         return self.body(self.normalised(views))
+
+    def blank(self, channels: int, shape: tuple[int, int], count: int = 2) -> torch.Tensor:
+        """Black views (count, channels, H, W) uint8 where the network is, to try it on."""
+        return torch.zeros(count, channels, *shape, dtype=torch.uint8, device=self._scale.device)
+
+
+def require_trainable(
+    network: Network, architecture: Architecture, shape: tuple[int, int], smallest: int = 2
+) -> None:
+    """Raise ModelError unless the network gives logits of views of (H, W) in training, and can be saved.
+
+    smallest: views in the smallest batch; batch norm may not take one alone. A copy makes one pass over two black
+    views, or one; the network and the random state stay as they were.
+    """
+    name = architecture.name
+    if fault := _fault_of_state(network.body):
+        raise ModelError(f"{name} {fault}")
+    views = network.blank(architecture.channels, shape, min(2, smallest))
+    seen = "×".join(map(str, network.sees(shape)))
+    devices = [views.device] if views.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        try:
+            logits = copy.deepcopy(network).train()(views)
+        except Exception as error:  # of any network, which may do anything
+            said = shortened(printable(" ".join(f"{type(error).__name__}: {error}".split())), 200)
+            advice = "model.input.size sets the size that it sees, views.size that of the pictures"
+            if len(views) == 1:
+                advice = "the last batch of an epoch has one: change schedule.batch_size"
+            raise ModelError(
+                f"{name} does not take {len(views)} view{'s' * (len(views) > 1)} of "
+                f"{architecture.channels}×{seen} ({said}); {advice}"
+            ) from error
+    wanted = (len(views), architecture.classes)
+    if not isinstance(logits, torch.Tensor):
+        raise ModelError(f"{name} must give logits, a tensor {wanted}, not a {type(logits).__name__}")
+    if tuple(logits.shape) != wanted or not logits.is_floating_point():
+        told = f"{tuple(logits.shape)} of {logits.dtype}"
+        raise ModelError(f"{name} must give logits {wanted} for {wanted[0]} views, not {told}")
+
+
+def _fault_of_state(body: nn.Module) -> str:
+    """Why a checkpoint could not hold a network; an empty text where it can."""
+    if not any(parameter.requires_grad for parameter in body.parameters()):
+        return "has nothing to train: no parameter requires a gradient"
+    for tensor_name, value in body.state_dict().items():
+        if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_quantized:
+            return f"cannot be saved: {tensor_name} in its state dict is no dense tensor"
+        if nn.parameter.is_lazy(value):
+            return f"has a lazy parameter, {tensor_name}: give it its size"
+    return ""

@@ -21,6 +21,10 @@ LARGEST_SIDE = 1024  # pixels of a picture that is held, and of a view
 CROP_SCALES = (1e-4, 1.0)  # area of a crop, as a share of its picture's
 CROP_RATIOS = (0.01, 100.0)  # width of a crop, as a multiple of its height
 JITTER = ((0.0, 10.0), (0.0, 10.0), (0.0, 10.0), (0.0, 0.5))  # brightness, contrast, saturation, hue
+LONGEST_NETWORK = 200  # characters of a network's name
+OWN_NETWORK = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_LIBRARY_NETWORK = re.compile(r"[a-z]\w*/\w[\w.-]*", re.ASCII)
+_TORCHVISION_RESNETS = tuple(f"resnet{depth}" for depth in (18, 34, 101))  # 50 and 152 are 6n+2
 MOST_NAME_BYTES = 200  # a file name may have 255, and suffixes follow
 
 
@@ -68,14 +72,23 @@ def one_of(*choices: str) -> Check:
     return lambda value: None if value in choices else f"{wanted}, not {excerpt(value)}"
 
 
-def resnet(value: str) -> str | None:
-    """A check that a text names a network that can be built."""
+def resnet_depth(value: str) -> int | None:
+    """N of `resnetN` where there is a network for small images of that depth."""
     depth = re.fullmatch(r"resnet([1-9][0-9]{0,3})", value)
     if depth and 8 <= int(depth[1]) <= DEEPEST and int(depth[1]) % 6 == 2:
+        return int(depth[1])
+    return None
+
+
+def network(value: str) -> str | None:
+    """A check that a text has the form of a network's name; whether there is one shows where it is built."""
+    named = _LIBRARY_NETWORK.fullmatch(value) or OWN_NETWORK.fullmatch(value)
+    if resnet_depth(value) is not None or (named and len(value) <= LONGEST_NETWORK):
         return None
+    meant = f"; did you mean torchvision/{value}?" if value in _TORCHVISION_RESNETS else ""
     return (
-        f"must be resnetN with N = 6n+2, at most {DEEPEST} (resnet8, resnet20, resnet32, …), "
-        f"not {excerpt(value)}"
+        f"must be resnetN with N = 6n+2, at most {DEEPEST} (resnet8, resnet20, resnet32, …), a library's "
+        f"(torchvision/resnet50, timm/…) or your own (package.module:callable), not {excerpt(value)}{meant}"
     )
 
 

@@ -20,6 +20,12 @@ def _values_per_channel(key: str) -> "Callable[[Recipe], str | None]":
     return check
 
 
+def _head(recipe: "Recipe") -> str | None:
+    if recipe.model.head is None or recipe.model.weights is not None:
+        return None
+    return "model.head says what becomes of the head of model.weights; without those it must be null"
+
+
 def _colour(recipe: "Recipe") -> str | None:
     if not recipe.views.colour or recipe.data.channels == 3:
         return None
@@ -99,6 +105,7 @@ _LENGTHS = ("schedule.epochs", "schedule.iterations")
 CONTRADICTIONS: "tuple[tuple[tuple[str, ...], Callable[[Recipe], str | None]], ...]" = (
     (("model.input.mean", "data.kind"), _values_per_channel("mean")),
     (("model.input.std", "data.kind"), _values_per_channel("std")),
+    (("model.head", "model.weights"), _head),
     (_LENGTHS, _null_beside("epochs")),
     (("schedule.iterations", "schedule.warmup_iterations"), _null_beside("warmup_iterations")),
     (("schedule.iterations", "schedule.warmup_epochs"), _null_beside("warmup_epochs")),

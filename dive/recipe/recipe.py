@@ -202,9 +202,16 @@ class Input:
 
 @dataclass(frozen=True)
 class Model:
-    """The network and its input."""
+    """The network, the weights it begins with, and its input.
 
-    name: str = _key("resnet32", bounds.resnet)
+    `weights` is a file, or a name that the network's library knows; null draws them by `seed`. `head` says
+    what becomes of their last linear layer: `new` (null is the same) replaces it by a new one for the data's
+    classes, `keep` keeps it.
+    """
+
+    name: str = _key("resnet32", bounds.network)
+    weights: str | None = _key(None, bounds.path)
+    head: str | None = _key(None, one_of("new", "keep"))
     input: Input = field(default_factory=Input)
 
 

@@ -97,6 +97,7 @@ _OF_SOME: dict[str, s.Check] = {  # a record of an earlier version lacks these
     "cache/view_seed": s.whole(),
     "cache/dtype": s.text,
     "fixed_view": s.truth,
+    "initial_weights": s.text,
     "group_confusion": s.record_of(dict.fromkeys(SHOTS, s.record_of(dict.fromkeys(SHOTS, s.whole())))),
 }
 
@@ -179,6 +180,7 @@ def _run_of(record: Mapping[str, Any]) -> str:
     for key in ("seed", "precision"):  # of the precision the record says what it was
         del recipe[key]
     recipe["data"].pop("root", None)
+    del recipe["model"]["weights"]  # where they lie; what they are is among the facts
     common["recipe"] = recipe
     if "teacher" in common:
         teacher = {key: value for key, value in common["teacher"].items() if key not in ("seed", "accuracy")}

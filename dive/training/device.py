@@ -17,6 +17,7 @@ import torch
 
 from dive.errors import DiveError
 from dive.models.batch_counts import BatchCounts
+from dive.training.draws import network_draws
 
 # How far a precision may lie from fp32 on one batch, as a share of the norm. bf16 keeps 8 significant
 # bits, TF32 11; a sound kernel through some thirty layers stays well below, a wrong one is off by the
@@ -226,7 +227,8 @@ def _trial(
         return logits.detach()
 
     timed = _seconds_on_cuda if runtime.device.type == "cuda" else _seconds_on_cpu
-    logits = work().float()
+    with network_draws(runtime.device, 0, 0, 0):  # the same masks in every precision
+        logits = work().float()
     gradient = None
     if loss is not None:
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])

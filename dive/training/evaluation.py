@@ -86,7 +86,7 @@ class Evaluator:
     def predict(self, network: Network) -> np.ndarray:
         """The class of the largest logit of each test image, (N,) int64; in fp32, eval mode."""
         space = self.images.space
-        plan = clean_plan(len(self.images), space.clean_id, batch_size(space.shape, self.device))
+        plan = clean_plan(len(self.images), space.clean_id, batch_size(space.shape, self.device, network))
         was_training = network.training
         network.eval()
         runtime = Runtime(self.device, "fp32")

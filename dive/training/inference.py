@@ -14,10 +14,13 @@ from dive.training.device import Runtime
 PIXELS = {"cpu": 256 * 32 * 32, "cuda": 2048 * 32 * 32}  # of the views in one forward pass
 
 
-def batch_size(shape: tuple[int, int], device: torch.device) -> int:
-    """Views of (H, W) in one forward pass: fewer where they are larger, at most as many as of 32×32."""
-    height, width = shape
-    return max(1, PIXELS[device.type] // max(height * width, 32 * 32))
+def batch_size(shape: tuple[int, int], device: torch.device, network: Network | None = None) -> int:
+    """Views of (H, W) in one forward pass: fewer where they are larger, at most as many as of 32×32.
+
+    network: that sees them, perhaps larger than they are.
+    """
+    pixels = max(height * width for height, width in (shape, network.sees(shape) if network else shape))
+    return max(1, PIXELS[device.type] // max(pixels, 32 * 32))
 
 
 def clean_plan(count: int, clean_id: int, size: int) -> Iterator[Batch]:

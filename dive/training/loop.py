@@ -19,14 +19,17 @@ import torch
 
 from dive.errors import OutputError, TrainingError
 from dive.models.network import Network
+from dive.models.registry import network_versions
 from dive.progress import Bar, Progress
 from dive.randomness import epoch_order
 from dive.training.device import Runtime
+from dive.training.draws import network_draws
 from dive.training.evaluation import Accuracy, Evaluator
 from dive.training.saved_state import EpochRecord, Journal, SavedState
 from dive.training.schedule import learning_rate
 from dive.training.spec import RunSpec
 from dive.training.step import Inputs, Step
+from dive.versions import versions
 
 SAVING_SHARE = 0.02  # at most this share of the time goes into resumable state
 
@@ -123,7 +126,8 @@ class Run:
 
     def advance(self) -> None:
         """Enqueue the next step of the epoch."""
-        with self.on_stream():
+        drawn = network_draws(self.runtime.device, self.spec.seed, self.epoch, self._step.done)
+        with self.on_stream(), drawn:
             self._step.advance()
 
     def status(self, step: int) -> str:
@@ -201,6 +205,7 @@ class Run:
             epochs=self.epochs,
             precision=self.runtime.precision,
             threads=self.runtime.threads,
+            versions=versions() | network_versions(self.spec.architecture.name),
         )
 
 

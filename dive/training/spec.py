@@ -11,6 +11,7 @@ from dive.feeds.images import Images
 from dive.feeds.logits import CachedLogits
 from dive.method.objectives import Objective
 from dive.models.network import Architecture
+from dive.models.weights import InitialWeights
 from dive.recipe.recipe import Schedule, Sgd
 from dive.training.schedule import epochs_of, steps_per_epoch
 
@@ -28,7 +29,8 @@ class RunSpec:
 
     kind: `teacher` or `student`. out: the checkpoint to write. seed: of initialisation, sample order and
     views. precision: `auto` or one by name. labels: (N,) int64 on the device. hashes: (N,) uint64, the
-    samples' random identities. teacher: the cached logits that the objective takes, None where it takes none.
+    samples' random identities. initial: the weights that the network begins with, None for those that its
+    seed draws. teacher: the cached logits that the objective takes, None where it takes none.
     recipe: the whole of it in plain values, for the record. identity: plain values that must be equal for a
     stopped run to be resumed. facts: what its record tells besides. reads: files that it reads and must not
     replace.
@@ -50,6 +52,7 @@ class RunSpec:
     identity: dict[str, Any]
     facts: dict[str, Any]
     teacher: CachedLogits | None = None
+    initial: InitialWeights | None = None
     reads: tuple[Path, ...] = ()
 
     @property

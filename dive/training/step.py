@@ -130,6 +130,11 @@ class Step:
             for name, buffer in own.items():
                 buffer.copy_(saved[name])
 
+    @property
+    def done(self) -> int:
+        """Steps done in this epoch."""
+        return self._at
+
     def begin(self, plan: np.ndarray, rates: list[float]) -> None:
         """Begin an epoch. plan: (3, N) samples in their order, view ids, cache columns; rates: (steps,)."""
         self.take_plan(plan, rates)

@@ -44,13 +44,18 @@ def recorded_recipe(path: Path, assignments: tuple[str, ...], data: str | None) 
 
 
 def evaluate(
-    paths: Sequence[Path], recipe: Recipe | None = None, device: str = "auto", progress: Progress = SILENT
+    paths: Sequence[Path],
+    recipe: Recipe | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+    own: Sequence[str] = (),
 ) -> list[Result]:
     """Evaluate each checkpoint on the recipe's test set; shots by the checkpoint's own class counts.
 
     recipe: that of the first checkpoint if it is not given. Each sees the pictures at the size that its own
-    recipe brings them to. Raises CheckpointError where a checkpoint is corrupt, of other classes or of
-    pictures of other channels.
+    recipe brings them to. own: networks of your own (`package.module:callable`) that may be imported where a
+    checkpoint is of them; the recipe's is not taken for one. Raises CheckpointError where a checkpoint is
+    corrupt, of other classes or of pictures of other channels.
 
     >>> import dive
     >>> (teacher,) = dive.evaluate([Path("checkpoints/digits_lt_bbn/teacher.pt")])
@@ -59,7 +64,7 @@ def evaluate(
     """
     recipe = recipe or recorded_recipe(paths[0], (), None)
     target = choose_device(device)
-    loaded = [(path, *checkpoint.load_model(path)) for path in paths]
+    loaded = [(path, *checkpoint.load_model(path, own)) for path in paths]
     tests: dict[tuple[int | None, bool], Samples] = {}
     prepared: dict[str, Images] = {}
     evaluated = []

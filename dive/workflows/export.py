@@ -19,6 +19,7 @@ from dive.errors import CheckpointError, OutputError
 from dive.feeds.images import Images
 from dive.models import checkpoint
 from dive.models.network import Network
+from dive.models.registry import network_versions
 from dive.progress import SILENT, Progress, duration
 from dive.recipe.documents import differences, plain
 from dive.recipe.recipe import Recipe
@@ -87,11 +88,12 @@ class _Wanted(ExportOptions):
 def _export(recipe: Recipe, options: _Wanted, progress: Progress) -> Exported:
     _refuse_finished(options)
     device = choose_device(options.device)
-    network, document = checkpoint.load_model(options.teacher)
+    network, document = checkpoint.load_model(options.teacher, [recipe.model.name])
     _check_architecture(options.teacher, document, recipe)
     train = load_training(recipe, progress)
     _check_draw(options.teacher, document, train)
-    warn_if_others(document["versions"], str(options.teacher), progress)
+    of_network = network_versions(recipe.model.name)
+    warn_if_others(document["versions"], str(options.teacher), progress, of_network)
     space = view_space(recipe.views.kind, train.pictures.shape, **recipe.views.keys())
     choice = default_views(space) if options.views is None else options.views
     choice = canonical_views(choice, space)
@@ -199,7 +201,7 @@ def _runtime(
     progress: Progress,
 ) -> tuple[Runtime, dict[str, Any]]:
     """The precision of the export, and the facts its cache records: an earlier part's, or new."""
-    wanted = recipe.precision
+    wanted, of_network = recipe.precision, network_versions(recipe.model.name)
     steady = {"clean_id": images.space.clean_id, "teacher": teacher_facts(document)}
     if (facts := unfinished(options.out, identity)) is not None:
         _require_same_facts(part_path(options.out), facts, steady)
@@ -213,9 +215,9 @@ def _runtime(
                 f"{part_path(options.out)} is an unfinished export in tf32: {NO_TF32} on "
                 f"{device_name(device)}; resume it on such a device, or --force to start over"
             )
-        warn_if_others(facts["versions"], str(part_path(options.out)), progress)
+        warn_if_others(facts["versions"], str(part_path(options.out)), progress, of_network)
         return Runtime(device, facts["precision"], "as the stopped export"), facts
-    size = batch_size(images.space.shape, device)
+    size = batch_size(images.space.shape, device, network)
     first = next(clean_plan(min(size, len(images)), images.space.clean_id, size))
     feed = images.feed(size)
     feed.begin([first])
@@ -223,7 +225,7 @@ def _runtime(
     places = (torch.from_numpy(index).to(device) for index in (first.rows, first.ids, first.columns))
     runtime = choose_precision(wanted, device, network, feed.batch(*places))
     progress.note(f"precision {runtime.precision}: {runtime.reason}")
-    return runtime, {"precision": runtime.precision, **steady, "versions": versions()}
+    return runtime, {"precision": runtime.precision, **steady, "versions": versions() | of_network}
 
 
 def _require_same_facts(part: Path, facts: dict[str, Any], steady: dict[str, Any]) -> None:

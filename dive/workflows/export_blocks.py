@@ -35,7 +35,7 @@ def write_missing(
     done = writer.blocks - len(missing)
     if done:
         progress.note(f"resuming: {done} of {writer.blocks} blocks are written already")
-    size = batch_size(images.space.shape, runtime.device)
+    size = batch_size(images.space.shape, runtime.device, network)
     plan = (batch for block in missing for batch in _batches(writer.rows(block), views, size))
     logits = outputs(network, images, plan, runtime)
     with ThreadPoolExecutor(1) as pool, progress.bar("export", writer.blocks, done) as bar:

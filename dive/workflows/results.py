@@ -10,6 +10,8 @@ from dive.data.longtail import FINGERPRINT_VERSION, Samples
 from dive.errors import SeveralErrors, TrainingError
 from dive.models import checkpoint
 from dive.models.network import Architecture
+from dive.models.registry import network_versions
+from dive.models.weights import InitialWeights, initial_weights
 from dive.recipe.recipe import Recipe
 from dive.recipe.records import FORMAT, VERSION
 from dive.training.device import Runtime, device_name
@@ -33,6 +35,7 @@ class TrainOptions:
 
 
 DEFAULT = TrainOptions()
+INITIAL = "initial_weights"  # the fact that says what a network began with
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,29 @@ def architecture_of(recipe: Recipe, samples: Samples) -> Architecture:
     return Architecture(recipe.model.name, classes, channels, given.mean, given.std, given.size)
 
 
+def initial_of(recipe: Recipe) -> InitialWeights | None:
+    """The weights that a recipe's network begins with, None where its seed draws them.
+
+    Raises ModelError where there are none of that name or path.
+    """
+    given = recipe.model
+    if given.weights is None:
+        return None
+    return initial_weights(given.name, given.weights, given.head or "new")
+
+
+def initial_facts(initial: InitialWeights | None) -> dict[str, Any]:
+    """What a record tells of the weights that a network began with; nothing where its seed drew them."""
+    return {} if initial is None else {INITIAL: initial.fact}
+
+
 def identity_of(recipe: Recipe, kind: str, fingerprint: str, facts: dict[str, Any]) -> dict[str, Any]:
     """What must be equal for a run to be resumed: the recipe, the images, and the run's facts.
 
-    Where the data lie does not matter, what they are does; the precision is the state's.
+    Where the data and initial weights lie does not matter, what they are does; the precision is the state's.
     """
     document = recipe.as_dict() | {"data": recipe.data.identity()}
-    del document["precision"]
+    del document["precision"], document["model"]["weights"]
     return {"kind": kind, "recipe": document, "data_fingerprint": fingerprint, **facts}
 
 
@@ -107,5 +126,5 @@ def record_of(
         "device": device_name(runtime.device, runtime.threads),
         "precision": runtime.precision,
         "threads": runtime.threads,
-        "versions": versions(),
+        "versions": versions() | network_versions(spec.architecture.name),
     }

@@ -15,12 +15,12 @@ import torch
 
 from dive import files, outputs
 from dive.data.longtail import Dataset
-from dive.errors import OutputError, TrainingError
+from dive.errors import ModelError, OutputError, TrainingError
 from dive.feeds.feed import Batch
 from dive.feeds.images import Images
 from dive.models import checkpoint
-from dive.models.network import Network
-from dive.models.registry import parameter_count
+from dive.models.network import Network, require_trainable
+from dive.models.registry import family_of, network_versions, parameter_count
 from dive.progress import Progress, duration
 from dive.randomness import epoch_order
 from dive.recipe.documents import differences
@@ -34,7 +34,7 @@ from dive.training.spec import RunSpec
 from dive.training.step import Inputs, inputs_of
 from dive.versions import warn_if_others
 from dive.views.registry import view_space
-from dive.workflows.results import Result, Trained, TrainOptions, identity_of, record_of
+from dive.workflows.results import INITIAL, Result, Trained, TrainOptions, identity_of, record_of
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class _Runs:
         record = checkpoint.load_finished(spec.out)
         del record["model"]
         own = build(record["recipe"], where=str(spec.out))
-        facts = {key: record.get(key) for key in spec.facts}
+        facts = {key: record.get(key) for key in {*spec.facts, INITIAL}}
         before = identity_of(own, record["kind"], record["data_fingerprint"], facts)
         fingerprint = self._prepared.dataset.train.fingerprint_of(record["fingerprint_version"])
         wanted = {key: value for key, value in spec.identity.items() if key != "view_space"}
@@ -149,7 +149,7 @@ class _Runs:
         return results, failures
 
     def _begin(self, spec: RunSpec, state: SavedState | None) -> Run:
-        network = spec.architecture.build(spec.seed).on(self._device)
+        network = new_network(spec, self._device, state is not None, self._progress)
         inputs = inputs_of(spec)
         runtime = self._choose_runtime(spec, network, inputs, state)
         self._progress.note(
@@ -185,6 +185,23 @@ class _Runs:
         journal.discard()
         self._progress.note(f"{spec.out}: trained in {duration(record['seconds'])}")
         return Result(spec.out, record, accuracy)
+
+
+def new_network(spec: RunSpec, device: torch.device, resumed: bool, progress: Progress) -> Network:
+    """The network of a run on its device, with the weights it begins with, unless a state holds later ones.
+
+    Raises ModelError where it cannot be built, or is not to be trained on such views.
+    """
+    network, shape = spec.architecture.build(spec.seed).on(device), spec.images.space.shape
+    name = spec.architecture.name
+    if refusal := family_of(name).refusal(name, max(network.sees(shape))):
+        raise ModelError(refusal)
+    last = len(spec.hashes) - spec.schedule.batch_size * (spec.steps_per_epoch - 1)
+    require_trainable(network, spec.architecture, shape, last)
+    if spec.initial is not None and not resumed:
+        views = network.normalised(network.blank(spec.architecture.channels, shape))
+        progress.note(spec.initial.put_into(network.body, views))
+    return network
 
 
 def accuracy_of(record: dict[str, Any]) -> Accuracy:
@@ -230,7 +247,7 @@ def _runtime_of(state: SavedState, spec: RunSpec, device: torch.device, progress
     if device.type == "cpu" and state.threads != threads:
         threads = state.threads
         progress.note(f"resuming with the {threads} threads of the stopped run")
-    warn_if_others(state.versions, f"{path}", progress)
+    warn_if_others(state.versions, f"{path}", progress, network_versions(spec.architecture.name))
     done = len(state.history)
     progress.note(f"resuming after epoch {done} of {state.epochs} in {state.precision} ({path})")
     return Runtime(device, state.precision, "as the stopped run", threads)

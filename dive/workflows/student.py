@@ -13,6 +13,7 @@ from dive.feeds.logits import CachedLogits
 from dive.method.advice import recommend
 from dive.method.objectives import DiVELoss
 from dive.method.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine
+from dive.models.registry import require_known
 from dive.progress import SILENT, Progress
 from dive.recipe.documents import differences
 from dive.recipe.recipe import Recipe
@@ -25,7 +26,16 @@ from dive.views.registry import view_space
 from dive.views.space import ViewSpace, require_ids, require_same
 from dive.workflows.data import load_dataset
 from dive.workflows.places import cache_of, checkpoint_of
-from dive.workflows.results import DEFAULT, Result, Trained, TrainOptions, architecture_of, identity_of
+from dive.workflows.results import (
+    DEFAULT,
+    Result,
+    Trained,
+    TrainOptions,
+    architecture_of,
+    identity_of,
+    initial_facts,
+    initial_of,
+)
 from dive.workflows.run import Prepared, prepare, run
 
 
@@ -83,6 +93,7 @@ def train_students(
     outs = grid_paths(out, recipes)
     if len(recipes) == 1:
         Journal(out).refuse_finished(training.force, [path])
+    require_known(recipes[0].model.name)
     device = choose_device(training.device)
     cache = LogitCache(path)
     cache.require_origin()
@@ -244,7 +255,7 @@ def _spec(
     views: FreeViews | StoredViews,
     options: StudentOptions,
 ) -> RunSpec:
-    train_set, d = prepared.dataset.train, recipe.distillation
+    train_set, d, initial = prepared.dataset.train, recipe.distillation, initial_of(recipe)
     facts = {
         "loss": DiVELoss.name,
         "cache_hash": cache.hash,
@@ -252,6 +263,7 @@ def _spec(
         "teacher": cache.facts["teacher"],
         "free_views": options.free_views,
         "fixed_view": options.fixed_view,
+        **initial_facts(initial),
     }
     identity = identity_of(recipe, "student", train_set.fingerprint, facts)
     return RunSpec(
@@ -271,5 +283,6 @@ def _spec(
         identity=identity | {"view_space": prepared.images.space.describe()},
         facts=facts,
         teacher=teacher,
+        initial=initial,
         reads=(cache.path,),
     )

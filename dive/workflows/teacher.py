@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dive.method.objectives import OF_LABELS
+from dive.models.registry import require_known
 from dive.progress import SILENT, Progress
 from dive.recipe.recipe import Recipe
 from dive.training.device import choose_device
@@ -11,7 +12,15 @@ from dive.training.spec import RunSpec
 from dive.views.draw import FreeViews
 from dive.workflows.data import load_dataset
 from dive.workflows.places import checkpoint_of
-from dive.workflows.results import DEFAULT, Result, TrainOptions, architecture_of, identity_of
+from dive.workflows.results import (
+    DEFAULT,
+    Result,
+    TrainOptions,
+    architecture_of,
+    identity_of,
+    initial_facts,
+    initial_of,
+)
 from dive.workflows.run import Prepared, prepare, run
 
 
@@ -35,6 +44,7 @@ def train_teacher(
     """
     out = out or checkpoint_of(recipe, "teacher")
     Journal(out).refuse_finished(options.force)
+    require_known(recipe.model.name)
     device = choose_device(options.device)
     prepared = prepare(recipe, load_dataset(recipe, progress), device)
     trained = run([_spec(recipe, out, prepared)], prepared, options, progress)
@@ -44,7 +54,8 @@ def train_teacher(
 
 def _spec(recipe: Recipe, out: Path, prepared: Prepared) -> RunSpec:
     train_set, space = prepared.dataset.train, prepared.images.space
-    facts = {"loss": recipe.teacher.loss}
+    initial = initial_of(recipe)
+    facts = {"loss": recipe.teacher.loss} | initial_facts(initial)
     identity = identity_of(recipe, "teacher", train_set.fingerprint, facts)
     return RunSpec(
         kind="teacher",
@@ -62,4 +73,5 @@ def _spec(recipe: Recipe, out: Path, prepared: Prepared) -> RunSpec:
         recipe=recipe.as_dict(),
         identity=identity | {"view_space": space.describe()},
         facts=facts,
+        initial=initial,
     )

@@ -1,5 +1,6 @@
 """Verifying a cache: that it is intact, that its rows belong to its samples, and that the teacher agrees."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,11 +59,19 @@ def verify(path: Path, progress: Progress) -> LogitCache:
 
 
 def sample(
-    cache: LogitCache, teacher: Path, count: int, seed: int, data: str | None, device: str, progress: Progress
+    cache: LogitCache,
+    teacher: Path,
+    count: int,
+    seed: int,
+    data: str | None,
+    device: str,
+    progress: Progress,
+    own: Sequence[str] = (),
 ) -> Sampled:
     """Run the teacher again on `count` random (sample, view) pairs and compare with the cache.
 
-    data: where the images are; None where the teacher's were. Raises CheckpointError where the teacher is
+    data: where the images are; None where the teacher's were. own: networks of the user's own that may be
+    imported. Raises CheckpointError where the teacher is
     not the one the cache is of, CacheError where the images are others, or a logit differs by more than
     rounding explains.
     """
@@ -78,7 +87,7 @@ def sample(
 
     cache.require_origin()
     of_cache = cache.identity
-    network, document = checkpoint.load_model(teacher)
+    network, document = checkpoint.load_model(teacher, own)
     wanted = of_cache["teacher"]["weights_hash"]
     if document["weights_hash"] != wanted:
         raise CheckpointError(
@@ -102,7 +111,7 @@ def sample(
     recorded = cache.facts["precision"]
     runtime = Runtime(target, "fp32" if recorded not in precisions(target) else recorded)
     drawn = Batch(rows_here[rows], cache.views[rows, columns].astype(np.int64), columns)
-    plan = list(drawn.split(batch_size(views.shape, target)))
+    plan = list(drawn.split(batch_size(views.shape, target, network)))
     images = Images(train.pictures, views, target)
     live = np.concatenate([logits.cpu().numpy() for logits in outputs(network, images, plan, runtime)])
     stored = cache.logits(rows, columns)

@@ -60,6 +60,8 @@ def test_the_defaults_are_the_papers_experiment():
         "views": {"kind": "crop_flip", "pad": 4, "flip": True, "size": None, "seed": 0},
         "model": {
             "name": "resnet32",
+            "weights": None,
+            "head": None,
             "input": {"size": None, "mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]},
         },
         "optimizer": {"kind": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0002},

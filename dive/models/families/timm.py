@@ -1,0 +1,62 @@
+"""`timm/<name>`: the networks of timm, which is an extra."""
+
+import importlib
+import importlib.metadata
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dive.errors import ModelError
+from dive.models.families.library import Library
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PRETRAINED = "pretrained"
+
+
+def _timm() -> Any:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise ModelError(
+            f"timm/… needs timm, which cannot be imported ({error}); pip install 'dive-longtail[timm]'"
+        ) from error
+    return timm
+
+
+class Timm(Library):
+    """What `timm.list_models` lists; a name may say which weights too (`timm/resnet50.a1_in1k`)."""
+
+    prefix = "timm/"
+
+    def names(self) -> list[str]:
+        """All, without the tags of their weights."""
+        return [self.prefix + name for name in _timm().list_models()]
+
+    def has(self, name: str) -> bool:
+        """Whether timm has the architecture, and the weights' tag if there is one."""
+        timm, inner = _timm(), self.inner(name)
+        return timm.is_model(inner) and (inner in timm.list_models() or inner in timm.list_pretrained())
+
+    def build(self, name: str, classes: int, channels: int) -> "nn.Module":
+        """timm's network, initialised as timm does."""
+        return _timm().create_model(self.inner(name), num_classes=classes, in_chans=channels)
+
+    def versions(self, name: str) -> dict[str, str]:
+        """timm's."""
+        try:
+            return {"timm": importlib.metadata.version("timm")}
+        except importlib.metadata.PackageNotFoundError:
+            return {}
+
+    def weights(self, name: str) -> list[str]:
+        """`pretrained`, where timm has any."""
+        return [PRETRAINED] if _timm().get_pretrained_cfg(self.inner(name)) is not None else []
+
+    def canonical(self, name: str, weights: str) -> str:
+        """The tag of the weights, as `a1_in1k`; `pretrained` where they have none."""
+        return _timm().get_pretrained_cfg(self.inner(name)).tag or weights
+
+    def pretrained(self, name: str, weights: str, channels: int) -> "Mapping[str, Tensor]":
+        """As timm downloads and adapts them, to other channels too, into the cache of `huggingface_hub`."""
+        return _timm().create_model(self.inner(name), pretrained=True, in_chans=channels).state_dict()

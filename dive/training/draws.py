@@ -1,0 +1,28 @@
+"""What a network draws while it trains, as dropout and stochastic depth do: seeded anew for each step."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from dive.randomness import network_seed
+
+
+@contextlib.contextmanager
+def network_draws(device: torch.device, seed: int, epoch: int, step: int) -> Iterator[None]:
+    """Within it, torch's generators draw what is a function of (seed, epoch, step) alone.
+
+    So a resumed run draws what it would have drawn, and a run beside others what it draws alone. The
+    generators are afterwards as they were. On CUDA a graph that is replayed within it draws so too.
+    """
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index])
+    before = [generator.get_state() for generator in generators]
+    for generator in generators:
+        generator.manual_seed(network_seed(seed, epoch, step))
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)

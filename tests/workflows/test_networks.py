@@ -1,0 +1,193 @@
+"""Networks of other families from the command line: the whole chain on a small folder of pictures."""
+
+import json
+from pathlib import Path
+
+import chain
+import folders
+import own_networks
+import pytest
+import torch
+from PIL import Image
+
+import dive
+from dive.models import checkpoint
+from dive.training import loop
+
+ONE = ("--epochs", 1, "--device", "cpu", "--precision", "fp32", "--quiet")
+
+
+@pytest.fixture
+def recipe() -> Path:
+    own_networks.write()
+    return folders.write_recipe(Path("insects.yaml"), folders.write_images(Path("images")))
+
+
+def chained(recipe: Path, name: str, *more: object) -> list[dict]:
+    """Teacher, cache, student and evaluation; returns what eval tells of both."""
+    told = ("--config", recipe, "--set", f"model.name={name}", *more)
+    chain.succeed("teacher", *told, *ONE)
+    chain.succeed("export-logits", *told, *ONE[2:])
+    chain.succeed("student", *told, *ONE)
+    found = chain.succeed("eval", *told, "--device", "cpu", "--json", "--quiet").document["checkpoints"]
+    assert [one["kind"] for one in found] == ["teacher", "student"]
+    for one in found:
+        record = json.loads(Path(one["path"]).with_suffix(".json").read_text())
+        assert record["architecture"]["name"] == name and record["accuracy"] == one["accuracy"]
+    sampled = (
+        "--sample",
+        10,
+        "--teacher",
+        "checkpoints/insects/teacher.pt",
+        "--model",
+        name,
+        "--device",
+        "cpu",
+    )
+    verified = chain.succeed("verify", "cache/insects.h5", *sampled, "--json", "--quiet").document
+    assert verified["sampled"]["agreement"] == 1
+    return found
+
+
+def test_a_network_of_ones_own_goes_through_the_whole_chain(recipe):
+    found = chained(recipe, "tiny:build")
+    paths = [one["path"] for one in found]
+    record = json.loads(Path(paths[0]).with_suffix(".json").read_text())
+    assert record["versions"]["tiny:build"].startswith("sha256:") and "initial_weights" not in record
+    complaint = chain.dive("eval", *paths, "--quiet").complaint
+    assert "it would import and call 'tiny:build'" in complaint
+    again = chain.succeed("eval", *paths, "--model", "tiny:build", "--json", "--quiet").document
+    assert [one["accuracy"] for one in again["checkpoints"]] == [one["accuracy"] for one in found]
+    network = dive.load_model(paths[0], own="tiny:build")
+    assert network(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)).shape == (2, 3)
+
+
+def test_torchvisions_networks_go_through_the_whole_chain(recipe):
+    chained(
+        recipe,
+        "torchvision/shufflenet_v2_x0_5",
+        "--set",
+        "model.input.size=32",
+        "--set",
+        "optimizer.lr=0.001",
+    )
+
+
+@pytest.fixture
+def pretrained(recipe) -> Path:
+    """A teacher of the same pictures, whose weights others begin with."""
+    given = ("--config", recipe, "--seed", 5, "--out", "given.pt")
+    chain.succeed("teacher", *given, *ONE)
+    return Path("given.pt")
+
+
+def test_weights_of_a_checkpoint_are_where_training_begins_and_are_recorded(recipe, pretrained, monkeypatch):
+    begun = {}
+    real = loop.Run.begin_epoch
+
+    def first(run: loop.Run) -> None:
+        begun.update({name: tensor.clone() for name, tensor in run.network.body.state_dict().items()})
+        real(run)
+
+    monkeypatch.setattr(loop.Run, "begin_epoch", first)
+    given = checkpoint.load(pretrained)["model"]
+    told = ("--config", recipe, "--set", f"model.weights={pretrained}")
+    outcome = chain.succeed("teacher", *told, *ONE[:-1], "--out", "new.pt")
+    assert "begins with given.pt; its last linear layer, linear, is new: 64 features to 3" in outcome.err
+    other = {name for name in given if not torch.equal(begun[name], given[name])}
+    assert other == {"linear.weight", "linear.bias"}
+    chain.succeed("teacher", *told, "--set", "model.head=keep", *ONE, "--out", "kept.pt")
+    assert all(torch.equal(begun[name], given[name]) for name in given)
+    record = json.loads(Path("new.json").read_text())
+    assert record["initial_weights"].startswith("sha256:") and record["recipe"]["model"]["head"] is None
+    assert "initial weights" in chain.succeed("inspect", "new.pt").out
+
+
+def test_a_stopped_run_is_of_its_initial_weights_wherever_they_lie(recipe, pretrained, monkeypatch):
+    monkeypatch.setattr(loop, "SAVING_SHARE", 1e9)
+    told = ("--config", recipe, "--device", "cpu", "--precision", "fp32", "--quiet")
+    with_weights = (*told, "--set", "model.weights=given.pt")
+    chain.succeed("teacher", *with_weights, "--out", "whole.pt")
+    with chain.stopped_at(5):
+        assert chain.dive("teacher", *with_weights, "--out", "run.pt").code == 130
+    assert Path("run.state").exists()
+    complaint = chain.dive("teacher", *told, "--out", "run.pt").complaint
+    assert "initial_weights: sha256:" in complaint and "now None" in complaint
+    pretrained.rename("moved.pt")
+    moved = (*told, "--set", "model.weights=moved.pt")
+    chain.succeed("teacher", *moved, "--out", "run.pt")
+    hashes = [json.loads(Path(name).read_text())["weights_hash"] for name in ("whole.json", "run.json")]
+    assert hashes[0] == hashes[1]
+
+
+def test_a_finished_student_of_a_grid_is_not_taken_for_one_of_other_weights(recipe, pretrained):
+    chain.succeed("export-logits", "--config", recipe, "--teacher", pretrained, *ONE[2:])
+    grid = ("--config", recipe, *ONE, "--seed", 0, 1)
+    chain.succeed("student", *grid)
+    assert "is finished already" in chain.dive("student", *(w for w in grid if w != "--quiet")).err
+    complaint = chain.dive("student", *grid, "--set", "model.weights=given.pt").complaint
+    assert "is of another recipe (initial_weights: None, now sha256:" in complaint
+
+
+def test_dropout_draws_by_seed_and_a_resumed_run_goes_on_as_it_would_have(recipe, monkeypatch):
+    monkeypatch.setattr(loop, "SAVING_SHARE", 1e9)
+    told = ("--config", recipe, "--set", "model.name=tiny:build", "--device", "cpu", "--quiet")
+    told = (*told, "--precision", "fp32")
+
+    def weights(name: str, *more: object) -> str:
+        chain.succeed("teacher", *told, *more, "--out", f"{name}.pt")
+        return json.loads(Path(f"{name}.json").read_text())["weights_hash"]
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = weights("first")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert weights("second") == first != weights("third", "--seed", 1)
+    with chain.stopped_at(5):
+        assert chain.dive("teacher", *told, "--out", "run.pt").code == 130
+    torch.manual_seed(3)
+    assert weights("run") == first
+
+
+def test_a_changed_source_is_warned_of_where_a_run_is_resumed(recipe, monkeypatch):
+    monkeypatch.setattr(loop, "SAVING_SHARE", 1e9)
+    told = ("--config", recipe, "--set", "model.name=tiny:build", "--device", "cpu", "--precision", "fp32")
+    told = (*told, "--out", "run.pt")
+    with chain.stopped_at(5):
+        assert chain.dive("teacher", *told).code == 130
+    own_networks.write(source=own_networks.SOURCE + "# another line\n")
+    outcome = chain.succeed("teacher", *told)
+    assert "warning: run.state was made with another source of tiny:build (SHA-256 " in outcome.err
+    outcome = chain.succeed("export-logits", *told[:-2], "--teacher", "run.pt", "--out", "a.h5")
+    assert "another source" not in outcome.err
+
+
+def test_small_networks_are_refused_for_large_pictures(recipe):
+    for path in Path("images").rglob("*.png"):
+        Image.open(path).resize((80, 80)).save(path)
+    told = ("teacher", "--config", recipe, *ONE, "--set")
+    complaint = chain.dive(*told, "views.size=80").complaint
+    assert "at most 64 pixels a side, these have 80; did you mean torchvision/resnet50?" in complaint
+    assert not Path("checkpoints/insects/teacher.pt").exists()
+    chain.succeed(*told, "views.size=80", "--set", "model.input.size=16", "--out", "smaller.pt")
+    chain.succeed(*told, "views.size=64", "--out", "fits.pt")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said", "code"),
+    [
+        ("model.name=torchvision/resnet51", "did you mean torchvision/resnet50", 1),
+        ("model.name=resnet18", "did you mean torchvision/resnet18?", 2),
+        ("model.name=torchvision/vit_b_16", "Wrong image height", 1),
+        ("model.name=tiny:pair", "must give logits", 1),
+        ("model.weights=nothing.pth", "model.weights nothing.pth of resnet8 is no file", 1),
+        ("model.head=keep", "model.head says what becomes of the head of model.weights", 2),
+    ],
+)
+def test_a_network_that_cannot_be_had_is_refused_in_one_line_and_nothing_is_written(
+    recipe, assignment, said, code
+):
+    outcome = chain.dive("teacher", "--config", recipe, *ONE, "--set", assignment)
+    assert said in outcome.complaint and outcome.code == code
+    assert not Path("checkpoints/insects/teacher.pt").exists()

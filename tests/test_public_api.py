@@ -92,7 +92,14 @@ def test_the_tune_step_of_a_program_imports_no_torch(digits_folder: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "module", ["dive.models.network", "dive.views.registry", "dive.data.sources.registry"]
+    "module",
+    [
+        "dive.models.network",
+        "dive.models.registry",
+        "dive.models.head",
+        "dive.views.registry",
+        "dive.data.sources.registry",
+    ],
 )
 def test_the_examples_within_the_house_run(module: str) -> None:
     found = doctest.testmod(importlib.import_module(module))

@@ -5,7 +5,6 @@ of everything before the comment, which is verified before the file is unpickled
 not check the CRCs in its zip), and it is loaded with `weights_only=True`.
 """
 
-import contextlib
 import hashlib
 import io
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from dive import structure as s
@@ -189,19 +189,29 @@ def _require_weights_of(architecture: Architecture, document: Mapping[str, Any])
         raise ValueError("a normalisation of other channels")
     if len(document["classes"]) != architecture.classes:
         raise ValueError("other classes than it lists")
-    # What a network of the user's own does while it is built is not known; it need not bear being unfilled.
-    own = family_of(architecture.name).runs_named_code
-    with contextlib.nullcontext() if own else _Unfilled():
-        body = build_model(architecture.name, architecture.classes, architecture.channels)
+    body = _without_memory(architecture)
     if not same_tensors(document["model"], body.state_dict()):
         raise ValueError("weights of other shapes")
 
 
-class _Unfilled(TorchFunctionMode):
-    """Within it, tensors that are made to be filled later, as a layer's weights are, take no memory.
+def _without_memory(architecture: Architecture) -> nn.Module:
+    """A network whose weights have their shapes and no values; raises RuntimeError where that fails.
 
-    torch.device("meta") would do so with every tensor; some networks compute their shapes by small ones.
+    One of the user's own is built as it is: what it does while it is built is not known.
     """
+    made = (architecture.name, architecture.classes, architecture.channels)
+    if family_of(architecture.name).runs_named_code:
+        return build_model(*made)
+    try:
+        with torch.device("meta"):
+            return build_model(*made)
+    except RuntimeError:  # it computes its shapes by small tensors, which have no values there
+        with _Unfilled():
+            return build_model(*made)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Within it, tensors that are made to be filled later, as most weights are, take no memory; others do."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

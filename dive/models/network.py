@@ -105,8 +105,8 @@ def require_trainable(
 ) -> None:
     """Raise ModelError unless the network gives logits of views of (H, W) in training, and can be saved.
 
-    smallest: views in the smallest batch; batch norm may not take one alone. A copy makes one pass over two black
-    views, or one; the network and the random state stay as they were.
+    smallest: views in the smallest batch; batch norm may not take one alone. A copy makes one pass over two
+    black views, or one; the network and the random state stay as they were.
     """
     name = architecture.name
     if fault := _fault_of_state(network.body):

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import random
+import resource
 import zipfile
 from pathlib import Path
 
@@ -213,6 +214,22 @@ def test_an_architecture_larger_than_its_weights_takes_no_memory(claim):
     checkpoint.save(PATH, document(architecture=architecture))
     with pytest.raises(CheckpointError, match="does not hold the weights of"):
         checkpoint.load_model(PATH)
+
+
+@pytest.mark.parametrize("name", ["torchvision/regnet_x_400mf", "torchvision/vit_h_14", "torchvision/vgg11"])
+def test_weights_that_are_not_a_large_networks_are_refused_before_memory_is_taken_for_it(name):
+    checkpoint.save(
+        PATH,
+        document(
+            architecture=document()["architecture"]
+            | {"name": name, "channels": 3}
+            | {"input": {"size": None, "mean": [0.3] * 3, "std": [0.4] * 3}}
+        ),
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match=f"does not hold the weights of a {name}"):
+        checkpoint.load_model(PATH)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB; vgg11 has 500 MB
 
 
 def test_a_checkpoint_whose_weights_are_not_those_it_names_is_refused():

@@ -1,6 +1,7 @@
 """Networks of one's own: imported where the user names them, never because a file does."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 import dive
 from dive.errors import CheckpointError, ModelError
 from dive.models import checkpoint
+from dive.models.network import Architecture, require_trainable
 from dive.models.registry import build_model, network_versions
 
 
@@ -59,6 +61,13 @@ def test_what_is_wrong_with_a_network_of_ones_own_is_told_in_one_line(name, said
     with pytest.raises(ModelError, match=said) as caught:
         build_model(name, 4)
     assert "\n" not in str(caught.value)
+
+
+def test_the_example_of_the_document_is_a_network_that_can_be_trained(repository):
+    (source,) = re.findall(r"```python\n(.*?)```", (repository / "docs/networks.md").read_text(), re.DOTALL)
+    own_networks.write("my_networks", source)
+    made = Architecture("my_networks:small", 4, 3, (0.5,) * 3, (0.25,) * 3)
+    require_trainable(made.build(), made, (32, 32))
 
 
 def test_the_source_is_known_by_its_content():

@@ -17,7 +17,10 @@ def network_draws(device: torch.device, seed: int, epoch: int, step: int) -> Ite
     """
     generators = [torch.default_generator]
     if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index])
+        of_device = slice(
+            device.index or 0, (device.index or 0) + 1
+        )  # there are none where torch has no CUDA
+        generators += torch.cuda.default_generators[of_device]
     before = [generator.get_state() for generator in generators]
     for generator in generators:
         generator.manual_seed(network_seed(seed, epoch, step))

@@ -1,7 +1,7 @@
 """What a network draws while it trains, as dropout and stochastic depth do: seeded anew for each step."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -17,10 +17,9 @@ def network_draws(device: torch.device, seed: int, epoch: int, step: int) -> Ite
     """
     generators = [torch.default_generator]
     if device.type == "cuda":
-        of_device = slice(
-            device.index or 0, (device.index or 0) + 1
-        )  # there are none where torch has no CUDA
-        generators += torch.cuda.default_generators[of_device]
+        of_cuda: Sequence[torch.Generator] = torch.cuda.default_generators  # none where torch has no CUDA
+        index = device.index or 0
+        generators += of_cuda[index : index + 1]
     before = [generator.get_state() for generator in generators]
     for generator in generators:
         generator.manual_seed(network_seed(seed, epoch, step))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     options.data,
     options.device,
     options.own,
+    options.workers,
     options.as_json,
     options.quiet,
 )
@@ -36,6 +37,7 @@ def command(
     data: str | None,
     device: str,
     own: tuple[str, ...],
+    workers: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -54,7 +56,7 @@ def command(
     else:
         recipe = options.read_recipe(config, assignments, data__root=data)
         own = (*own, recipe.model.name)
-    evaluated = evaluate(checkpoints or _of_recipe(recipe, progress), recipe, device, progress, own)
+    evaluated = evaluate(checkpoints or _of_recipe(recipe, progress), recipe, device, progress, own, workers)
     seeds = across_seeds(evaluated)
     if as_json:
         options.print_json(_document(evaluated, seeds))

@@ -33,6 +33,7 @@ from dive.workflows.places import cache_of, checkpoint_of
     options.data,
     options.device,
     options.precision,
+    options.workers,
     options.as_json,
     options.quiet,
     options.force,
@@ -47,6 +48,7 @@ def command(
     data: str | None,
     device: str,
     precision: str | None,
+    workers: int | None,
     as_json: bool,
     quiet: bool,
     force: bool,
@@ -69,6 +71,7 @@ def command(
         dtype=dtype,
         device=device,
         force=force,
+        workers=workers,
     )
     exported = export_logits(recipe, wanted, options.reporter(quiet))
     if as_json:

@@ -149,6 +149,17 @@ eval_every = click.option(
 )
 
 
+workers = click.option(
+    "--workers",
+    type=Whole(0, 1024),
+    metavar="N",
+    help="Processes that read photographs [one less than there are cores].",
+)
+check_images = click.option(
+    "--check-images", is_flag=True, help="Decode every photograph before the run, not its header alone."
+)
+
+
 def several(option: str, name: str, letter: str, help: str, kind: click.ParamType = NUMBER) -> Decorator:
     """An option of a `VariadicCommand` that takes one or more values."""
     metavar = f"{letter} [{letter} ...]"

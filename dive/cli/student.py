@@ -54,6 +54,8 @@ GRID = ("--tau", "--power", "--student-tau", "--weight", "--seed")
     options.data,
     options.device,
     options.precision,
+    options.workers,
+    options.check_images,
     options.as_json,
     options.quiet,
     options.force,
@@ -76,6 +78,8 @@ def command(
     device: str,
     precision: str | None,
     seeds: tuple[int, ...],
+    workers: int | None,
+    check_images: bool,
     as_json: bool,
     quiet: bool,
     force: bool,
@@ -115,7 +119,7 @@ def command(
     first = recipes[0]
     distilling = StudentOptions(cache or cache_of(first), auto, free_views, fixed_view, allow_missing)
     where = out or checkpoint_of(first, "student")
-    training = TrainOptions(device, force, eval_every)
+    training = TrainOptions(device, force, eval_every, workers, check_images)
     trained = train_students(recipes, where, distilling, training, options.reporter(quiet))
     if trained.results:
         _print_results(trained.results, first.name, as_json, several=len(recipes) > 1)

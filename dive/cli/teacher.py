@@ -27,6 +27,8 @@ from dive.workflows.places import checkpoint_of
     options.device,
     options.precision,
     options.seed,
+    options.workers,
+    options.check_images,
     options.as_json,
     options.quiet,
     options.force,
@@ -42,6 +44,8 @@ def command(
     device: str,
     precision: str | None,
     seed: int | None,
+    workers: int | None,
+    check_images: bool,
     as_json: bool,
     quiet: bool,
     force: bool,
@@ -65,7 +69,7 @@ def command(
     from dive.workflows.results import TrainOptions
     from dive.workflows.teacher import train_teacher
 
-    training = TrainOptions(device, force, eval_every)
+    training = TrainOptions(device, force, eval_every, workers, check_images)
     result = train_teacher(recipe, out or checkpoint_of(recipe, "teacher"), training, options.reporter(quiet))
     if as_json:
         options.print_json({"checkpoint": str(result.path), **result.record})

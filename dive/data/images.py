@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dive.data.on_demand import file_digest
 from dive.data.sources.registry import open_source
 from dive.data.sources.source import Split
 from dive.errors import DataError
@@ -73,6 +74,13 @@ class LabelledImages(Mapping[str, np.ndarray]):
             raise KeyError(f"{key!r} is no picture of {self!r}")
         with self._split.reading():
             return self._split.read(self._position[key])
+
+    def file_digest(self, key: str) -> bytes:
+        """The digest of the bytes of a picture's file; raises DataError where pictures have no files."""
+        files = self._split.files
+        if files is None:
+            raise DataError(f"the pictures of {self!r} do not come as a file each")
+        return file_digest(files.content(self._position[key]))
 
     def require(self, keys: list[str], where: str) -> None:
         """Raise DataError, naming the first, unless there is a picture of every key. where: what has them."""

@@ -10,7 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
-from dive.data.pictures import HeldPictures, hold
+from dive.data.pictures import digest
+from dive.data.reading import Pictures, Reading, read_pictures
 from dive.data.sources.source import Source, Split
 from dive.errors import DataError
 from dive.randomness import draw_order, key_hashes
@@ -19,6 +20,7 @@ from dive.recipe.records import SHOTS
 MANY_ABOVE = 100
 FEW_BELOW = 20
 FINGERPRINT_VERSION = 2
+PIXELS, FILES = "pixels", "files"  # what digests are of
 
 
 def class_counts(largest: int, imbalance: float, classes: int) -> list[int]:
@@ -56,7 +58,7 @@ class Samples:
 
     keys: list[str]
     labels: np.ndarray
-    pictures: HeldPictures
+    pictures: Pictures
     digests: np.ndarray
     classes: tuple[str, ...]
 
@@ -80,24 +82,32 @@ class Samples:
         return Samples(keys, self.labels[rows], pictures, self.digests[rows], self.classes)
 
     @property
+    def digests_of(self) -> str:
+        """What the digests are of: `pixels` of pictures that are held, bytes of `files` read on demand."""
+        return FILES if self.pictures.on_demand else PIXELS
+
+    @property
     def fingerprint(self) -> str:
         """What tells these samples from others: SHA-256 over class names, keys, labels and digests."""
-        return self.fingerprint_of(FINGERPRINT_VERSION)
+        return self.fingerprint_of(FINGERPRINT_VERSION, self.digests_of)
 
-    def fingerprint_of(self, version: int) -> str:
-        """The fingerprint as a version of dive took it: 1 over the pixels, 2 over their digests.
+    def fingerprint_of(self, version: int, digests_of: str | None = None) -> str:
+        """The fingerprint as a version of dive took it: 1 over the pixels, 2 over digests.
 
-        Version 1 knew pictures of one size; of several it is one that no record has.
+        digests_of: what those are of, these samples' own if not given. That of pixels is taken of any
+        pictures, which are all read for it where they are on demand. Version 1 knew pictures of one size; of
+        several it is one that no record has.
         """
-        if version not in self._fingerprints:
-            self._fingerprints[version] = self._take_fingerprint(version)
-        return self._fingerprints[version]
+        key = (version, digests_of or self.digests_of)
+        if key not in self._fingerprints:
+            self._fingerprints[key] = self._take_fingerprint(*key)
+        return self._fingerprints[key]
 
     @cached_property
-    def _fingerprints(self) -> dict[int, str]:
+    def _fingerprints(self) -> dict[tuple[int, str], str]:
         return {}
 
-    def _take_fingerprint(self, version: int) -> str:
+    def _take_fingerprint(self, version: int, digests_of: str) -> str:
         taken = hashlib.sha256()
         for texts in (self.classes, self.keys):
             for text in texts:
@@ -108,8 +118,11 @@ class Samples:
             taken.update(repr((len(self), *self.pictures.read(0).shape)).encode())
             for row in range(len(self)):
                 taken.update(np.ascontiguousarray(self.pictures.read(row)).data)
-        else:
+        elif digests_of == self.digests_of:
             taken.update(np.ascontiguousarray(self.digests).data)
+        else:
+            for row in range(len(self)):
+                taken.update(digest(self.pictures.read(row)))
         return taken.hexdigest()
 
 
@@ -121,20 +134,15 @@ class Dataset:
     test: Samples
 
 
-def long_tailed(
-    source: Source, imbalance: float | None, seed: int, size: int | None, several: bool = False
-) -> Samples:
-    """Draw the training samples from a source (see `draw`), their pictures brought to `size`.
-
-    size, several: of the pictures, as `hold` takes them.
-    """
+def long_tailed(source: Source, imbalance: float | None, seed: int, reading: Reading) -> Samples:
+    """Draw the training samples from a source (see `draw`), their pictures read as `reading` says."""
     positions = draw(source.train, source.classes, imbalance, seed)
-    return _samples(source.train, positions, source.classes, size, several)
+    return _samples(source.train, positions, source.classes, reading)
 
 
-def untouched_test(source: Source, size: int | None, several: bool = False) -> Samples:
-    """All test pictures of a source, brought to `size`; several: as `hold` takes it."""
-    return _samples(source.test, np.arange(len(source.test.keys)), source.classes, size, several)
+def untouched_test(source: Source, reading: Reading) -> Samples:
+    """All test pictures of a source, read as `reading` says."""
+    return _samples(source.test, np.arange(len(source.test.keys)), source.classes, reading)
 
 
 def draw(split: Split, classes: tuple[str, ...], imbalance: float | None, seed: int) -> np.ndarray:
@@ -165,9 +173,7 @@ def draw(split: Split, classes: tuple[str, ...], imbalance: float | None, seed: 
     return np.sort(np.concatenate(chosen))
 
 
-def _samples(
-    split: Split, positions: np.ndarray, classes: tuple[str, ...], size: int | None, several: bool
-) -> Samples:
+def _samples(split: Split, positions: np.ndarray, classes: tuple[str, ...], reading: Reading) -> Samples:
     keys = [split.keys[i] for i in positions]
-    pictures, digests = hold(split, positions, size, several)
+    pictures, digests = read_pictures(split, positions, reading)
     return Samples(keys, split.labels[positions], pictures, digests, classes)

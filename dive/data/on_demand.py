@@ -22,9 +22,23 @@ class FilePictures:
     files: PictureFiles
     digests: np.ndarray
 
-    shape = None
-    held = None
-    channels = 3
+    @property
+    def shape(self) -> None:
+        """They may differ in size."""
+
+    @property
+    def held(self) -> None:
+        """They are not in memory."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of each."""
+        return 3
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether a picture is read from its file when it is needed."""
+        return True
 
     def __len__(self) -> int:
         return len(self.files)

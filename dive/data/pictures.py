@@ -32,6 +32,11 @@ class HeldPictures:
         return len(self.pictures)
 
     @property
+    def on_demand(self) -> bool:
+        """Whether a picture is read from its file when it is needed."""
+        return False
+
+    @property
     def held(self) -> np.ndarray | None:
         """All of them in one array, None where they may differ in size."""
         return self.pictures if isinstance(self.pictures, np.ndarray) else None

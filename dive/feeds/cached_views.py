@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from dive.cache.reader import LogitCache
 from dive.data.images import LabelledImages
+from dive.data.longtail import FILES
 from dive.data.pictures import digest, fit
 from dive.errors import CacheError, DataError
 from dive.feeds.images import one_view
@@ -81,7 +82,9 @@ class CachedViews(Dataset[tuple[Any, int, torch.Tensor]]):
         row %= len(self)
         column, cache = self.column(row), self.cache
         picture = self.images[cache.keys[row]]
-        if digest(picture) != cache.digests[row].tobytes():
+        of_files = cache.identity.get("digests") == FILES
+        found = self.images.file_digest(cache.keys[row]) if of_files else digest(picture)
+        if found != cache.digests[row].tobytes():
             raise DataError(
                 f"{cache.keys[row]} has other pixels than the teacher of {cache.path} saw; "
                 "open the data set that it was exported from, or export again"

@@ -6,6 +6,7 @@ processes some steps ahead: with views, where the space makes them on the host, 
 the device makes the views.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Protocol, cast
 
@@ -24,7 +25,7 @@ class Pictures(Protocol):
     """Pictures by row; they can be pickled for a worker process.
 
     shape: (H, W) of each, None where they differ. channels: of each. held: all of them (N, H, W, channels),
-    None where they are read on demand.
+    None where they are not in one array. on_demand: whether each is read from its file when it is needed.
     """
 
     @property
@@ -36,6 +37,9 @@ class Pictures(Protocol):
     @property
     def held(self) -> np.ndarray | None: ...
 
+    @property
+    def on_demand(self) -> bool: ...
+
     def __len__(self) -> int: ...
 
     def read(self, row: int) -> np.ndarray:
@@ -45,12 +49,17 @@ class Pictures(Protocol):
 class Images:
     """The pictures of a data set in a view space, for a device: what feeds of its views are made of.
 
-    workers: processes that read pictures where they are streamed, 0 for this one. Resident pictures are
-    brought to the device once, for every feed.
+    workers: processes that read pictures where they are streamed, 0 for this one; None takes as many as there
+    are cores, but for one, where pictures are read on demand. Resident pictures are brought to the device
+    once, for every feed.
     """
 
-    def __init__(self, pictures: Pictures, space: ViewSpace, device: torch.device, workers: int = 0) -> None:
+    def __init__(
+        self, pictures: Pictures, space: ViewSpace, device: torch.device, workers: int | None = None
+    ) -> None:
         self.space = space
+        if workers is None:
+            workers = max(1, len(os.sched_getaffinity(0)) - 1) if pictures.on_demand else 0
         self._pictures, self._device, self._workers = pictures, device, workers
         self._resident: ResidentImages | None = None
         if pictures.held is not None and space.made == "device" and fits(pictures.held.nbytes, device):

@@ -98,6 +98,7 @@ _OF_SOME: dict[str, s.Check] = {  # a record of an earlier version lacks these
     "cache/dtype": s.text,
     "fixed_view": s.truth,
     "initial_weights": s.text,
+    "digests": s.one_of("pixels", "files"),
     "group_confusion": s.record_of(dict.fromkeys(SHOTS, s.record_of(dict.fromkeys(SHOTS, s.whole())))),
 }
 

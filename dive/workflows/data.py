@@ -6,21 +6,25 @@ from typing import Any
 
 from dive.data.images import LabelledImages
 from dive.data.longtail import Dataset, Samples, long_tailed, untouched_test
+from dive.data.reading import Reading
 from dive.data.sources.registry import open_source
 from dive.data.sources.source import Source
-from dive.progress import Progress
+from dive.progress import SILENT, Progress
 from dive.recipe.reading import load
 from dive.recipe.recipe import Recipe
 from dive.recipe.shipped import locate
+from dive.workflows.places import index_of
 
 
-def load_dataset(recipe: Recipe, progress: Progress) -> Dataset:
+def load_dataset(recipe: Recipe, progress: Progress, check: bool = False) -> Dataset:
     """The recipe's long-tailed training samples and its test samples.
+
+    check: decode every picture file that is not indexed yet, where pictures are read on demand.
 
     Raises DataError where they are missing, incomplete or corrupt.
     """
     source = open_source(recipe.data.kind, **recipe.data.place())
-    return Dataset(_training(source, recipe, progress), _test(source, recipe))
+    return Dataset(_training(source, recipe, progress, check), _test(source, recipe, progress, check))
 
 
 def load_training(recipe: Recipe, progress: Progress) -> Samples:
@@ -28,20 +32,26 @@ def load_training(recipe: Recipe, progress: Progress) -> Samples:
     return _training(open_source(recipe.data.kind, **recipe.data.place()), recipe, progress)
 
 
-def load_test(recipe: Recipe) -> Samples:
+def load_test(recipe: Recipe, progress: Progress = SILENT) -> Samples:
     """The recipe's test samples alone; raises DataError as `load_dataset` does."""
-    return _test(open_source(recipe.data.kind, **recipe.data.place()), recipe)
+    return _test(open_source(recipe.data.kind, **recipe.data.place()), recipe, progress)
 
 
-def _training(source: Source, recipe: Recipe, progress: Progress) -> Samples:
-    data, views = recipe.data, recipe.views
-    train = long_tailed(source, data.imbalance, data.seed, views.picture_size, not views.one_size)
+def _training(source: Source, recipe: Recipe, progress: Progress, check: bool = False) -> Samples:
+    data = recipe.data
+    train = long_tailed(source, data.imbalance, data.seed, _reading(recipe, progress, check))
     _announce(train, recipe, progress)
     return train
 
 
-def _test(source: Source, recipe: Recipe) -> Samples:
-    return untouched_test(source, recipe.views.picture_size, not recipe.views.one_size)
+def _test(source: Source, recipe: Recipe, progress: Progress, check: bool = False) -> Samples:
+    return untouched_test(source, _reading(recipe, progress, check))
+
+
+def _reading(recipe: Recipe, progress: Progress, check: bool) -> Reading:
+    views, root = recipe.views, recipe.data.place().get("root")
+    index = None if root is None else index_of(root)
+    return Reading(views.picture_size, not views.one_size, index, check, progress)
 
 
 def _announce(train: Samples, recipe: Recipe, progress: Progress) -> None:

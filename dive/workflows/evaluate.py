@@ -49,13 +49,14 @@ def evaluate(
     device: str = "auto",
     progress: Progress = SILENT,
     own: Sequence[str] = (),
+    workers: int | None = None,
 ) -> list[Result]:
     """Evaluate each checkpoint on the recipe's test set; shots by the checkpoint's own class counts.
 
     recipe: that of the first checkpoint if it is not given. Each sees the pictures at the size that its own
     recipe brings them to. own: networks of your own (`package.module:callable`) that may be imported where a
-    checkpoint is of them; the recipe's is not taken for one. Raises CheckpointError where a checkpoint is
-    corrupt, of other classes or of pictures of other channels.
+    checkpoint is of them; the recipe's is not taken for one. workers: as those of training. Raises
+    CheckpointError where a checkpoint is corrupt, of other classes or of pictures of other channels.
 
     >>> import dive
     >>> (teacher,) = dive.evaluate([Path("checkpoints/digits_lt_bbn/teacher.pt")])
@@ -78,7 +79,7 @@ def evaluate(
             _check_channels(path, document["architecture"]["channels"], test.pictures.channels)
             space = view_space(views.kind, test.pictures.shape, **views.keys()).clean
             if (key := json.dumps(space.describe())) not in prepared:
-                prepared[key] = Images(test.pictures, space, target)
+                prepared[key] = Images(test.pictures, space, target, workers)
             network = network.on(target)
             evaluator = Evaluator(prepared[key], test.labels, np.array(document["class_counts"]), target)
             record = {key: value for key, value in document.items() if key != "model"}

@@ -14,7 +14,7 @@ from dive.cache.part import part_path, require_own_files
 from dive.cache.reader import LogitCache
 from dive.cache.stored_views import canonical_views, default_views, stored_views
 from dive.cache.writer import CacheWriter, unfinished
-from dive.data.longtail import Samples
+from dive.data.longtail import FILES, PIXELS, Samples
 from dive.errors import CheckpointError, OutputError
 from dive.feeds.images import Images
 from dive.models import checkpoint
@@ -39,7 +39,7 @@ class ExportOptions:
 
     teacher: the checkpoint to ask, checkpoints/<recipe>/teacher.pt if not given. out: the cache to write,
     cache/<recipe>.h5 if not given. views: `all`, `clean` or a number K of views drawn for each sample; None
-    takes all, or 50 where the view space is unbounded.
+    takes all, or 50 where the view space is unbounded. workers: as those of training.
     """
 
     teacher: Path | None = None
@@ -48,6 +48,7 @@ class ExportOptions:
     dtype: str = "float16"
     device: str = "auto"
     force: bool = False
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _export(recipe: Recipe, options: _Wanted, progress: Progress) -> Exported:
     choice = default_views(space) if options.views is None else options.views
     choice = canonical_views(choice, space)
     options = replace(options, views=choice)
-    images = Images(train.pictures, space, device)
+    images = Images(train.pictures, space, device, options.workers)
     views = stored_views(choice, space, recipe.views.seed, train.hashes)
     identity = _identity(recipe, options, document, train, space)
     network = network.on(device).eval()
@@ -160,7 +161,13 @@ def _check_architecture(path: Path, document: dict[str, Any], recipe: Recipe) ->
 
 
 def _check_draw(path: Path, document: dict[str, Any], train: Samples) -> None:
-    fingerprint = train.fingerprint_of(document["fingerprint_version"])
+    digests_of = document.get("digests", PIXELS)
+    if digests_of == FILES != train.digests_of:
+        raise CheckpointError(
+            f"{path} was trained on pictures read from their files on demand, the recipe's views hold them "
+            "in memory; give the checkpoint's own recipe with --config"
+        )
+    fingerprint = train.fingerprint_of(document["fingerprint_version"], digests_of)
     if document["data_fingerprint"] != fingerprint:
         raise CheckpointError(
             f"{path} was trained on other images than the recipe draws: data fingerprint "
@@ -177,6 +184,7 @@ def _identity(
         "recipe": recipe.name,
         "data": recipe.data.identity(),
         "data_fingerprint": train.fingerprint,
+        "digests": train.digests_of,
         "picture_size": recipe.views.picture_size,
         "view_space": space.describe(),
         "views": options.views,

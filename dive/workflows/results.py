@@ -26,12 +26,16 @@ class TrainOptions:
     """What is asked of training besides the recipe.
 
     device: `auto`, `cpu`, `cuda` or `cuda:N`. force: start over and replace a finished result. eval_every:
-    epochs between evaluations on the test set, 0 for the end alone.
+    epochs between evaluations on the test set, 0 for the end alone. workers: processes that read pictures
+    where they are read on demand, None for as many as there are cores but for one. check_images: decode every
+    picture file that is not indexed yet before the run, not its header alone.
     """
 
     device: str = "auto"
     force: bool = False
     eval_every: int = 0
+    workers: int | None = None
+    check_images: bool = False
 
 
 DEFAULT = TrainOptions()
@@ -116,6 +120,7 @@ def record_of(
         "class_counts": samples.counts.tolist(),
         "data_fingerprint": samples.fingerprint,
         "fingerprint_version": FINGERPRINT_VERSION,
+        "digests": samples.digests_of,
         "weights_hash": checkpoint.weights_hash(weights),
         "accuracy": accuracy.as_dict(),
         "per_class": list(accuracy.per_class),

@@ -51,17 +51,18 @@ class Prepared:
     evaluator: Evaluator
 
 
-def prepare(recipe: Recipe, dataset: Dataset, device: torch.device) -> Prepared:
-    """The data set of a recipe on a device."""
+def prepare(recipe: Recipe, dataset: Dataset, device: torch.device, workers: int | None = None) -> Prepared:
+    """The data set of a recipe on a device. workers: as `dive.feeds.images.Images` takes them."""
     train_set, test = dataset.train, dataset.test
     space = view_space(recipe.views.kind, train_set.pictures.shape, **recipe.views.keys())
     of_test = view_space(recipe.views.kind, test.pictures.shape, **recipe.views.keys()).clean
+    tested = Images(test.pictures, of_test, device, workers)
     return Prepared(
         dataset=dataset,
         device=device,
-        images=Images(train_set.pictures, space, device),
+        images=Images(train_set.pictures, space, device, workers),
         labels=torch.from_numpy(train_set.labels).to(device),
-        evaluator=Evaluator(Images(test.pictures, of_test, device), test.labels, train_set.counts, device),
+        evaluator=Evaluator(tested, test.labels, train_set.counts, device),
     )
 
 

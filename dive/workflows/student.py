@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dive.cache.reader import LogitCache
-from dive.data.longtail import Samples
+from dive.data.longtail import PIXELS, Samples
 from dive.errors import CacheError, DiveError, OutputError
 from dive.feeds.logits import CachedLogits
 from dive.method.advice import recommend
@@ -102,7 +102,7 @@ def train_students(
         recipes = tuned(recipes, cache, progress)
         outs = grid_paths(out, recipes)
     first = recipes[0]
-    dataset = load_dataset(first, progress)
+    dataset = load_dataset(first, progress, training.check_images)
     space = view_space(first.views.kind, dataset.train.pictures.shape, **first.views.keys())
     train, rows = match_rows(cache, dataset.train, first, space, options.allow_missing, progress)
     warn_if_others(cache.facts["versions"], str(cache.path), progress)
@@ -111,7 +111,7 @@ def train_students(
             "free views: the teacher saw the clean view only, the student sees others, which makes it a "
             "weaker teacher; a cache of more --views costs nothing but its size"
         )
-    prepared = prepare(first, replace(dataset, train=train), device)
+    prepared = prepare(first, replace(dataset, train=train), device, training.workers)
     teacher = CachedLogits(cache, rows, device)
     if not teacher.resident:
         progress.note(f"{cache.path} is larger than the memory there is and is streamed from its file")
@@ -184,6 +184,11 @@ def match_rows(
             f"{_shown(train.classes)}; give the cache's own recipe with --config"
         )
     of_cache, here = cache.identity["data"], recipe.data.identity()
+    if (known_by := cache.identity.get("digests", PIXELS)) != train.digests_of:
+        raise CacheError(
+            f"{cache.path} knows its pictures by digests of their {known_by}, the recipe's views by those of "
+            f"{train.digests_of}; give the cache's own recipe, or export again"
+        )
     require_same(space, cache.identity["view_space"], str(cache.path))
     require_ids(space, cache.views, str(cache.path))
     row_of = {key: row for row, key in enumerate(cache.keys)}

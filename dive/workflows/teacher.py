@@ -46,7 +46,7 @@ def train_teacher(
     Journal(out).refuse_finished(options.force)
     require_known(recipe.model.name)
     device = choose_device(options.device)
-    prepared = prepare(recipe, load_dataset(recipe, progress), device)
+    prepared = prepare(recipe, load_dataset(recipe, progress, options.check_images), device, options.workers)
     trained = run([_spec(recipe, out, prepared)], prepared, options, progress)
     trained.require_all()
     return trained.results[0]

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 import dive
 from dive.cache.reader import LogitCache
-from dive.data.pictures import HeldPictures
+from dive.data.on_demand import FilePictures
 from dive.models import checkpoint
 from dive.progress import SILENT
 from dive.recipe.reading import load
@@ -64,13 +64,13 @@ def here(place, monkeypatch) -> Path:
     return place
 
 
-def test_pictures_of_several_sizes_are_held_as_they_are(here):
+def test_pictures_of_several_sizes_are_read_from_their_files_as_they_are(here):
     dataset = load_dataset(load(Path("photographs.yaml")), SILENT)
-    held = dataset.train.pictures
-    assert isinstance(held, HeldPictures) and held.held is None and held.shape is None
-    assert len({held.read(row).shape for row in range(len(held))}) == 16
+    pictures = dataset.train.pictures
+    assert isinstance(pictures, FilePictures) and pictures.held is None and pictures.shape is None
+    assert len({pictures.read(row).shape for row in range(len(pictures))}) == 16
     part = dataset.train.subset(np.array([3, 0])).pictures
-    assert len(part) == 2 and np.array_equal(part.read(0), held.read(3))
+    assert len(part) == 2 and np.array_equal(part.read(0), pictures.read(3))
 
 
 def test_the_cache_holds_what_the_teacher_says_of_each_stored_view(here):

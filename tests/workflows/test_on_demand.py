@@ -1,0 +1,160 @@
+"""Photographs that are read on demand: the same weights by any number of workers, and what can go wrong."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import chain
+import pytest
+import torch
+from test_photographs import HERE, RECIPE, write_photographs
+
+from dive.feeds.images import StreamedImages
+
+LIST = """\
+name: listed
+data: {kind: list, root: pictures, train_list: train.txt, test_list: test.txt}
+views: {kind: resized_crop, size: 24, jitter: [0.4, 0.4, 0.4, 0.1]}
+model: {name: resnet8, input: {mean: [0.4, 0.5, 0.6], std: [0.2, 0.25, 0.3]}}
+schedule: {epochs: 3, batch_size: 6, warmup_epochs: 1, milestones: [2]}
+"""
+
+
+def write_all() -> None:
+    """Pictures, list files of them, and recipes of both."""
+    write_photographs(Path("pictures"))
+    for split in ("train", "test"):
+        names = sorted(Path("pictures", split).glob("*/*.jpg"))
+        labels = {"ant": 0, "bee": 1, "cat": 2}
+        lines = (f"{name.relative_to('pictures')} {labels[name.parent.name]}\n" for name in names)
+        Path(f"{split}.txt").write_text("".join(lines))
+    Path("listed.yaml").write_text(LIST)
+    Path("folder.yaml").write_text(RECIPE)
+
+
+def train(config: str, out: str, *options: object) -> dict[str, torch.Tensor]:
+    """The weights of a teacher."""
+    chain.succeed("teacher", "--config", config, *HERE, "--out", out, *options)
+    return torch.load(out, weights_only=True)["model"]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether weights are equal bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.slow
+def test_any_number_of_workers_makes_the_same_weights_of_a_list_as_of_a_folder() -> None:
+    write_all()
+    expected = train("listed.yaml", "0.pt", "--workers", 0)
+    for workers in (1, 2):
+        assert same(expected, train("listed.yaml", f"{workers}.pt", "--workers", workers))
+    assert not same(expected, train("listed.yaml", "other.pt", "--workers", 0, "--seed", 1))
+
+
+def test_a_list_goes_through_the_whole_chain() -> None:
+    write_all()
+    of_list = ("--config", "listed.yaml", *HERE, "--workers", 0)
+    train("listed.yaml", "t.pt", "--workers", 0)
+    chain.succeed("export-logits", *of_list, "--teacher", "t.pt", "--out", "c.h5", "--views", 2)
+    chain.succeed("verify", "c.h5", "--sample", 8, "--teacher", "t.pt", "--quiet")
+    student = chain.succeed("student", *of_list, "--cache", "c.h5", "--out", "s.pt", "--json").document
+    assert student["digests"] == "files" and student["classes"] == ["ant", "bee", "cat"]
+    found = chain.succeed("eval", "t.pt", "s.pt", "--quiet", "--workers", 0, "--json").document
+    assert [one["kind"] for one in found["checkpoints"]] == ["teacher", "student"]
+
+
+@pytest.mark.parametrize("call", [2, 5, 8])
+def test_a_killed_run_is_resumed_and_ends_in_the_same_weights(call: int) -> None:
+    write_all()
+    expected = train("listed.yaml", "whole.pt", "--workers", 0)
+    words = ("teacher", "--config", "listed.yaml", *HERE, "--out", "killed.pt", "--workers", 0)
+    assert chain.struck("dive.training.step:Step.advance", call, *words).code == -signal.SIGKILL
+    assert same(expected, train("listed.yaml", "killed.pt", "--workers", 0))
+
+
+def during(step: int, monkeypatch: pytest.MonkeyPatch, happening: Callable[[StreamedImages], Any]) -> None:
+    """Something happens before the `step`-th batch of training is loaded."""
+    original, calls = StreamedImages.load, []
+
+    def load(self: StreamedImages) -> None:
+        calls.append(1)
+        if len(calls) == step:
+            happening(self)
+        original(self)
+
+    monkeypatch.setattr(StreamedImages, "load", load)
+
+
+def complaint(*options: object) -> str:
+    """What a teacher complains of."""
+    return chain.dive("teacher", "--config", "folder.yaml", *HERE, "--out", "t.pt", *options).complaint
+
+
+def test_a_file_that_is_removed_or_changed_during_training_stops_it_and_keeps_the_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_all()
+    path = Path("pictures/train/ant/000.jpg")
+    content = path.read_bytes()
+    with monkeypatch.context() as patch:
+        during(5, patch, lambda _: path.unlink())  # the second epoch; three batches each
+        assert (
+            complaint("--workers", 0)
+            == "dive: pictures: train/ant/000.jpg cannot be read: No such file or directory"
+        )
+    assert Path("t.state").exists()
+    path.write_bytes(content)
+    with monkeypatch.context() as patch:
+        during(1, patch, lambda _: path.write_bytes(content + b" "))
+        assert "pictures: train/ant/000.jpg has changed since it was indexed" in complaint("--workers", 0)
+    path.write_bytes(content)
+    resumed = train("folder.yaml", "t.pt", "--workers", 0)
+    assert same(resumed, train("folder.yaml", "whole.pt", "--workers", 0))
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_the_run_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_all()
+
+    def kill(feed: StreamedImages) -> None:
+        worker = feed._coming._workers[0]
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+
+    during(4, monkeypatch, kill)
+    assert "a process that reads pictures died" in complaint("--workers", 1)
+    assert threading.active_count() < 20
+
+
+def test_a_file_that_is_no_picture_stops_the_run_before_it_begins() -> None:
+    write_all()
+    Path("pictures/test/bee/001.jpg").write_bytes(b"no picture")
+    assert "pictures: test/bee/001.jpg is not a readable image" in complaint("--workers", 0)
+    assert not Path("t.state").exists() and not Path("t.pt").exists()
+
+
+def test_check_images_finds_a_truncated_picture_that_its_header_does_not_show() -> None:
+    write_all()
+    path = Path("pictures/train/ant/000.jpg")
+    path.write_bytes(path.read_bytes()[:-300])
+    assert "pictures: train/ant/000.jpg is not a readable image: " in complaint(
+        "--workers", 0, "--check-images"
+    )
+    assert not Path("t.state").exists()
+    assert "pictures: train/ant/000.jpg is not a readable image: " in complaint("--workers", 0)
+
+
+def test_a_cache_of_photographs_is_not_one_of_pictures_held_in_memory() -> None:
+    write_all()
+    of_list = ("--config", "listed.yaml", *HERE, "--workers", 0)
+    train("listed.yaml", "t.pt", "--workers", 0)
+    chain.succeed("export-logits", *of_list, "--teacher", "t.pt", "--out", "c.h5", "--views", 2)
+    other = ("--set", "views.kind=crop_flip", "--set", "views.size=24")
+    told = chain.dive(
+        "student", "--config", "listed.yaml", *HERE, *other, "--cache", "c.h5", "--out", "s.pt"
+    ).complaint
+    assert "knows its pictures by digests of their files, the recipe's views by those of pixels" in told

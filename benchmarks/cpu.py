@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.common_way import CommonWay
 from benchmarks.measure import Figure, interleaved, report
+from benchmarks.photographs import photographs
 from benchmarks.scene import Scene, machine, write_cache
 from benchmarks.stepping import Epochs, Stepping
 from dive.cache.reader import LogitCache
@@ -27,7 +28,7 @@ from dive.cache.writer import CacheWriter, Content
 from dive.feeds.feed import Batch
 from dive.progress import Progress
 from dive.training.inference import batch_size
-from dive.workflows.export import write_missing
+from dive.workflows.export_blocks import write_missing
 
 CPU = torch.device("cpu")
 INATURALIST = (437_513, 8_142)
@@ -218,7 +219,7 @@ def startup(folder: Path, full: bool) -> Iterator[Figure]:
     yield Figure("dive --help", times.median("help"), "s", at_most=0.5)
 
 
-BENCHMARKS = {f.__name__: f for f in (steps, epochs, export, tune, reading, startup)}
+BENCHMARKS = {f.__name__: f for f in (steps, epochs, export, tune, reading, photographs, startup)}
 
 
 def main() -> None:

@@ -34,6 +34,8 @@ PRELOADED = [
     "sklearn.datasets",
     "torch._dynamo",
 ]
+# Before anything starts the fork server of the tests, which imports only once what it is told to.
+multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
 # As most tests run teacher and student, also where there is a GPU.
 DIGITS = ("--config", CONFIG, "--device", "cpu", "--precision", "fp32", "--quiet")
 
@@ -122,7 +124,6 @@ def struck(
     settings: `module:name` to values set before the command starts. stdout is not kept.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
     with tempfile.NamedTemporaryFile() as err:
         words = [str(argument) for argument in arguments]
         child = context.Process(

@@ -12,7 +12,7 @@ import torch
 from dive.models import checkpoint
 
 SPACED = ("data_fingerprint", "weights_hash", "cache_hash", "free_views", "fixed_view", "trained_together")
-ADDED = ("group_confusion", "fingerprint_version")  # since
+ADDED = ("group_confusion", "fingerprint_version", "digests")  # since
 
 
 def fingerprint(classes: list[str], keys: list[str], labels: list[int], images: list[np.ndarray]) -> str:

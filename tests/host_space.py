@@ -61,6 +61,7 @@ class OnDemand:
     deadly: int | None = None
     channels: int = 3
     held: None = None
+    on_demand: bool = True
     home: int = os.getpid()
 
     def __len__(self) -> int:

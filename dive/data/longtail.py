@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from dive.data.pictures import digest
-from dive.data.reading import Pictures, Reading, read_pictures
+from dive.data.reading import HELD, Pictures, Reading, read_pictures
 from dive.data.sources.source import Source, Split
 from dive.errors import DataError
 from dive.randomness import draw_order, key_hashes
@@ -134,13 +134,13 @@ class Dataset:
     test: Samples
 
 
-def long_tailed(source: Source, imbalance: float | None, seed: int, reading: Reading) -> Samples:
+def long_tailed(source: Source, imbalance: float | None, seed: int, reading: Reading = HELD) -> Samples:
     """Draw the training samples from a source (see `draw`), their pictures read as `reading` says."""
     positions = draw(source.train, source.classes, imbalance, seed)
     return _samples(source.train, positions, source.classes, reading)
 
 
-def untouched_test(source: Source, reading: Reading) -> Samples:
+def untouched_test(source: Source, reading: Reading = HELD) -> Samples:
     """All test pictures of a source, read as `reading` says."""
     return _samples(source.test, np.arange(len(source.test.keys)), source.classes, reading)
 

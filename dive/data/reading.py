@@ -30,6 +30,9 @@ class Reading:
     progress: Progress = SILENT
 
 
+HELD = Reading()  # in memory, as they are
+
+
 def read_pictures(split: Split, positions: np.ndarray, reading: Reading) -> tuple[Pictures, np.ndarray]:
     """The pictures at some positions (M,) of a split, and their digests (M, 16) uint8.
 

@@ -47,7 +47,7 @@ def _from_1(record: dict[str, Any]) -> dict[str, Any]:
             }
     if isinstance(cache, dict):
         renamed["cache"] = {_NAMES.get(key, key): value for key, value in cache.items()}
-    return renamed | {"version": VERSION, "fingerprint_version": _PIXELS}
+    return renamed | {"version": VERSION, "fingerprint_version": _PIXELS, "digests": "pixels"}
 
 
 def recipe_from_1(recipe: Mapping[str, Any]) -> dict[str, Any]:

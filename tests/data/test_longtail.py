@@ -220,7 +220,7 @@ def small_source(read: list[int]) -> Source:
 
 def test_a_long_tailed_data_set_holds_the_drawn_images_under_their_keys_and_the_whole_test_set():
     source = small_source([])
-    train, test = long_tailed(source, 4, 0, None), untouched_test(source, None)
+    train, test = long_tailed(source, 4, 0), untouched_test(source)
     assert train.counts.tolist() == [12, 3]
     assert len(train) == 15 and train.keys == sorted(train.keys)
     for key, label, image in zip(train.keys, train.labels, train.pictures.held, strict=True):
@@ -234,7 +234,7 @@ def test_a_long_tailed_data_set_holds_the_drawn_images_under_their_keys_and_the_
 def test_only_the_drawn_images_are_read():
     read: list[int] = []
     source = small_source(read)
-    train = long_tailed(source, 4, 0, None)
+    train = long_tailed(source, 4, 0)
     # The first is read once more, to find out how much memory all of them need.
     assert [source.train.keys[i] for i in read] == [train.keys[0], *train.keys]
 

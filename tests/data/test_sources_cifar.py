@@ -38,7 +38,7 @@ def test_the_official_files_give_each_image_under_its_key(cifar_forms):
 def test_all_forms_give_the_same_keys_draw_and_fingerprint(cifar_forms):
     sources = [opened(path) for path in (cifar_forms.official, cifar_forms.folder, cifar_forms.archive)]
     first = sources[0]
-    datasets = [Dataset(long_tailed(source, 4, 0, None), untouched_test(source, None)) for source in sources]
+    datasets = [Dataset(long_tailed(source, 4, 0), untouched_test(source)) for source in sources]
     assert datasets[0].train.counts.tolist() == [12, 6, 3]
     for source, dataset in zip(sources[1:], datasets[1:], strict=True):
         assert source.classes == first.classes

@@ -53,8 +53,8 @@ def test_the_test_digits_of_a_class_are_those_first_by_the_sha256_of_their_keys(
 
 def test_the_split_does_not_move_with_the_seed_of_the_draw():
     source = open_source("digits")
-    tests = [untouched_test(source, None).keys for _ in (0, 1)]
-    drawn = [long_tailed(source, 50, seed, None).keys for seed in (0, 1)]
+    tests = [untouched_test(source).keys for _ in (0, 1)]
+    drawn = [long_tailed(source, 50, seed).keys for seed in (0, 1)]
     assert drawn[0] != drawn[1] and tests[0] == tests[1] == source.test.keys
     assert all(set(keys) <= set(source.train.keys) for keys in drawn)
     again = open_source("digits")
@@ -64,7 +64,7 @@ def test_the_split_does_not_move_with_the_seed_of_the_draw():
 def test_the_long_tail_of_the_demo_has_399_images():
     # int(146 · 50^(-c/9)), or all 142 of the first class, which has fewer than the largest
     source = open_source("digits")
-    assert long_tailed(source, 50, 0, None).counts.tolist() == [142, 94, 61, 39, 25, 16, 10, 6, 4, 2]
+    assert long_tailed(source, 50, 0).counts.tolist() == [142, 94, 61, 39, 25, 16, 10, 6, 4, 2]
     assert len(source.test.keys) == 359
 
 

@@ -342,7 +342,7 @@ def test_the_kept_teacher_was_trained_on_the_images_that_are_drawn_now(kept, sha
     _, found = kept
     data = build(found["recipe"]).data
     source = open_source(data.kind, root=str(shared_data))
-    train = long_tailed(source, data.imbalance, data.seed, None)
+    train = long_tailed(source, data.imbalance, data.seed)
     assert found["fingerprint_version"] == 1
     assert train.fingerprint_of(1) == found["data_fingerprint"] != train.fingerprint
     assert train.counts.tolist() == found["class_counts"] and list(train.classes) == found["classes"]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dive.workflows.evaluate import evaluate as evaluate
     from dive.workflows.export import ExportOptions as ExportOptions
     from dive.workflows.export import export_logits as export_logits
+    from dive.workflows.predict import predict as predict
     from dive.workflows.results import TrainOptions as TrainOptions
     from dive.workflows.student import StudentOptions as StudentOptions
     from dive.workflows.student import train_student as train_student
@@ -49,6 +50,7 @@ _HOMES = {
     "load_recipe": "dive.workflows.data",
     "open_cache": "dive.cache.reader",
     "open_images": "dive.workflows.data",
+    "predict": "dive.workflows.predict",
     "recommend": "dive.method.advice",
     "train_student": "dive.workflows.student",
     "train_teacher": "dive.workflows.teacher",

@@ -31,6 +31,14 @@ class SeveralErrors(DiveError):
         return tuple(message for error in self.errors for message in error.messages)
 
 
+def raise_any(errors: Sequence[DiveError]) -> None:
+    """Raise the error, or SeveralErrors where there are several; nothing where there is none."""
+    if len(errors) > 1:
+        raise SeveralErrors(errors)
+    if errors:
+        raise errors[0]
+
+
 class RecipeError(DiveError):
     """A recipe has unknown keys, wrong types or values out of range."""
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "tune-tau": "Choose temperature and power normalisation from the cached logits.",
     "student": "Train a student from the cache alone.",
     "eval": "Many, medium and few-shot accuracy of checkpoints.",
+    "predict": "Classify image files.",
     "inspect": "Show what a cache or a checkpoint is.",
     "verify": "Check a logit cache from its seal to its last row.",
 }

@@ -112,19 +112,31 @@ def require_trainable(
     if fault := _fault_of_state(network.body):
         raise ModelError(f"{name} {fault}")
     views = network.blank(architecture.channels, shape, min(2, smallest))
-    seen = "×".join(map(str, network.sees(shape)))
+    try:
+        trial = copy.deepcopy(network).train()
+    except Exception as error:  # of any network, which may do anything
+        raise ModelError(f"{name} cannot be copied ({_said(error)})") from error
+    require_logits(trial, architecture, views)
+
+
+def require_logits(network: Network, architecture: Architecture, views: torch.Tensor) -> None:
+    """Raise ModelError unless the network, in the mode it is in, gives logits of views.
+
+    views: (B, channels, H, W) uint8. It makes one pass over them; the random state stays as it was.
+    """
+    name = architecture.name
+    seen = "×".join(map(str, network.sees((views.shape[2], views.shape[3]))))
     devices = [views.device] if views.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         try:
-            logits = copy.deepcopy(network).train()(views)
+            logits = network(views)
         except Exception as error:  # of any network, which may do anything
-            said = shortened(printable(" ".join(f"{type(error).__name__}: {error}".split())), 200)
             advice = "model.input.size sets the size that it sees, views.size that of the pictures"
-            if len(views) == 1:
+            if len(views) == 1 and network.training:
                 advice = "the last batch of an epoch has one: change schedule.batch_size"
             raise ModelError(
                 f"{name} does not take {len(views)} view{'s' * (len(views) > 1)} of "
-                f"{architecture.channels}×{seen} ({said}); {advice}"
+                f"{architecture.channels}×{seen} ({_said(error)}); {advice}"
             ) from error
     wanted = (len(views), architecture.classes)
     if not isinstance(logits, torch.Tensor):
@@ -132,6 +144,10 @@ def require_trainable(
     if tuple(logits.shape) != wanted or not logits.is_floating_point():
         told = f"{tuple(logits.shape)} of {logits.dtype}"
         raise ModelError(f"{name} must give logits {wanted} for {wanted[0]} views, not {told}")
+
+
+def _said(error: Exception) -> str:
+    return shortened(printable(" ".join(f"{type(error).__name__}: {error}".split())), 200)
 
 
 def _fault_of_state(body: nn.Module) -> str:

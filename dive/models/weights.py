@@ -69,6 +69,15 @@ class InitialWeights:
             f"{linear.in_features} features to {linear.out_features} classes"
         )
 
+    def classes(self, body: nn.Module, views: torch.Tensor) -> int | None:
+        """How many classes the weights tell apart, whatever the network's own; None where that is not known.
+
+        views: as for `put_into`. It is known of weights of a network whose output is a linear layer's.
+        """
+        where = last_linear(body, views)
+        weight = None if where is None else self._read(views.shape[1]).get(f"{where}.weight")
+        return None if weight is None or weight.dim() != 2 else len(weight)
+
     @property
     def _shown(self) -> str:
         return printable(self.given)

@@ -31,11 +31,13 @@ _SIDE = within(8, bounds.LARGEST_SIDE)
 class Data:
     """What every kind of data has in common.
 
-    channels: of a picture. mirrored: whether a picture and its mirror image are of one class.
+    channels: of a picture. mirrored: whether a picture and its mirror image are of one class. side: pixels of
+    each side of every picture, None where they may differ.
     """
 
     channels: ClassVar[int] = 3
     mirrored: ClassVar[bool] = True
+    side: ClassVar[int | None] = None
 
     kind: str
     imbalance: float | None
@@ -60,6 +62,8 @@ class Cifar100(Data):
     classes as they are.
     """
 
+    side: ClassVar[int | None] = 32
+
     kind: str = _kind("cifar100")
     root: str = _key("data", bounds.path)
     imbalance: float | None = _key(100.0, _IMBALANCE)
@@ -69,6 +73,8 @@ class Cifar100(Data):
 @dataclass(frozen=True)
 class Cifar10(Data):
     """CIFAR-10 below `root`, downloaded if it is missing; drawn as `cifar100` is."""
+
+    side: ClassVar[int | None] = 32
 
     kind: str = _kind("cifar10")
     root: str = _key("data", bounds.path)
@@ -108,6 +114,7 @@ class Digits(Data):
 
     channels: ClassVar[int] = 1
     mirrored: ClassVar[bool] = False
+    side: ClassVar[int | None] = 8
 
     kind: str = _kind("digits")
     imbalance: float | None = _key(50.0, _IMBALANCE)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dive.data.longtail import FINGERPRINT_VERSION, Samples
-from dive.errors import SeveralErrors, TrainingError
+from dive.errors import TrainingError, raise_any
 from dive.models import checkpoint
 from dive.models.network import Architecture
 from dive.models.registry import network_versions
@@ -60,10 +60,7 @@ class Trained:
 
     def require_all(self) -> None:
         """Raise the TrainingError of the run that failed, or SeveralErrors where several did."""
-        if len(self.failures) > 1:
-            raise SeveralErrors(self.failures)
-        if self.failures:
-            raise self.failures[0]
+        raise_any(self.failures)
 
 
 def architecture_of(recipe: Recipe, samples: Samples) -> Architecture:

@@ -15,6 +15,7 @@ import numpy as np
 
 from dive.data.sources.decode import refusing_huge_images
 from dive.data.sources.folder import PHOTOGRAPH_BYTES
+from dive.data.sources.names import read_class_names
 from dive.data.sources.picture_files import PictureFiles
 from dive.data.sources.source import Source, Split
 from dive.data.sources.tree import FolderFiles
@@ -49,7 +50,9 @@ def open_lists(root: str | Path, train_list: str, test_list: str, classes: str |
     _check_labels(train, test, count)
     _check_root(place, train)
     names = (
-        _class_names(train, count) if classes is None else _named(user_path(classes, "--set data.classes"))
+        _class_names(train, count)
+        if classes is None
+        else read_class_names(user_path(classes, "--set data.classes"))
     )
     if len(names) != count:
         raise DataError(f"{classes} names {len(names)} classes, {train.path} has labels up to {count - 1}")
@@ -157,15 +160,6 @@ def _class_names(listed: _List, count: int) -> tuple[str, ...]:
     names = tuple(f"/{folder}"[common:].lstrip("/") for folder in folders)
     distinct = len(set(names)) == count and all(names)
     return names if distinct else tuple(str(number) for number in range(count))
-
-
-def _named(path: Path) -> tuple[str, ...]:
-    try:
-        return tuple(line.strip() for line in read_regular(path).decode("utf-8").splitlines() if line.strip())
-    except OSError as error:
-        raise DataError(f"cannot read the class names {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"the class names {path} are not a text file in UTF-8") from error
 
 
 def _split(root: Path, listed: _List) -> Split:

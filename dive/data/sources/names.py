@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dive.errors import DataError
+from dive.files import read_regular
 
 SPLITS = ("train", "test")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
@@ -85,3 +86,13 @@ def _likeness(one: str, other: str) -> str:
     if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
         return f"{ascii(one)} and {ascii(other)} differ in their Unicode normal form alone (NFC, NFD)"
     return f"{one} and {other} spell one path"
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """The lines of a text file, each the name of a class; raises DataError where it cannot be read."""
+    try:
+        return tuple(line.strip() for line in read_regular(path).decode("utf-8").splitlines() if line.strip())
+    except OSError as error:
+        raise DataError(f"cannot read the class names {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"the class names {path} are not a text file in UTF-8") from error

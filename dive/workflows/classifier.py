@@ -1,0 +1,146 @@
+"""A trained network with what it takes to classify a picture: its clean view and the names of its classes.
+
+It comes from a checkpoint, or from a recipe whose network begins with weights and keeps their head.
+"""
+
+import functools
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dive.data.pictures import fit
+from dive.data.sources.names import read_class_names
+from dive.errors import CheckpointError, ModelError, RecipeError
+from dive.feeds.images import one_view
+from dive.files import user_path
+from dive.models import checkpoint
+from dive.models.network import Architecture, Network, require_logits
+from dive.models.weights import InitialWeights, initial_weights
+from dive.progress import SILENT, Progress
+from dive.recipe.reading import build
+from dive.recipe.recipe import Recipe, Views
+from dive.recipe.shipped import recipes
+from dive.views.registry import view_space
+from dive.views.space import ViewSpace
+from dive.workflows.data import load_recipe
+
+RECIPE_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network in eval mode, and how pictures are brought to it.
+
+    classes: names, in the order of the logits. side: pixels that a picture is brought to before its view is
+    taken, None where the view has a size of its own or pictures are taken as they are.
+    """
+
+    network: Network
+    architecture: Architecture
+    classes: tuple[str, ...]
+    views: Views
+    side: int | None
+
+    @property
+    def any_size(self) -> bool:
+        """Whether nothing says which size pictures are to have: they are taken as they are."""
+        return self.side is None and self.views.one_size
+
+    def view(self, picture: np.ndarray) -> np.ndarray:
+        """The clean view of a picture (h, w, 3) uint8 of any size: (H, W, channels) uint8."""
+        if self.architecture.channels == 1:
+            picture = np.asarray(Image.fromarray(picture).convert("L"))[..., None]
+        if self.side is not None:
+            picture = fit(picture, self.side)
+        height, width = picture.shape[:2]
+        space = _clean(self.views, (height, width))
+        return one_view(space, np.require(picture, requirements=("C", "W")), space.clean_id)
+
+
+@functools.lru_cache(maxsize=64)
+def _clean(views: Views, shape: tuple[int, int]) -> ViewSpace:
+    return view_space(views.kind, shape, **views.keys()).clean
+
+
+def open_classifier(path: Path, own: Collection[str] = (), progress: Progress = SILENT) -> Classifier:
+    """The classifier of a checkpoint, or of a recipe's file or name, on the CPU.
+
+    own: networks of your own that a checkpoint may be of, as `checkpoint.load_model` takes them. Raises
+    CheckpointError, RecipeError, or ModelError where weights cannot be had or do not fit.
+    """
+    if not is_recipe(path):
+        return _of_checkpoint(path, own)
+    if own:
+        raise RecipeError(f"{path} is a recipe, whose model.name is its network; --model is for checkpoints")
+    return _of_recipe(load_recipe(path), path, progress)
+
+
+def is_recipe(path: Path) -> bool:
+    """Whether a path is a recipe's and not a checkpoint's: by its suffix, or the name of a shipped one."""
+    return path.suffix.lower() in RECIPE_SUFFIXES or (path.as_posix() in recipes() and not path.is_file())
+
+
+def _of_checkpoint(path: Path, own: Collection[str]) -> Classifier:
+    network, document = checkpoint.load_model(path, own)
+    architecture = Architecture.of(document["architecture"])
+    if architecture.channels not in (1, 3):
+        raise CheckpointError(f"{path} takes pictures of {architecture.channels} channels; files have 1 or 3")
+    recipe = build(document["recipe"], where=str(path))
+    classes = tuple(document["classes"])
+    return Classifier(network.eval(), architecture, classes, recipe.views, _side_of(recipe))
+
+
+def _side_of(recipe: Recipe) -> int | None:
+    """The side that pictures are brought to: what the recipe says, or what all pictures of its data have."""
+    if not recipe.views.one_size:
+        return None
+    return recipe.views.picture_size or recipe.data.side
+
+
+def _of_recipe(recipe: Recipe, path: Path, progress: Progress) -> Classifier:
+    model = recipe.model
+    if model.weights is None or model.head != "keep":
+        raise ModelError(
+            f"{path} has no finished network: give model.weights and model.head keep, or the checkpoint that "
+            "dive teacher or dive student made of it"
+        )
+    side = _side_of(recipe)
+    if (pixels := side or recipe.views.size) is None:
+        raise RecipeError(f"{path}: views.size must be given, the side in pixels that images are brought to")
+    initial = initial_weights(model.name, model.weights, model.head)
+    given = recipe.data.place().get("classes")  # of the kinds that name them in a file
+    names = None if given is None else read_class_names(user_path(given, "data.classes"))
+    shape = (pixels, pixels)
+    count = _count(recipe, initial, shape, None if names is None else len(names))
+    if names is not None and len(names) != count:
+        raise ModelError(f"{given} names {len(names)} classes, {model.weights} of {model.name} have {count}")
+    architecture = _architecture(recipe, count)
+    network = architecture.build().eval()
+    views = network.blank(architecture.channels, shape, 1)
+    require_logits(network, architecture, views)  # which also gives lazy parameters their shapes
+    progress.note(initial.put_into(network.body, network.normalised(views)))
+    classes = names or tuple(map(str, range(count)))
+    return Classifier(network, architecture, classes, recipe.views, side)
+
+
+def _count(recipe: Recipe, initial: InitialWeights, shape: tuple[int, int], named: int | None) -> int:
+    """How many classes the weights tell apart: what their last linear layer gives."""
+    architecture = _architecture(recipe, named or 2)
+    trial = architecture.build().eval()
+    views = trial.blank(architecture.channels, shape, 1)
+    require_logits(trial, architecture, views)
+    count = initial.classes(trial.body, trial.normalised(views)) or named
+    if count is None:
+        raise ModelError(
+            f"how many classes {recipe.model.weights} of {recipe.model.name} have is not known, as it has no "
+            "last linear layer; name them in the file of data.classes (data.kind list)"
+        )
+    return count
+
+
+def _architecture(recipe: Recipe, classes: int) -> Architecture:
+    given = recipe.model.input
+    return Architecture(recipe.model.name, classes, recipe.data.channels, given.mean, given.std, given.size)

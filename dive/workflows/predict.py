@@ -1,0 +1,192 @@
+"""Classifying image files: the work of `dive predict`."""
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dive.data.pictures import HeldPictures
+from dive.data.sources.decode import decode, refusing_huge_images
+from dive.data.sources.names import EXTENSIONS, has_extension, is_hidden
+from dive.data.sources.tree import read_file
+from dive.errors import DataError, DiveError, ModelError, raise_any
+from dive.feeds.images import Images
+from dive.models.network import require_logits
+from dive.progress import SILENT, Progress
+from dive.training.device import Runtime, choose_device
+from dive.training.inference import batch_size, clean_plan, outputs
+from dive.views.registry import view_space
+from dive.workflows.classifier import Classifier, open_classifier
+
+_NOT_FINITE = "the network's logits of it are not finite"
+AT_ONCE = 64  # images that are read before the network sees them
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an image was taken for: its file, and its likeliest classes with their probabilities in [0, 1]."""
+
+    path: Path
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What became of the images of one command, in their order, and of each that failed, why."""
+
+    images: list[Prediction]
+    failures: list[DiveError]
+
+    def require_all(self) -> None:
+        """Raise the error of the image that failed, or SeveralErrors where several did."""
+        raise_any(self.failures)
+
+
+def predict(
+    model: str | Path,
+    images: Iterable[str | Path],
+    top: int = 1,
+    device: str = "auto",
+    progress: Progress = SILENT,
+    own: Collection[str] = (),
+) -> Predictions:
+    """Classify image files, and all below a folder, with a checkpoint or with a recipe of kept weights.
+
+    Each image is seen in the clean view of the model's own recipe, in fp32; probabilities are the softmax of
+    the logits, to which no prior is added. top: classes for each image, likeliest first; at most all. own:
+    networks of your own (`package.module:callable`) that a checkpoint may be of. An image that cannot be read
+    is among the failures and does not stop the others. Raises CheckpointError, RecipeError or ModelError
+    where the model cannot be had.
+
+    >>> import dive
+    >>> from PIL import Image
+    >>> digit = next(iter(dive.open_images("digits_lt/bbn", "test").values()))
+    >>> Image.fromarray(digit[..., 0]).save("digit.png")
+    >>> predicted = dive.predict("checkpoints/digits_lt_bbn/teacher.pt", ["digit.png"], top=3)
+    >>> [len(image.top) for image in predicted.images], predicted.failures
+    ([3], [])
+    """
+    target = choose_device(device)
+    classifier = open_classifier(Path(model), own, progress)
+    classifier.network.on(target)
+    if classifier.any_size:
+        progress.warn(f"{model} does not say which size pictures have; they are taken as they are")
+    files, failures = _listed(map(Path, images))
+    predictions: list[Prediction] = []
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    try:
+        with progress.bar("predict", len(files)) as bar, refusing_huge_images():
+            for start in range(0, len(files), AT_ONCE):
+                some = files[start : start + AT_ONCE]
+                views = list(pool.map(lambda path: _view(classifier, path), some))
+                for path, found in zip(some, _probabilities(classifier, views, target), strict=True):
+                    if isinstance(found, ModelError):
+                        failures.append(ModelError(f"{path}: {found}"))
+                    elif isinstance(found, DiveError):
+                        failures.append(found)
+                    else:
+                        predictions.append(Prediction(path, _top(classifier.classes, found, top)))
+                bar.advance(len(some))
+    finally:  # Ctrl-C does not wait for the rest
+        pool.shutdown(cancel_futures=True)
+    return Predictions(predictions, failures)
+
+
+def _listed(given: Iterable[Path]) -> tuple[list[Path], list[DiveError]]:
+    """The image files that are named, and those below folders; and why some folders give none."""
+    files: list[Path] = []
+    failures: list[DiveError] = []
+    for path in given:
+        try:
+            files += _below(path) if os.path.isdir(path) else [path]
+        except DataError as error:
+            failures.append(error)
+    return files, failures
+
+
+def _below(folder: Path) -> list[Path]:
+    """The images below a folder by their names' extensions, in the order of their paths; none is hidden.
+
+    Links are followed, into each real folder once. Raises DataError where a folder cannot be read, or where
+    there is no image.
+    """
+    try:
+        found = sorted(_walk(folder, set()))
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or folder}: {error.strerror}") from error
+    if not found:
+        raise DataError(f"{folder} has no image, a file whose name ends in {', '.join(EXTENSIONS)}")
+    return found
+
+
+def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in visited:
+        return
+    visited.add((status.st_dev, status.st_ino))
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        if is_hidden(name):
+            continue
+        if path.is_dir():
+            yield from _walk(path, visited)
+        elif has_extension(name):
+            yield path
+
+
+def _view(classifier: Classifier, path: Path) -> np.ndarray | DiveError:
+    """The view that the network sees of an image file, (H, W, channels) uint8, or why there is none."""
+    try:
+        return classifier.view(decode(read_file(path), str(path)))
+    except DataError as error:
+        return error
+    except OSError as error:
+        return DataError(f"cannot read {path}: {error.strerror or error}")
+    except MemoryError:
+        return DataError(f"{path} cannot be brought to its size: there is not enough memory")
+
+
+def _probabilities(
+    classifier: Classifier, views: Sequence[np.ndarray | DiveError], device: torch.device
+) -> list[np.ndarray | DiveError]:
+    """The probabilities (C,) float64 of each view, or why there are none; views of one size go together."""
+    found: list[np.ndarray | DiveError] = []
+    of_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+    for at, view in enumerate(views):
+        found.append(view)
+        if not isinstance(view, DiveError):
+            of_shape.setdefault(view.shape, []).append((at, view))
+    for members in of_shape.values():
+        places = [at for at, _ in members]
+        try:
+            logits = _logits(classifier, np.stack([view for _, view in members]), device)
+        except ModelError as error:
+            for at in places:
+                found[at] = error
+            continue
+        for at, row in zip(places, logits, strict=True):
+            sound = bool(torch.isfinite(row).all())
+            found[at] = torch.softmax(row, dim=0).numpy() if sound else ModelError(_NOT_FINITE)
+    return found
+
+
+def _logits(classifier: Classifier, views: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The network's logits (B, C) float64, on the CPU, of views (B, H, W, channels) uint8."""
+    network, (height, width) = classifier.network, views.shape[1:3]
+    if classifier.any_size:
+        blank = network.blank(classifier.architecture.channels, (height, width), 1)
+        require_logits(network, classifier.architecture, blank)
+    as_they_are = view_space("crop_flip", (height, width), pad=0, flip=False)
+    images = Images(HeldPictures(views), as_they_are, device)
+    plan = clean_plan(len(views), as_they_are.clean_id, batch_size((height, width), device, network))
+    return torch.cat(list(outputs(network, images, plan, Runtime(device, "fp32")))).cpu().double()
+
+
+def _top(classes: Sequence[str], probabilities: np.ndarray, count: int) -> tuple[tuple[str, float], ...]:
+    """The likeliest classes with their probabilities; of equals the first."""
+    order = np.argsort(-probabilities, kind="stable")[:count]
+    return tuple((classes[c], float(probabilities[c])) for c in order)

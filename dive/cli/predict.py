@@ -67,6 +67,8 @@ def command(
 def _require_new(path: Path) -> None:
     if path.exists() or path.is_symlink():
         raise OutputError(f"{path} exists already; give another --csv, or remove it")
+    if not path.parent.is_dir():
+        raise OutputError(f"there is no folder {path.parent} for {path.name}; make it, or give another --csv")
 
 
 def _document(predicted: "Predictions") -> dict[str, Any]:

@@ -87,6 +87,7 @@ def test_an_unreadable_image_is_told_at_the_end_and_the_others_are_shown(digits,
     [
         (("--json", "--csv", "x.csv"), "give --json or --csv FILE, not both"),
         (("--csv", "one.png"), "one.png exists already; give another --csv, or remove it"),
+        (("--csv", "no/x.csv"), "there is no folder no for x.csv; make it, or give another --csv"),
         (("--top", "0"), "must be from 1 to"),
     ],
 )

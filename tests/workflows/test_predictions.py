@@ -1,6 +1,7 @@
 """Classifying image files with a checkpoint, or with a recipe whose weights keep their head."""
 
 import os
+import re
 from pathlib import Path
 
 import chain
@@ -211,6 +212,33 @@ def test_a_recipe_of_kept_weights_has_the_classes_of_their_last_linear_layer(cla
         logits = body(v2.functional.normalize(to_tensor(pixels)[None], mean, std))[0]
     wanted = dict(zip(map(str, range(classes)), softmax(logits), strict=True))
     assert dict(found.top) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_photograph_for_a_network_of_cifar_is_brought_to_cifars_size():
+    body = build_model("resnet8", 100, seed=3).eval()
+    torch.save(body.state_dict(), "weights.pt")
+    Path("kept.yaml").write_text("model: {name: resnet8, weights: weights.pt, head: keep}")
+    path = photograph(Path("photograph.png"), (64, 48))
+    (found,) = predict("kept.yaml", [path], top=100).images
+    pixels = Image.open(path).resize((43, 32), Image.Resampling.BICUBIC).crop((5, 0, 37, 32))
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    with torch.no_grad():
+        logits = body(v2.functional.normalize(to_tensor(pixels)[None], mean, std))[0]
+    assert dict(found.top) == pytest.approx(
+        dict(zip(map(str, range(100)), softmax(logits), strict=True)), abs=1e-5
+    )
+
+
+def test_the_recipe_of_the_documents_can_be_given(repository):
+    """But for its weights, which would be downloaded."""
+    text = (repository / "docs" / "your-own-images.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    body = build_model("torchvision/resnet50", 5)
+    torch.save(body.state_dict(), "resnet50.pth")
+    Path("resnet50.yaml").write_text(block.replace("DEFAULT", "resnet50.pth"))
+    Path("imagenet_classes.txt").write_text("a\nb\nc\nd\ne\n")
+    (found,) = predict("resnet50.yaml", [photograph(Path("photo.png"))], top=9).images
+    assert sorted(name for name, _ in found.top) == list("abcde")
 
 
 def test_a_file_names_the_classes_of_kept_weights():

@@ -16,8 +16,18 @@ if TYPE_CHECKING:
     from dive.workflows.results import Result
 
 
+TITLES = {"test": "Test accuracy", "val": "Validation accuracy"}
+
+
 @click.command("eval")
 @click.argument("checkpoints", nargs=-1, type=options.FILE, metavar="[CHECKPOINT ...]")
+@click.option(
+    "--part",
+    type=click.Choice(["test", "val"]),
+    default="test",
+    show_default=True,
+    help="Which pictures: those of the test, or those for validation.",
+)
 @click.option("--per-class", is_flag=True, help="Every class's accuracy too.")
 @options.apply(
     options.config,
@@ -31,6 +41,7 @@ if TYPE_CHECKING:
 )
 def command(
     checkpoints: tuple[Path, ...],
+    part: str,
     per_class: bool,
     config: Path | None,
     assignments: tuple[str, ...],
@@ -43,10 +54,11 @@ def command(
 ) -> None:
     """Many, medium and few-shot accuracy of checkpoints.
 
-    In fp32, on the whole test set. Several seeds of one run are summed up as mean ± standard
-    deviation. Without an argument: the recipe's teacher and student. The test set is the recipe's
-    of --config, or the one the first checkpoint was trained with. A checkpoint of a network of your
-    own is opened where --model, or the recipe of --config, names that network.
+    In fp32, on the whole test set, or on the validation part with --part val. Several seeds of one
+    run are summed up as mean ± standard deviation. Without an argument: the recipe's teacher and
+    student. The test set is the recipe's of --config, or the one the first checkpoint was trained
+    with. A checkpoint of a network of your own is opened where --model, or the recipe of --config,
+    names that network.
     """
     from dive.workflows.evaluate import across_seeds, evaluate, recorded_recipe
 
@@ -56,14 +68,15 @@ def command(
     else:
         recipe = options.read_recipe(config, assignments, data__root=data)
         own = (*own, recipe.model.name)
-    evaluated = evaluate(checkpoints or _of_recipe(recipe, progress), recipe, device, progress, own, workers)
+    paths = checkpoints or _of_recipe(recipe, progress)
+    evaluated = evaluate(paths, recipe, device, progress, own, workers, part)
     seeds = across_seeds(evaluated)
     if as_json:
-        options.print_json(_document(evaluated, seeds))
+        options.print_json({"part": part, **_document(evaluated, seeds)})
         return
-    _print_shots(evaluated, seeds, numbered=per_class)
+    _print_shots(evaluated, seeds, TITLES[part], numbered=per_class)
     if per_class:
-        _print_classes(evaluated)
+        _print_classes(evaluated, TITLES[part])
 
 
 def _of_recipe(recipe: "Recipe", progress: "Progress") -> list[Path]:
@@ -77,10 +90,10 @@ def _of_recipe(recipe: "Recipe", progress: "Progress") -> list[Path]:
     return found
 
 
-def _print_shots(evaluated: "list[Result]", seeds: "list[Seeds]", numbered: bool) -> None:
+def _print_shots(evaluated: "list[Result]", seeds: "list[Seeds]", title: str, numbered: bool) -> None:
     from dive.cli.tables import SHOT_COLUMNS, figures, named, new_table, percent, print_seeds, print_table
 
-    table = new_table("Test accuracy (%)", ["model"], SHOT_COLUMNS)
+    table = new_table(f"{title} (%)", ["model"], SHOT_COLUMNS)
     for i, one in enumerate(evaluated, start=1):
         name = named(one.record, f"{one.path}, seed {one.record['seed']}", i if numbered else None)
         table.add_row(name, *map(percent, figures(one.accuracy)))
@@ -88,7 +101,7 @@ def _print_shots(evaluated: "list[Result]", seeds: "list[Seeds]", numbered: bool
     print_seeds(seeds)
 
 
-def _print_classes(evaluated: "list[Result]") -> None:
+def _print_classes(evaluated: "list[Result]", title: str) -> None:
     """Every class's accuracy; a column a checkpoint, by its number in the table above."""
     import numpy as np
 
@@ -99,7 +112,7 @@ def _print_classes(evaluated: "list[Result]") -> None:
     counts = np.array(first["class_counts"])
     shot_of = {int(c): shot for shot, members in shot_groups(counts).items() for c in members}
     numbers = [f"[{i}]" for i in range(1, len(evaluated) + 1)]
-    table = new_table("Test accuracy by class (%)", ["class", "shot"], ["images", *map(cell, numbers)])
+    table = new_table(f"{title} by class (%)", ["class", "shot"], ["images", *map(cell, numbers)])
     for c in np.argsort(-counts, kind="stable"):
         accuracies = (percent(one.accuracy.per_class[c]) for one in evaluated)
         table.add_row(cell(first["classes"][c]), shot_of[int(c)], str(counts[c]), *accuracies)

@@ -145,7 +145,7 @@ eval_every = click.option(
     type=Whole(0, bounds.EPOCHS[1]),
     default=0,
     metavar="N",
-    help="Test accuracy every N epochs too.",
+    help="Accuracy every N epochs too: on the validation part if there is one, else on the test part.",
 )
 
 

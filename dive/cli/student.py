@@ -141,21 +141,39 @@ def _print_results(results: "list[Result]", name: str, as_json: bool, several: b
 
 
 def _print_tables(results: "list[Result]", name: str) -> None:
+    """Test accuracies; of several that have a validation part those on it alone, to choose by."""
+    validated = [one for one in (result.validated() for result in results) if one]
+    if len(validated) < len(results):
+        _print_accuracies(results, name, "Test accuracy", "accuracy")
+    elif len(results) == 1:
+        _print_accuracies(validated, name, "Validation accuracy", "val_accuracy", verdict=False)
+        _print_accuracies(results, name, "Test accuracy", "accuracy")
+    else:
+        _print_accuracies(validated, name, "Validation accuracy", "val_accuracy")
+        click.echo("Choose by validation accuracy; dive eval CHECKPOINT tests the one you choose.")
+
+
+def _print_accuracies(results: "list[Result]", name: str, title: str, key: str, verdict: bool = True) -> None:
+    """One table: the teacher, where the cache tells its accuracy of that key, and the students below it."""
     from dive.cli.tables import print_seeds, print_table, shot_table
     from dive.recipe.records import model_name
     from dive.training.evaluation import Accuracy
     from dive.workflows.evaluate import across_seeds
 
     teacher = results[0].record["teacher"]
-    rows = [(model_name(teacher["kind"], teacher), Accuracy(**teacher["accuracy"], per_class=()))]
+    rows = []
+    if key in teacher:
+        rows.append((model_name(teacher["kind"], teacher), Accuracy(**teacher[key], per_class=())))
+    gains = [result.accuracy.all - one.all for _, one in rows for result in results]
     several = len(results) > 1
     for result in results:
         label = model_name("student", result.record)
         rows.append((f"{label}, seed {result.record['seed']}" if several else label, result.accuracy))
     seed = "" if several else f", seed {results[0].record['seed']}"
-    print_table(shot_table(f"Test accuracy (%) after the last epoch, {name}{seed}", rows))
+    print_table(shot_table(f"{title} (%) after the last epoch, {name}{seed}", rows))
     print_seeds(across_seeds(results))
-    click.echo(_verdict([result.accuracy.all - rows[0][1].all for result in results]))
+    if gains and verdict:
+        click.echo(_verdict(gains))
 
 
 def _verdict(gains: list[float]) -> str:

@@ -74,5 +74,11 @@ def command(
     if as_json:
         options.print_json({"checkpoint": str(result.path), **result.record})
     else:
-        title = f"Test accuracy (%) after the last epoch, {recipe.name}, seed {recipe.seed}"
-        print_table(shot_table(title, [(model_name("teacher", result.record), result.accuracy)]))
+        name, run = model_name("teacher", result.record), f"{recipe.name}, seed {recipe.seed}"
+        if validated := result.validated():
+            print_table(
+                shot_table(
+                    f"Validation accuracy (%) after the last epoch, {run}", [(name, validated.accuracy)]
+                )
+            )
+        print_table(shot_table(f"Test accuracy (%) after the last epoch, {run}", [(name, result.accuracy)]))

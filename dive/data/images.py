@@ -11,7 +11,7 @@ from dive.data.sources.registry import open_source
 from dive.data.sources.source import Split
 from dive.errors import DataError
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "val")
 
 
 class LabelledImages(Mapping[str, np.ndarray]):
@@ -28,7 +28,7 @@ class LabelledImages(Mapping[str, np.ndarray]):
 
     def __init__(self, kind: str, place: Mapping[str, Any], split: str = "train") -> None:
         if split not in SPLITS:
-            raise ValueError(f"split must be train or test, not {split!r}")
+            raise ValueError(f"split must be train, test or val, not {split!r}")
         self._kind, self._place, self._name = kind, dict(place), split
         self._split  # noqa: B018  that a missing data set is told of here
 
@@ -38,7 +38,10 @@ class LabelledImages(Mapping[str, np.ndarray]):
 
     @cached_property
     def _split(self) -> Split:
-        return getattr(self._source, self._name)
+        found = getattr(self._source, self._name)
+        if found is None:
+            raise DataError(f"the pictures of kind {self._kind} have no validation part here")
+        return found
 
     @cached_property
     def _position(self) -> dict[str, int]:

@@ -128,10 +128,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The long-tailed training samples and the untouched test samples."""
+    """The long-tailed training samples, and the untouched test and validation samples, None without those."""
 
     train: Samples
     test: Samples
+    val: Samples | None = None
 
 
 def long_tailed(source: Source, imbalance: float | None, seed: int, reading: Reading = HELD) -> Samples:
@@ -142,7 +143,12 @@ def long_tailed(source: Source, imbalance: float | None, seed: int, reading: Rea
 
 def untouched_test(source: Source, reading: Reading = HELD) -> Samples:
     """All test pictures of a source, read as `reading` says."""
-    return _samples(source.test, np.arange(len(source.test.keys)), source.classes, reading)
+    return untouched(source.test, source.classes, reading)
+
+
+def untouched(split: Split, classes: tuple[str, ...], reading: Reading = HELD) -> Samples:
+    """All pictures of a split, read as `reading` says."""
+    return _samples(split, np.arange(len(split.keys)), classes, reading)
 
 
 def draw(split: Split, classes: tuple[str, ...], imbalance: float | None, seed: int) -> np.ndarray:

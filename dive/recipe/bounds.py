@@ -15,6 +15,7 @@ Check = Callable[[Any], str | None]
 TEMPERATURES = (1e-6, 1e6)
 POWERS = (1e-6, 1.0)
 SEEDS = (0, 2**63 - 1)
+SHARES = (0.001, 0.9)  # of a class's pictures, set aside for test or validation
 EPOCHS = (1, 1_000_000)
 DEEPEST = 1202  # layers of the deepest network of this family that was ever published
 LARGEST_SIDE = 1024  # pixels of a picture that is held, and of a view

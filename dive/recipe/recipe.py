@@ -10,115 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from dive.recipe import bounds
-from dive.recipe.bounds import Check, one_of, within
+from dive.recipe.bounds import one_of, within
+from dive.recipe.data import Cifar10, Cifar100, Data, Digits, Folder, Listed
 from dive.recipe.documents import plain
-
-
-def _key(default: Any, check: Check | None = None) -> Any:
-    return field(default=default, metadata={"check": check} if check else {})
-
-
-def _kind(name: str) -> Any:
-    return field(default=name, init=False)
-
-
-_IMBALANCE = within(1.0, 1e9)
-_SEED = within(*bounds.SEEDS)
-_SIDE = within(8, bounds.LARGEST_SIDE)
-
-
-@dataclass(frozen=True)
-class Data:
-    """What every kind of data has in common.
-
-    channels: of a picture. mirrored: whether a picture and its mirror image are of one class. side: pixels of
-    each side of every picture, None where they may differ.
-    """
-
-    channels: ClassVar[int] = 3
-    mirrored: ClassVar[bool] = True
-    side: ClassVar[int | None] = None
-
-    kind: str
-    imbalance: float | None
-    seed: int
-
-    def identity(self) -> dict[str, Any]:
-        """Which pictures these are, as plain values; where they lie does not matter."""
-        drawn = ("kind", "imbalance", "seed")
-        return {key: getattr(self, key) for key in drawn}
-
-    def place(self) -> dict[str, Any]:
-        """The keys that say where the pictures are: what the source of this kind is opened with."""
-        drawn = ("kind", "imbalance", "seed")
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in drawn}
-
-
-@dataclass(frozen=True)
-class Cifar100(Data):
-    """CIFAR-100 below `root`, downloaded if it is missing.
-
-    `imbalance` is the ratio of the largest to the smallest class after the draw by `seed`; null takes the
-    classes as they are.
-    """
-
-    side: ClassVar[int | None] = 32
-
-    kind: str = _kind("cifar100")
-    root: str = _key("data", bounds.path)
-    imbalance: float | None = _key(100.0, _IMBALANCE)
-    seed: int = _key(0, _SEED)
-
-
-@dataclass(frozen=True)
-class Cifar10(Data):
-    """CIFAR-10 below `root`, downloaded if it is missing; drawn as `cifar100` is."""
-
-    side: ClassVar[int | None] = 32
-
-    kind: str = _kind("cifar10")
-    root: str = _key("data", bounds.path)
-    imbalance: float | None = _key(100.0, _IMBALANCE)
-    seed: int = _key(0, _SEED)
-
-
-@dataclass(frozen=True)
-class Folder(Data):
-    """Your own pictures: `train/<class>/*` and `test/<class>/*` below `root`, a folder or a .zip of one."""
-
-    kind: str = _kind("folder")
-    root: str = _key("data", bounds.path)
-    imbalance: float | None = _key(None, _IMBALANCE)
-    seed: int = _key(0, _SEED)
-
-
-@dataclass(frozen=True)
-class Listed(Data):
-    """Pictures below `root` that list files name, `relative/path label` a line, as large sets come.
-
-    `classes` is a file of class names, one a line; null calls a class after the folder of its pictures.
-    """
-
-    kind: str = _kind("list")
-    root: str = _key("data", bounds.path)
-    train_list: str = _key("train.txt", bounds.path)
-    test_list: str = _key("test.txt", bounds.path)
-    classes: str | None = _key(None, bounds.path)
-    imbalance: float | None = _key(None, _IMBALANCE)
-    seed: int = _key(0, _SEED)
-
-
-@dataclass(frozen=True)
-class Digits(Data):
-    """The grey digits of 8×8 pixels that come with scikit-learn, for a first run without a download."""
-
-    channels: ClassVar[int] = 1
-    mirrored: ClassVar[bool] = False
-    side: ClassVar[int | None] = 8
-
-    kind: str = _kind("digits")
-    imbalance: float | None = _key(50.0, _IMBALANCE)
-    seed: int = _key(0, _SEED)
+from dive.recipe.keys import SEED as _SEED
+from dive.recipe.keys import SIDE as _SIDE
+from dive.recipe.keys import key as _key
+from dive.recipe.keys import kind as _kind
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ EPOCH: dict[str, s.Check] = {
     "seconds": s.number(0),
     "train_accuracy": s.share,
 }
-OF_SOME_EPOCHS: dict[str, s.Check] = {"test_accuracy": s.share}
+OF_SOME_EPOCHS: dict[str, s.Check] = {"test_accuracy": s.share, "val_accuracy": s.share}
 _FINISHED: dict[str, s.Check] = {
     "kind": s.one_of("teacher", "student"),
     "loss": s.one_of("bsce", "ce", "dive"),
@@ -76,7 +76,7 @@ _FINISHED: dict[str, s.Check] = {
     "fingerprint_version": s.whole(1),
     "weights_hash": s.text,
     "accuracy": s.record_of(_ACCURACY),
-    "per_class": s.list_of(s.share),
+    "per_class": s.list_of(s.or_none(s.share)),
     "train_accuracy": s.share,
     "epochs": s.whole(),
     "seconds": s.number(0),
@@ -99,12 +99,15 @@ _OF_SOME: dict[str, s.Check] = {  # a record of an earlier version lacks these
     "fixed_view": s.truth,
     "initial_weights": s.text,
     "digests": s.one_of("pixels", "files"),
+    "val_accuracy": s.record_of(_ACCURACY),
+    "teacher/val_accuracy": s.record_of(_ACCURACY),
     "group_confusion": s.record_of(dict.fromkeys(SHOTS, s.record_of(dict.fromkeys(SHOTS, s.whole())))),
 }
 
 # In what two seeds of one run differ: the seed and what follows from it, where and when they were made.
 _OF_EACH_SEED = ("seed", "weights_hash", "cache_hash")
-_OF_EACH_RESULT = ("accuracy", "per_class", "group_confusion", "train_accuracy")
+_OF_EACH_RESULT = ("accuracy", "val_accuracy", "per_class", "group_confusion", "train_accuracy")
+_OF_EACH_TEACHER = ("seed", "accuracy", "val_accuracy")
 _OF_EACH_MACHINE = ("seconds", "device", "threads", "trained_together", "versions")
 _OF_EACH_CODE = ("format", "version", "producer", "data_fingerprint", "fingerprint_version")
 
@@ -184,7 +187,7 @@ def _run_of(record: Mapping[str, Any]) -> str:
     del recipe["model"]["weights"]  # where they lie; what they are is among the facts
     common["recipe"] = recipe
     if "teacher" in common:
-        teacher = {key: value for key, value in common["teacher"].items() if key not in ("seed", "accuracy")}
+        teacher = {key: value for key, value in common["teacher"].items() if key not in _OF_EACH_TEACHER}
         whole = build(teacher["recipe"]).as_dict()
         common["teacher"] = teacher | {"recipe": {key: whole[key] for key in teacher["recipe"]}}
     return json.dumps(common, sort_keys=True)

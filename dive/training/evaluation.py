@@ -1,4 +1,4 @@
-"""Accuracy on the test set, by many, medium and few-shot classes."""
+"""Accuracy on the test set or on that for validation, by many, medium and few-shot classes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,9 @@ class Accuracy:
     """Top-1 accuracies, all in [0, 1].
 
     many, medium, few: the mean of their classes' accuracies, None where there is no such class.
-    all: over images. class_mean: over classes. per_class: (C,). group_confusion: test images of a group's
-    classes (many, medium, few) by the group of the class that was predicted, None where that is not known.
+    all: over images. class_mean: over classes. per_class: (C,), None for a class without a test image, which
+    no mean counts. group_confusion: test images of a group's classes (many, medium, few) by the group of the
+    class that was predicted, None where that is not known.
     """
 
     many: float | None
@@ -28,7 +29,7 @@ class Accuracy:
     few: float | None
     all: float
     class_mean: float
-    per_class: tuple[float, ...]
+    per_class: tuple[float | None, ...]
     group_confusion: dict[str, dict[str, int]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -39,16 +40,21 @@ class Accuracy:
 def shot_accuracy(predictions: np.ndarray, labels: np.ndarray, training_counts: np.ndarray) -> Accuracy:
     """Accuracy of predicted labels (N,) against labels (N,); shots by training_counts (C,).
 
-    Every class must occur in `labels`.
+    A class that does not occur in `labels` has no accuracy and is left out of the means.
     """
     classes = len(training_counts)
     correct = np.bincount(labels[predictions == labels], minlength=classes)
-    per_class = correct / np.bincount(labels, minlength=classes)
+    tested = np.bincount(labels, minlength=classes)
+    present = np.flatnonzero(tested)
+    of_present = correct[present] / tested[present]
+    per_class: list[float | None] = [None] * classes
+    for label, share in zip(present.tolist(), of_present.tolist(), strict=True):
+        per_class[label] = share
     return Accuracy(
-        **shot_means(per_class, training_counts),
+        **shot_means(of_present, np.asarray(training_counts)[present]),
         all=float((predictions == labels).mean()),
-        class_mean=float(per_class.mean()),
-        per_class=tuple(per_class.tolist()),
+        class_mean=float(of_present.mean()),
+        per_class=tuple(per_class),
         group_confusion=group_confusion(predictions, labels, training_counts),
     )
 

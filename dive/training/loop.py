@@ -37,9 +37,10 @@ SAVING_SHARE = 0.02  # at most this share of the time goes into resumable state
 class Run:
     """A run in training: its network, how far it is, and its state on the disk.
 
-    On CUDA it has a stream of its own. state: where it was stopped, None to begin. evaluator: measures it,
-    every `eval_every` epochs (0: at the end alone). history: of each epoch done. failure: why it cannot go
-    on, None while it can.
+    On CUDA it has a stream of its own. state: where it was stopped, None to begin. evaluator: measures it at
+    the end. validator: the same on the validation part, None without one. eval_every: epochs between
+    evaluations by the validator or, without one, by the evaluator; 0: at the end alone. history: of each
+    epoch done. failure: why it cannot go on, None while it can.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class Run:
         evaluator: Evaluator,
         eval_every: int = 0,
         state: SavedState | None = None,
+        validator: Evaluator | None = None,
     ) -> None:
         self.spec, self.network, self.runtime = spec, network, runtime
         self.journal = Journal(spec.out)
         self.history: list[EpochRecord] = [] if state is None else list(state.history)
-        self._evaluator, self._eval_every, self._pace = evaluator, eval_every, _SavingPace()
+        self._evaluator, self._validator = evaluator, validator
+        self._eval_every, self._pace = eval_every, _SavingPace()
         self._stream = torch.cuda.Stream(runtime.device) if runtime.device.type == "cuda" else None
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(runtime.device))
@@ -180,7 +183,10 @@ class Run:
                 )
             )
             if self._eval_every and epoch % self._eval_every == 0:
-                self._tested(self._evaluator(self.network).all)
+                if self._validator is None:
+                    self._note(test_accuracy=self._evaluator(self.network).all)
+                else:
+                    self._note(val_accuracy=self._validator(self.network).all)
             if not self.finished and self._pace.due():
                 with self._pace:
                     self.journal.write(self._state())
@@ -189,12 +195,19 @@ class Run:
         """The test accuracy of the network as it is now, which goes into the last epoch's record too."""
         with self.runtime.computing():
             accuracy = self._evaluator(self.network)
-        self._tested(accuracy.all)
+        self._note(test_accuracy=accuracy.all)
         return accuracy
 
-    def _tested(self, accuracy: float) -> None:
-        """Record a test accuracy with the last epoch."""
-        self.history[-1] = replace(self.history[-1], test_accuracy=accuracy)
+    def validate(self) -> Accuracy | None:
+        """As `evaluate`, on the validation part; None where there is none."""
+        with self.runtime.computing():
+            accuracy = None if self._validator is None else self._validator(self.network)
+        self._note(val_accuracy=accuracy and accuracy.all)
+        return accuracy
+
+    def _note(self, **accuracy: Any) -> None:
+        """Record an accuracy with the last epoch."""
+        self.history[-1] = replace(self.history[-1], **accuracy)
 
     def _state(self) -> SavedState:
         return SavedState(

@@ -58,7 +58,8 @@ class EpochRecord:
     """What is recorded of an epoch.
 
     epoch: from 1. loss: its mean over the samples, in nats. lr: the last step's. seconds: from its first step
-    to its last. train_accuracy: on the augmented views, as it went. test_accuracy: where it was evaluated.
+    to its last. train_accuracy: on the augmented views, as it went. test_accuracy,
+    val_accuracy: where it was evaluated so.
     """
 
     epoch: int
@@ -67,9 +68,10 @@ class EpochRecord:
     seconds: float
     train_accuracy: float
     test_accuracy: float | None = None
+    val_accuracy: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """It in plain values, without a test accuracy where there is none."""
+        """It in plain values, without the accuracies that there are not."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 

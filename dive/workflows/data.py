@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from dive.data.images import LabelledImages
-from dive.data.longtail import Dataset, Samples, long_tailed, untouched_test
+from dive.data.longtail import Dataset, Samples, long_tailed, untouched
 from dive.data.reading import Reading
 from dive.data.sources.registry import open_source
-from dive.data.sources.source import Source
+from dive.data.sources.source import Source, Split
+from dive.errors import DataError
 from dive.progress import SILENT, Progress
 from dive.recipe.reading import load
 from dive.recipe.recipe import Recipe
@@ -17,14 +18,16 @@ from dive.workflows.places import index_of
 
 
 def load_dataset(recipe: Recipe, progress: Progress, check: bool = False) -> Dataset:
-    """The recipe's long-tailed training samples and its test samples.
+    """The recipe's long-tailed training samples, its test samples, and those for validation if it has any.
 
     check: decode every picture file that is not indexed yet, where pictures are read on demand.
 
     Raises DataError where they are missing, incomplete or corrupt.
     """
     source = open_source(recipe.data.kind, **recipe.data.place())
-    return Dataset(_training(source, recipe, progress, check), _test(source, recipe, progress, check))
+    train = _training(source, recipe, progress, check)
+    val = None if source.val is None else _untouched(source, "val", recipe, progress, check)
+    return Dataset(train, _untouched(source, "test", recipe, progress, check), val)
 
 
 def load_training(recipe: Recipe, progress: Progress) -> Samples:
@@ -34,7 +37,12 @@ def load_training(recipe: Recipe, progress: Progress) -> Samples:
 
 def load_test(recipe: Recipe, progress: Progress = SILENT) -> Samples:
     """The recipe's test samples alone; raises DataError as `load_dataset` does."""
-    return _test(open_source(recipe.data.kind, **recipe.data.place()), recipe, progress)
+    return load_part(recipe, "test", progress)
+
+
+def load_part(recipe: Recipe, part: str, progress: Progress) -> Samples:
+    """The recipe's samples of `test` or `val` alone; raises DataError also where there is no such part."""
+    return _untouched(open_source(recipe.data.kind, **recipe.data.place()), part, recipe, progress)
 
 
 def _training(source: Source, recipe: Recipe, progress: Progress, check: bool = False) -> Samples:
@@ -44,14 +52,22 @@ def _training(source: Source, recipe: Recipe, progress: Progress, check: bool = 
     return train
 
 
-def _test(source: Source, recipe: Recipe, progress: Progress, check: bool = False) -> Samples:
-    return untouched_test(source, _reading(recipe, progress, check))
-
-
 def _reading(recipe: Recipe, progress: Progress, check: bool) -> Reading:
     views, root = recipe.views, recipe.data.place().get("root")
     index = None if root is None else index_of(root)
     return Reading(views.picture_size, not views.one_size, index, check, progress)
+
+
+def _untouched(source: Source, part: str, recipe: Recipe, progress: Progress, check: bool = False) -> Samples:
+    split: Split | None = getattr(source, part)
+    if split is None:
+        raise DataError(f"{recipe.name}: its data have no validation part; {recipe.data.ADVICE}")
+    samples = untouched(split, source.classes, _reading(recipe, progress, check))
+    if lacking := [source.classes[c] for c in range(len(source.classes)) if not samples.counts[c]]:
+        images = {"test": "test", "val": "validation"}[part]
+        shown = ", ".join(lacking[:10]) + (f" and {len(lacking) - 10} more" if len(lacking) > 10 else "")
+        progress.warn(f"no {images} image of {shown}: left out of accuracies by group and by class")
+    return samples
 
 
 def _announce(train: Samples, recipe: Recipe, progress: Progress) -> None:
@@ -95,8 +111,8 @@ def open_images(data: str | Path | Recipe, split: str = "train") -> LabelledImag
     """The pictures of a data set: a mapping of keys to (H, W, channels) uint8, with labels and classes.
 
     data: an image folder or a .zip of one, a recipe, or the file or name of one. split: `train`, of which all
-    pictures are there and not the long-tailed draw alone, or `test`. Raises DataError where the pictures are
-    missing, RecipeError for a recipe.
+    pictures are there and not the long-tailed draw alone, `test`, or `val`. Raises DataError where the
+    pictures or that part are missing, RecipeError for a recipe.
 
     >>> import dive
     >>> images = dive.open_images("digits_lt/bbn")

@@ -1,4 +1,4 @@
-"""Comparing checkpoints on one test set: the work of `dive eval`."""
+"""Comparing checkpoints on one test or validation part: the work of `dive eval`."""
 
 import json
 import statistics
@@ -20,7 +20,7 @@ from dive.recipe.records import of_one_run
 from dive.training.device import choose_device
 from dive.training.evaluation import Evaluator
 from dive.views.registry import view_space
-from dive.workflows.data import load_test
+from dive.workflows.data import load_part
 from dive.workflows.results import Result
 
 
@@ -50,9 +50,11 @@ def evaluate(
     progress: Progress = SILENT,
     own: Sequence[str] = (),
     workers: int | None = None,
+    part: str = "test",
 ) -> list[Result]:
     """Evaluate each checkpoint on the recipe's test set; shots by the checkpoint's own class counts.
 
+    part: `test`, or `val` for the validation part; raises DataError where there is none.
     recipe: that of the first checkpoint if it is not given. Each sees the pictures at the size that its own
     recipe brings them to. own: networks of your own (`package.module:callable`) that may be imported where a
     checkpoint is of them; the recipe's is not taken for one. workers: as those of training. Raises
@@ -73,7 +75,7 @@ def evaluate(
         for path, network, document in loaded:
             views = build(document["recipe"], where=str(path)).views
             if (pictures := (views.picture_size, views.one_size)) not in tests:
-                tests[pictures] = load_test(replace(recipe, views=views))
+                tests[pictures] = load_part(replace(recipe, views=views), part, SILENT if tests else progress)
             test = tests[pictures]
             _check_classes(path, document["classes"], test.classes)
             _check_channels(path, document["architecture"]["channels"], test.pictures.channels)

@@ -255,4 +255,6 @@ def _require_same_facts(part: Path, facts: dict[str, Any], steady: dict[str, Any
 def teacher_facts(document: dict[str, Any]) -> dict[str, Any]:
     """What a cache records of the checkpoint it was made of, besides its identity; no paths."""
     facts = {key: document[key] for key in ("kind", "loss", "seed", "epochs", "accuracy", "precision")}
+    if "val_accuracy" in document:
+        facts["val_accuracy"] = document["val_accuracy"]
     return facts | {"recipe": {key: document["recipe"][key] for key in ("name", "schedule", "distillation")}}

@@ -1,6 +1,6 @@
 """What training workflows return, and the record of a finished result."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from dive.versions import versions
 class TrainOptions:
     """What is asked of training besides the recipe.
 
-    device: `auto`, `cpu`, `cuda` or `cuda:N`. force: start over and replace a finished result. eval_every:
-    epochs between evaluations on the test set, 0 for the end alone. workers: processes that read pictures
-    where they are read on demand, None for as many as there are cores but for one. check_images: decode every
-    picture file that is not indexed yet before the run, not its header alone.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. force: start over and replace a finished result.
+        eval_every: epochs between evaluations, 0 for the end alone: on the validation part or, without one,
+        on the test part.
+    workers: processes that read pictures where they are read on demand, None for as many as there are cores
+    but for one. check_images: decode every picture file that is not indexed yet before the run, not its
+    header alone.
     """
 
     device: str = "auto"
@@ -49,6 +51,12 @@ class Result:
     path: Path
     record: dict[str, Any]
     accuracy: Accuracy
+
+    def validated(self) -> "Result | None":
+        """The same with its accuracy on the validation part, None where the record has none."""
+        if (figures := self.record.get("val_accuracy")) is None:
+            return None
+        return replace(self, accuracy=Accuracy(**figures, per_class=()))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dive import files, outputs
-from dive.data.longtail import Dataset
+from dive.data.longtail import Dataset, Samples
 from dive.errors import ModelError, OutputError, TrainingError
 from dive.feeds.feed import Batch
 from dive.feeds.images import Images
@@ -41,7 +41,8 @@ from dive.workflows.results import INITIAL, Result, Trained, TrainOptions, ident
 class Prepared:
     """A recipe's data set prepared on a device, once for all runs of a command and for their evaluation.
 
-    images: the training pictures in the recipe's view space. labels: (N,) int64 on the device.
+    images: the training pictures in the recipe's view space. labels: (N,) int64 on the device. evaluator: on
+    the test part. validator: on the validation part, None without one.
     """
 
     dataset: Dataset
@@ -49,20 +50,26 @@ class Prepared:
     images: Images
     labels: torch.Tensor
     evaluator: Evaluator
+    validator: Evaluator | None = None
 
 
 def prepare(recipe: Recipe, dataset: Dataset, device: torch.device, workers: int | None = None) -> Prepared:
     """The data set of a recipe on a device. workers: as `dive.feeds.images.Images` takes them."""
-    train_set, test = dataset.train, dataset.test
+    train_set = dataset.train
     space = view_space(recipe.views.kind, train_set.pictures.shape, **recipe.views.keys())
-    of_test = view_space(recipe.views.kind, test.pictures.shape, **recipe.views.keys()).clean
-    tested = Images(test.pictures, of_test, device, workers)
+
+    def evaluator(samples: Samples) -> Evaluator:
+        shown = view_space(recipe.views.kind, samples.pictures.shape, **recipe.views.keys()).clean
+        images = Images(samples.pictures, shown, device, workers)
+        return Evaluator(images, samples.labels, train_set.counts, device)
+
     return Prepared(
         dataset=dataset,
         device=device,
         images=Images(train_set.pictures, space, device, workers),
         labels=torch.from_numpy(train_set.labels).to(device),
-        evaluator=Evaluator(tested, test.labels, train_set.counts, device),
+        evaluator=evaluator(dataset.test),
+        validator=None if dataset.val is None else evaluator(dataset.val),
     )
 
 
@@ -158,8 +165,8 @@ class _Runs:
             f"{spec.epochs} epochs of {spec.steps_per_epoch} steps, "
             f"on {device_name(self._device, runtime.threads)}"
         )
-        evaluator = self._prepared.evaluator
-        return Run(spec, network, inputs, runtime, evaluator, self._options.eval_every, state)
+        measured = (self._prepared.evaluator, self._options.eval_every, state, self._prepared.validator)
+        return Run(spec, network, inputs, runtime, *measured)
 
     def _choose_runtime(
         self, spec: RunSpec, network: Network, inputs: Inputs, state: SavedState | None
@@ -174,12 +181,14 @@ class _Runs:
 
     def _finish(self, done: Run, together: int) -> Result:
         """Evaluate a trained model and write its history, record and checkpoint."""
-        accuracy, journal, spec = done.evaluate(), done.journal, done.spec
+        accuracy, validation, journal, spec = done.evaluate(), done.validate(), done.journal, done.spec
         weights = {name: tensor.cpu() for name, tensor in done.network.body.state_dict().items()}
         samples = self._prepared.dataset.train
         record = record_of(spec, samples, done.runtime, weights, accuracy, done.history)
         record["architecture"]["parameters"] = parameter_count(done.network)
         record["trained_together"] = together
+        if validation is not None:
+            record["val_accuracy"] = validation.as_dict()
         journal.write_history(done.history)
         files.write_json(journal.record_path, record)
         checkpoint.save(spec.out, {**record, "model": weights})

@@ -684,7 +684,11 @@ def test_a_key_that_was_renamed_is_refused_with_its_new_name():
     ("assignments", "refused", "known"),
     [
         (("data.kind=digits", *GREY, "data.root=x"), "data.root", "kind, imbalance, seed"),
-        (("data.kind=folder", "data.classes=3"), "data.classes", "kind, imbalance, seed, root"),
+        (
+            ("data.kind=folder", "data.classes=3"),
+            "data.classes",
+            "kind, imbalance, seed, root, test_share, val_share",
+        ),
         (("views.kind=autoaugment", "views.magnitude=9"), "views.magnitude", "kind, size, seed, pad, flip"),
         (("optimizer.kind=sgd", "optimizer.beta=0.9"), "optimizer.beta", "kind, lr, momentum, weight_decay"),
     ],

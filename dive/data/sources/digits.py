@@ -6,12 +6,11 @@ drawn once, per class and by key, whatever the seed of the long-tailed draw.
 
 import numpy as np
 
+from dive.data.sources.shares import set_aside
 from dive.data.sources.source import Source, sorted_split
 from dive.errors import DataError
-from dive.randomness import draw_order
 
 TEST_SHARE = 0.2
-SPLIT_SEED = 0
 
 
 def open_digits() -> Source:
@@ -26,11 +25,7 @@ def open_digits() -> Source:
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]  # (1797, 8, 8, 1), from 0..16
     labels = np.asarray(bunch.target, dtype=np.int64)
     keys = [f"{label}/digit_{i:04d}" for i, label in enumerate(labels)]
-    is_test = np.zeros(len(keys), dtype=bool)
-    for label in range(10):
-        members = np.flatnonzero(labels == label)
-        order = draw_order(SPLIT_SEED, [keys[i] for i in members])
-        is_test[members[order[: round(TEST_SHARE * len(members))]]] = True
+    is_test = set_aside(keys, labels, TEST_SHARE)
     splits = [
         sorted_split([keys[i] for i in chosen], labels[chosen], images[chosen])
         for chosen in (np.flatnonzero(~is_test), np.flatnonzero(is_test))

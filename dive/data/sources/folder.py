@@ -1,9 +1,10 @@
-"""Image folders: `train/<class>/*` and `test/<class>/*`, in a directory or a .zip of one.
+"""Image folders: `train/<class>/*` and `test/<class>/*`, or `<class>/*` alone, in a directory or a .zip.
 
 Files are decoded only when they are read, and brought to RGB.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from dive.data.sources.decode import refusing_huge_images
 from dive.data.sources.names import SPLITS
 from dive.data.sources.picture_files import PictureFiles
+from dive.data.sources.shares import set_aside
 from dive.data.sources.source import Source, Split
 from dive.data.sources.tree import Tree, open_tree
 from dive.errors import DataError
@@ -19,52 +21,120 @@ from dive.files import user_path
 # Threads decode photographs in parallel; with thumbnails they only fight for the interpreter
 # (CIFAR-100: 4.6 s on two threads, 2.1 s on one).
 PHOTOGRAPH_BYTES = 16_384
+TEST_SHARE = 0.2  # of each class, where there is no test part and no other share is given
 
 
-def open_folder(root: str | Path, side: int | None = None) -> Source:
-    """The image folder at `root`.
+def open_folder(
+    root: str | Path,
+    side: int | None = None,
+    test_share: float | None = None,
+    val_share: float | None = None,
+) -> Source:
+    """The image folder at `root`: `train/<class>/*` and `test/<class>/*`, or `<class>/*` alone.
 
     side: the pixels that each side of every picture must have, None for any; one of another size is an error
-    when it is read. Raises DataError where the folder is missing, has no such layout, or train and test name
-    different classes.
+    when it is read. test_share: of each class, set aside for the test where there is neither train/ nor
+    test/; None is 0.2. val_share: of each class's training pictures, set aside for validation; None takes
+    those of `val/<class>/*`, if there are any. Raises DataError where the folder is missing or empty, where
+    train and test name different classes, and where a share is given of what the folder has itself.
     """
     tree = open_tree(user_path(root, "--data"))
+    if tree.parted:
+        source = _of_parts(tree, side, test_share)
+    else:
+        source = _of_one_tree(tree, side, TEST_SHARE if test_share is None else test_share)
+    if val_share is None:
+        return source
+    if source.val is not None:
+        raise DataError(f"{tree.root} has a val/, of which no share is taken; data.val_share must be null")
+    train, val = _divided(source.train, val_share)
+    return replace(source, train=train, val=val)
+
+
+def _of_parts(tree: Tree, side: int | None, test_share: float | None) -> Source:
+    """The source of train/ and test/, and of val/ if it holds images."""
     members = {split: _members(tree, split) for split in SPLITS}
+    validation = _found(tree, "val")
     classes = tuple(sorted(members["train"]))
     _check_classes(tree.root, members)
-    train, test = (_split(tree, split, members[split], classes, side) for split in SPLITS)
+    if unknown := sorted(set(validation) - set(classes)):
+        raise DataError(f"{tree.root}: val/ has classes that train/ has no images of: {_listed(unknown)}")
+    if test_share is not None:
+        raise DataError(
+            f"{tree.root} has train/ and test/, of which no share is taken; data.test_share must be null"
+        )
+    train, test = (_split(tree, f"{split}/", members[split], classes, side) for split in SPLITS)
+    val = _split(tree, "val/", validation, classes, side) if validation else None
+    return Source(classes=classes, train=train, test=test, val=val)
+
+
+def _of_one_tree(tree: Tree, side: int | None, test_share: float) -> Source:
+    """The source of `<class>/*`, a share of each class for the test."""
+    members = _found(tree, "")
+    if not members:
+        raise DataError(
+            f"{tree.root} has no images in train/<class>/ and test/<class>/, nor in <class>/; "
+            "lay them out in one of these ways"
+        )
+    for label, files in members.items():
+        if all(any(file.startswith(f"{split}/") for file in files) for split in SPLITS):
+            raise DataError(
+                f"{tree.root} is not the folder that train/ and test/ lie in; "
+                f"{tree.root / label} is: give it with --data"
+            )
+    classes = tuple(sorted(members))
+    train, test = _divided(_split(tree, "", members, classes, side), test_share)
+    if not test.keys:
+        raise DataError(f"{tree.root} has one image of each class; there is none left for a test")
     return Source(classes=classes, train=train, test=test)
 
 
+def _divided(split: Split, share: float) -> tuple[Split, Split]:
+    """What is left of a split, and the share of each of its classes that is set aside."""
+    aside = set_aside(split.keys, split.labels, share)
+    return split.subset(np.flatnonzero(~aside)), split.subset(np.flatnonzero(aside))
+
+
 def _members(tree: Tree, split: str) -> dict[str, list[str]]:
-    """Class name to file names (relative to the class's folder), sorted."""
+    """Class name to file names, as `_found`; raises DataError where there are none."""
+    if found := _found(tree, split):
+        return found
+    raise DataError(
+        f"{tree.root} has no images in {split}/<class>/; lay them out so, for training and for test"
+    )
+
+
+def _found(tree: Tree, part: str) -> dict[str, list[str]]:
+    """Class name to file names (relative to the class's folder), sorted; of one part, if there are parts."""
     found: dict[str, list[str]] = {}
     for name in tree.names:
-        place, label, file = name.split("/", 2)
-        if place == split:
+        place, label, file = name.split("/", 2) if tree.parted else ("", *name.split("/", 1))
+        if place == part:
             found.setdefault(label, []).append(file)
-    if not found:
-        raise DataError(
-            f"{tree.root} has no images in {split}/<class>/; lay them out so, for training and for test"
-        )
     return {label: sorted(files) for label, files in found.items()}
 
 
 def _check_classes(root: Path, members: dict[str, dict[str, list[str]]]) -> None:
     for split, other in (("test", "train"), ("train", "test")):
-        missing = sorted(set(members[other]) - set(members[split]))
-        if missing:
-            shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            raise DataError(f"{root}: {other}/ has classes that {split}/ has no images of: {shown}")
+        if missing := sorted(set(members[other]) - set(members[split])):
+            raise DataError(
+                f"{root}: {other}/ has classes that {split}/ has no images of: {_listed(missing)}"
+            )
+
+
+def _listed(classes: list[str]) -> str:
+    return ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")
 
 
 def _split(
-    tree: Tree, split: str, members: Mapping[str, list[str]], classes: tuple[str, ...], side: int | None
+    tree: Tree, prefix: str, members: Mapping[str, list[str]], classes: tuple[str, ...], side: int | None
 ) -> Split:
-    pairs = sorted((f"{name}/{file}", label) for label, name in enumerate(classes) for file in members[name])
+    pairs = sorted(
+        (f"{name}/{file}", label) for label, name in enumerate(classes) for file in members.get(name, ())
+    )
     keys = [key for key, _ in pairs]
 
-    files = PictureFiles(tree.files, [f"{split}/{key}" for key in keys], side)
+    files = PictureFiles(tree.files, [f"{prefix}{key}" for key in keys], side)
     return Split(
         keys=keys,
         labels=np.array([label for _, label in pairs], dtype=np.int64),

@@ -35,9 +35,16 @@ class _List:
     labels: np.ndarray
 
 
-def open_lists(root: str | Path, train_list: str, test_list: str, classes: str | None = None) -> Source:
-    """The pictures that two list files name below `root`.
+def open_lists(
+    root: str | Path,
+    train_list: str,
+    test_list: str,
+    classes: str | None = None,
+    val_list: str | None = None,
+) -> Source:
+    """The pictures that list files name below `root`.
 
+    val_list: of pictures for validation, None for none.
     classes: a text file of class names, one a line in label order; without one a class is called after the
     folder that its pictures lie in, or by its number where they lie in several. Raises DataError where a list
     cannot be read or is malformed, names a picture twice or one of a class that has no training picture, and
@@ -46,8 +53,13 @@ def open_lists(root: str | Path, train_list: str, test_list: str, classes: str |
     place = user_path(root, "--data")
     lists = [_read(user_path(name, "--set data.train_list")) for name in (train_list, test_list)]
     train, test = lists
+    val = None if val_list is None else _read(user_path(val_list, "--set data.val_list"))
     count = int(train.labels.max()) + 1
+    _check_every_class(train, count)
     _check_labels(train, test, count)
+    if val is not None:
+        _check_labels(train, val, count, "validation")
+        _check_apart(test, val, "a test image would be selected on")
     _check_root(place, train)
     names = (
         _class_names(train, count)
@@ -56,7 +68,12 @@ def open_lists(root: str | Path, train_list: str, test_list: str, classes: str |
     )
     if len(names) != count:
         raise DataError(f"{classes} names {len(names)} classes, {train.path} has labels up to {count - 1}")
-    return Source(classes=names, train=_split(place, train), test=_split(place, test))
+    return Source(
+        classes=names,
+        train=_split(place, train),
+        test=_split(place, test),
+        val=None if val is None else _split(place, val),
+    )
 
 
 def _read(path: Path) -> _List:
@@ -113,20 +130,26 @@ def _checked(path: Path, where: str, name: Any, label: Any) -> tuple[str, int]:
     return name, number
 
 
-def _check_labels(train: _List, test: _List, count: int) -> None:
+def _check_every_class(train: _List, count: int) -> None:
     present = np.bincount(train.labels, minlength=count)
     if len(empty := np.flatnonzero(present == 0)):
         raise DataError(f"{train.path} has labels up to {count - 1} but no image of class {empty[0]}")
+
+
+def _check_labels(train: _List, test: _List, count: int, part: str = "test") -> None:
+    """Raise DataError where a list of another part has labels that training lacks, or its images."""
     if (beyond := test.labels >= count).any():
         at = int(beyond.argmax())
         raise DataError(
             f"{test.path} has {test.names[at]} of class {test.labels[at]}, {train.path} has classes up to "
             f"{count - 1}; are they lists of one data set?"
         )
-    if both := set(train.names) & set(test.names):
-        raise DataError(
-            f"{min(both)} is in {train.path} and in {test.path}: a test image would be trained on"
-        )
+    _check_apart(train, test, f"a {part} image would be trained on")
+
+
+def _check_apart(one: _List, other: _List, fault: str) -> None:
+    if both := set(one.names) & set(other.names):
+        raise DataError(f"{min(both)} is in {one.path} and in {other.path}: {fault}")
 
 
 def _check_root(root: Path, listed: _List) -> None:

@@ -12,13 +12,23 @@ from dive.errors import DataError
 from dive.files import read_regular
 
 SPLITS = ("train", "test")
+PARTS = (*SPLITS, "val")  # the last may be missing
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
 
 
-def is_image(name: str) -> bool:
-    """Whether `name`, a path from the root, is that of an image of a class; hidden files are not."""
+def is_image(name: str, parted: bool) -> bool:
+    """Whether `name`, a path from the root, is that of an image of a class; hidden files are not.
+
+    parted: whether classes lie in train/, test/ and val/ and not below the root.
+    """
     parts = name.split("/")
-    return parts[0] in SPLITS and len(parts) >= 3 and not is_hidden(name) and has_extension(name)
+    placed = parts[0] in PARTS and len(parts) >= 3 if parted else len(parts) >= 2
+    return placed and not is_hidden(name) and has_extension(name)
+
+
+def class_of(name: str, parted: bool) -> str:
+    """The class of an image by its path from the root; parted: as for `is_image`."""
+    return name.split("/")[1 if parted else 0]
 
 
 def is_hidden(name: str) -> bool:
@@ -68,10 +78,10 @@ def check_names(root: Path, names: Iterable[str]) -> None:
         spelled[spelling] = name
 
 
-def check_classes(root: Path, names: Iterable[str]) -> None:
-    """Raise DataError where two classes of images `<split>/<class>/…` differ in their Unicode form alone."""
+def check_classes(root: Path, classes: Iterable[str]) -> None:
+    """Raise DataError where two classes differ in their Unicode form alone."""
     spelled: dict[str, str] = {}
-    for label in sorted({name.split("/")[1] for name in names}):
+    for label in sorted(set(classes)):
         if (spelling := unicodedata.normalize("NFC", label)) in spelled:
             raise DataError(
                 f"{root}: of its classes {_likeness(spelled[spelling], label)}; rename one of them"

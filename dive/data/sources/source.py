@@ -15,7 +15,7 @@ from dive.data.sources.picture_files import PictureFiles
 
 @dataclass(frozen=True)
 class Split:
-    """The training or the test pictures of a source.
+    """The training, validation or test pictures of a source.
 
     keys: `<class>/<file name>` of each picture, ascending. labels: (N,) int64, positions in the source's
     classes. read: a position to its picture (H, W, channels) uint8; pictures may differ in size. parallel:
@@ -30,14 +30,29 @@ class Split:
     reading: Callable[[], AbstractContextManager[None]] = nullcontext
     files: PictureFiles | None = None
 
+    def subset(self, positions: np.ndarray) -> "Split":
+        """The pictures at some positions (M,), ascending."""
+        return Split(
+            keys=[self.keys[i] for i in positions],
+            labels=self.labels[positions],
+            read=lambda position: self.read(int(positions[position])),
+            parallel=self.parallel,
+            reading=self.reading,
+            files=self.files and self.files.subset(positions),
+        )
+
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: class names in label order, training and test pictures."""
+    """A data set: class names in label order, training and test pictures, and those for validation if any.
+
+    Every class has training pictures; it may lack test or validation pictures.
+    """
 
     classes: tuple[str, ...]
     train: Split
     test: Split
+    val: Split | None = None
 
 
 def sorted_split(keys: list[str], labels: np.ndarray, images: np.ndarray) -> Split:

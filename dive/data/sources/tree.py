@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dive.data.sources.names import SPLITS, check_classes, check_names, collapsed, is_image, one_spelling
+from dive.data.sources.names import (
+    SPLITS,
+    check_classes,
+    check_names,
+    class_of,
+    collapsed,
+    is_image,
+    one_spelling,
+)
 from dive.data.sources.walk import walk
 from dive.errors import DataError
 from dive.files import open_regular
@@ -80,7 +88,7 @@ class FolderFiles:
 
 
 class ArchiveFiles:
-    """The files of a .zip, below the folder that it keeps train/ and test/ in."""
+    """The files of a .zip, below the one folder that it may keep everything in."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -89,8 +97,9 @@ class ArchiveFiles:
         self.spelled = [entry.filename for entry in self._archive.infolist() if not entry.is_dir()]
         self.top = _common_top([collapsed(name) for name in self.spelled])
         entries = (self._archive.getinfo(name) for name in self.spelled)
-        named = ((collapsed(entry.filename).removeprefix(self.top), entry) for entry in entries)
-        self._images = {name: entry for name, entry in named if is_image(name)}
+        named = [(collapsed(entry.filename).removeprefix(self.top), entry) for entry in entries]
+        self.parted = any(name.startswith(tuple(f"{split}/" for split in SPLITS)) for name, _ in named)
+        self._images = {name: entry for name, entry in named if is_image(name, self.parted)}
 
     def __reduce__(self) -> tuple[type["ArchiveFiles"], tuple[Path]]:
         return ArchiveFiles, (self.root,)
@@ -116,10 +125,15 @@ class ArchiveFiles:
 
 @dataclass(frozen=True)
 class Tree:
-    """The images below a root: their names `<split>/<class>/…`, no two of them alike, and their files."""
+    """The images below a root: their names, no two of them alike, and their files.
+
+    parted: whether a name is `<part>/<class>/…`, because there is a train/ or a test/; if not, it is
+    `<class>/…`.
+    """
 
     names: list[str]
     files: Files
+    parted: bool
 
     @property
     def root(self) -> Path:
@@ -147,19 +161,25 @@ def read_file(path: Path) -> bytes:
 
 
 def _folder(path: Path) -> Tree:
-    names = walk(path)
-    check_classes(path, names)
+    parted = any(os.path.lexists(path / split) for split in SPLITS)
+    names = walk(path, parted)
+    check_classes(path, (class_of(name, parted) for name in names))
     check_names(path, names)
-    return Tree(names, FolderFiles(path))
+    return Tree(names, FolderFiles(path), parted)
 
 
 def _archive(path: Path) -> Tree:
     files = ArchiveFiles(path)
-    check_classes(path, files.names)
+    check_classes(path, (class_of(name, files.parted) for name in files.names))
     check_names(
-        path, [name for name in files.spelled if is_image(one_spelling(name).removeprefix(files.top))]
+        path,
+        [
+            name
+            for name in files.spelled
+            if is_image(one_spelling(name).removeprefix(files.top), files.parted)
+        ],
     )
-    return Tree(files.names, files)
+    return Tree(files.names, files, files.parted)
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
@@ -185,7 +205,7 @@ def _reason(error: Exception) -> str:
 
 
 def _common_top(names: list[str]) -> str:
-    """The folder (with its slash) in which an archive keeps train/ and test/; empty if at its top.
+    """The folder (with its slash) in which an archive keeps everything; empty if that lies at its top.
 
     Only the first level is looked at: a class may itself be called train.
     """

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from dive.data.sources.names import SPLITS, has_extension
+from dive.data.sources.names import PARTS, has_extension
 from dive.errors import DataError
 from dive.files import open_regular
 from dive.printable import printable
@@ -30,31 +30,41 @@ class _Folder:
     above: tuple[str, ...] = ()
 
 
-def walk(root: Path) -> list[str]:
-    """The images `<split>/<class>/…` of a directory, in an order that depends on the names alone.
+def walk(root: Path, parted: bool = True) -> list[str]:
+    """The images `<part>/<class>/…` of a directory, in an order that depends on the names alone.
 
-    Raises DataError, naming what is in the way: a folder that cannot be read, a link that leads nowhere or
-    back to a folder above it, an image that is not a file, and one real file or folder under two names.
+    parted: whether classes lie in train/, test/ and val/; if not the images are `<class>/…`. Raises
+    DataError, naming what is in the way: a folder that cannot be read, a link that leads nowhere or back to a
+    folder above it, an image that is not a file, and one real file or folder under two names.
     """
-    return _Walk(root).names
+    return _Walk(root, parted).names
 
 
 class _Walk:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, parted: bool) -> None:
         self._root = root
+        self._without_class = PARTS if parted else ()  # folders whose own images are of no class
         self.names: list[str] = []
         self._image_of: dict[str, str] = {}  # by real path
         self._visited: dict[tuple[int, int], tuple[str, int]] = {}  # device, inode: name, images before it
         above = (os.path.realpath(root),)
         waiting = [
-            _Folder(split, os.path.realpath(root / split), above)
-            for split in reversed(SPLITS)
-            if os.path.lexists(root / split)  # one that is missing is reported with the layout
+            _Folder(top, os.path.realpath(root / top), above)
+            for top in reversed(PARTS if parted else self._folders())
+            if os.path.lexists(root / top)  # one that is missing is reported with the layout
         ]
         while waiting:  # depth first, so that the images below a folder are found one after the other
             folder = waiting.pop()
             if self._enter(folder):
                 waiting += reversed(self._look_into(folder))
+
+    def _folders(self) -> list[str]:
+        """The folders of the root that are not hidden, sorted."""
+        try:
+            found = sorted(name for name in os.listdir(self._root) if not name.startswith("."))
+        except OSError as error:
+            raise self._cannot_read("", error) from error
+        return [name for name in found if os.path.isdir(self._root / name)]
 
     def _enter(self, folder: _Folder) -> bool:
         """Whether a folder is new; one that was visited and holds images is refused."""
@@ -96,7 +106,7 @@ class _Walk:
                     real, above = os.path.realpath(entry.path, strict=True), (*folder.above, folder.real)
                 if entry.is_dir():
                     folders.append(_Folder(name, real, above or folder.above))
-                elif folder.name not in SPLITS and has_extension(name):
+                elif folder.name not in self._without_class and has_extension(name):
                     if not entry.is_file():
                         open_regular(Path(real)).close()  # which says what it is
                     self._note(name, real)

@@ -1,0 +1,172 @@
+"""The validation part from the recipe to the tables, and classes that have no test image."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from chain import Outcome, dive, succeed
+from folders import RECIPE, write_images
+from PIL import Image
+
+import dive as library
+from dive.models.load import load_model
+from dive.training.evaluation import shot_accuracy
+
+COUNTS = {"ant": 24, "bee": 8, "cat": 2}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images, recipe, teacher, cache and two students, trained with a val/ of two classes."""
+    folder = tmp_path_factory.mktemp("validated")
+    write_images(folder / "images", COUNTS)
+    rng = np.random.default_rng(5)
+    for label, count in (("ant", 5), ("cat", 3)):
+        (folder / "images" / "val" / label).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / "val" / label / f"{i}.png")
+    shutil.rmtree(folder / "images" / "test" / "cat")
+    shutil.copytree(folder / "images" / "test" / "bee", folder / "images" / "test" / "cat")
+    (folder / "insects.yaml").write_text(RECIPE.format(images=folder / "images"))
+    run(folder, "teacher", "--out", folder / "teacher.pt", "--eval-every", 1)
+    run(folder, "export-logits", "--teacher", folder / "teacher.pt", "--out", folder / "cache.h5")
+    return folder
+
+
+def run(folder: Path, command: str, *arguments: object) -> Outcome:
+    shared = ("--config", folder / "insects.yaml", "--device", "cpu")
+    return succeed(command, *shared, *arguments)
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def by_hand(checkpoint: Path, images: Path, part: str) -> dict[str, Any]:
+    """Accuracy of a checkpoint on a part's files, opened by Pillow and normalised here."""
+    network = (
+        load_model(checkpoint)[1] if isinstance(load_model(checkpoint), tuple) else load_model(checkpoint)
+    )
+    labels, predictions = [], []
+    mean, std = torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1), torch.tensor([0.2, 0.25, 0.3]).view(3, 1, 1)
+    body = getattr(network, "body", network).eval()
+    for label, name in enumerate(COUNTS):
+        for path in sorted((images / part / name).glob("*.png")):
+            pixels = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) / 255
+            with torch.no_grad():
+                predictions.append(int(body(((pixels - mean) / std)[None]).argmax()))
+            labels.append(label)
+    right = np.array(labels) == np.array(predictions)
+    classes = [right[np.array(labels) == c].mean() for c in sorted(set(labels))]
+    return {"all": right.mean(), "class_mean": np.mean(classes)}
+
+
+def test_a_record_has_the_accuracy_on_the_validation_part_beside_that_of_the_test(made: Path) -> None:
+    record = read(made / "teacher.json")
+    for key, part in (("accuracy", "test"), ("val_accuracy", "val")):
+        expected = by_hand(made / "teacher.pt", made / "images", part)
+        assert {name: record[key][name] for name in expected} == pytest.approx(expected)
+    assert record["val_accuracy"]["many"] is None and record["val_accuracy"]["few"] is not None
+    assert record["val_accuracy"]["medium"] is not None  # ant alone
+
+
+def test_eval_every_looks_at_the_validation_part_and_at_the_test_only_at_the_end(made: Path) -> None:
+    lines = [json.loads(line) for line in (made / "teacher.history.jsonl").read_text().splitlines()]
+    assert ["val_accuracy" in line for line in lines] == [True] * 3
+    assert ["test_accuracy" in line for line in lines] == [False, False, True]
+    assert lines[-1]["val_accuracy"] == read(made / "teacher.json")["val_accuracy"]["all"]
+
+
+def test_eval_of_the_validation_part_is_the_recorded_accuracy(made: Path) -> None:
+    record = read(made / "teacher.json")
+    found = run(made, "eval", made / "teacher.pt", "--part", "val", "--json")
+    document = json.loads(found.out)
+    assert document["part"] == "val"
+    assert document["checkpoints"][0]["accuracy"] == pytest.approx(record["val_accuracy"])
+    assert document["checkpoints"][0]["per_class"]["bee"] is None
+    assert "no validation image of bee: left out" in found.err
+    table = run(made, "eval", made / "teacher.pt", "--part", "val", "--per-class").out
+    assert "Validation accuracy (%)" in table and re.search(r"bee\s+few\s+8\s+–", table)
+
+
+def test_eval_without_a_part_named_is_of_the_test(made: Path) -> None:
+    document = json.loads(run(made, "eval", made / "teacher.pt", "--json").out)
+    assert document["part"] == "test"
+    assert document["checkpoints"][0]["accuracy"] == pytest.approx(read(made / "teacher.json")["accuracy"])
+
+
+def test_a_grid_of_students_shows_validation_accuracy_alone(made: Path) -> None:
+    grid = run(made, "student", "--cache", made / "cache.h5", "--tau", 1, 3, "--out", made / "grid.pt")
+    assert "Validation accuracy (%)" in grid.out and "Test accuracy" not in grid.out
+    assert "Choose by validation accuracy" in grid.out
+    for tau in (1, 3):
+        record = read(made / f"grid-t{tau}-p0.5-w0.5-s0.json")
+        assert f"{100 * record['val_accuracy']['class_mean']:.2f}" in grid.out
+    teacher = read(made / "teacher.json")["val_accuracy"]
+    assert read(made / "grid-t1-p0.5-w0.5-s0.json")["teacher"]["val_accuracy"] == teacher
+    one = run(made, "student", "--cache", made / "cache.h5", "--out", made / "one.pt")
+    assert one.out.index("Validation accuracy (%)") < one.out.index("Test accuracy (%)")
+
+
+def test_seeds_are_summed_up_over_validation_accuracy(made: Path) -> None:
+    words = ("--cache", made / "cache.h5", "--seed", 4, 5, "--out", made / "seeds.pt")
+    shown = run(made, "student", *words).out
+    values = [100 * read(made / f"seeds-t3-p0.5-w0.5-s{seed}.json")["val_accuracy"]["all"] for seed in (4, 5)]
+    assert f"{np.mean(values):.2f}" in shown[shown.index("over seeds") :]
+    assert f"±{np.std(values, ddof=1):.2f}" in shown
+
+
+def test_a_validation_part_changes_no_weight(made: Path) -> None:
+    words = ("--config", made / "insects.yaml", "--device", "cpu", "--data", made / "bare")
+    shutil.copytree(made / "images", made / "bare", ignore=shutil.ignore_patterns("val"))
+    succeed("teacher", *words, "--out", made / "bare.pt")
+    one, other = read(made / "bare.json"), read(made / "teacher.json")
+    assert one["weights_hash"] == other["weights_hash"] and "val_accuracy" not in one
+
+
+def test_there_is_one_line_where_there_is_no_validation_part(made: Path) -> None:
+    shutil.copytree(made / "images", made / "none", ignore=shutil.ignore_patterns("val"))
+    refused = dive("eval", made / "teacher.pt", "--data", made / "none", "--part", "val", "--quiet")
+    assert "no validation part; lay out a val/ or set data.val_share" in refused.complaint
+    recipe = ("--config", "digits_lt/bbn", "--part", "val", made / "teacher.pt", "--quiet")
+    assert "no validation part; data of this kind have none" in dive("eval", *recipe).complaint
+
+
+def test_a_class_without_a_test_image_is_named_and_left_out_of_the_means(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    for label, count in {"ant": 9, "bee": 5, "lone": 1}.items():
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{i}.png")
+    (tmp_path / "insects.yaml").write_text(RECIPE.format(images=tmp_path / "images"))
+    outcome = run(tmp_path, "teacher", "--out", tmp_path / "t.pt", "--json")
+    assert "warning: no test image of lone: left out of accuracies by group and by class" in outcome.err
+    record = json.loads(outcome.out)
+    assert record["per_class"][2] is None and None not in record["per_class"][:2]
+    assert record["accuracy"]["class_mean"] == pytest.approx(np.mean(record["per_class"][:2]))
+    assert record["accuracy"]["few"] == record["accuracy"]["class_mean"]
+    shown = run(tmp_path, "eval", tmp_path / "t.pt", "--per-class").out
+    assert re.search(r"lone\s+few\s+1\s+–", shown)
+    run(tmp_path, "inspect" if False else "eval", tmp_path / "t.pt", "--json")
+    assert library.load_model(tmp_path / "t.pt") is not None
+
+
+def test_accuracy_leaves_out_classes_without_images_as_counting_does() -> None:
+    rng = np.random.default_rng(0)
+    counts = np.array([500, 300, 50, 30, 5, 2])
+    labels = rng.choice([0, 2, 4], 60)
+    predictions = np.where(rng.random(60) < 0.5, labels, rng.integers(0, 6, 60))
+    found = shot_accuracy(predictions, labels, counts)
+    share = {c: float((predictions[labels == c] == c).mean()) for c in (0, 2, 4)}
+    assert found.per_class == (share[0], None, share[2], None, share[4], None)
+    assert (found.many, found.medium, found.few) == (share[0], share[2], share[4])
+    assert found.class_mean == pytest.approx(sum(share.values()) / 3)
+    nothing = shot_accuracy(labels[labels == 0], labels[labels == 0], counts)
+    assert nothing.many == 1.0 and nothing.medium is None and nothing.few is None

@@ -178,3 +178,32 @@ def test_places_lt_has_its_published_classes_and_counts(
         "medium": 163,
         "few": 71,
     }
+
+
+def test_a_list_for_validation_is_a_part_of_its_own(write: Writer, tmp_path: Path) -> None:
+    root, train, test = write()
+    plain = open_lists(root, train, test)
+    (root / "more.png").write_bytes(png(noise(40)))
+    (tmp_path / "val.txt").write_text("more.png 1\n")
+    source = open_lists(root, train, test, val_list=str(tmp_path / "val.txt"))
+    assert plain.val is None and source.val is not None
+    assert source.val.keys == ["more.png"] and source.val.labels.tolist() == [1]
+    assert np.array_equal(source.val.read(0), noise(40))
+    assert (source.train.keys, source.test.keys) == (plain.train.keys, plain.test.keys)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("train/ant/c.jpg 1", "a validation image would be trained on"),
+        ("val/ant/x.jpg 1", "a test image would be selected on"),
+        ("more.png 9", "are they lists of one data set"),
+    ],
+)
+def test_a_list_for_validation_that_is_not_apart_is_refused(
+    write: Writer, tmp_path: Path, line: str, fault: str
+) -> None:
+    root, train, test = write()
+    (tmp_path / "val.txt").write_text(line)
+    with pytest.raises(DataError, match=fault):
+        open_lists(root, train, test, val_list=str(tmp_path / "val.txt"))

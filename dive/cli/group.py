@@ -12,6 +12,7 @@ import click
 from dive.version import __version__
 
 COMMANDS = {
+    "init": "Look at your pictures and write a recipe for them.",
     "recipes": "List the recipes that dive ships.",
     "teacher": "Train the teacher.",
     "export-logits": "Run the teacher once over every view and keep its logits.",

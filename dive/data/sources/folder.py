@@ -86,7 +86,7 @@ def _of_one_tree(tree: Tree, side: int | None, test_share: float) -> Source:
     train, test = _divided(_split(tree, "", members, classes, side), test_share)
     if not test.keys:
         raise DataError(f"{tree.root} has one image of each class; there is none left for a test")
-    return Source(classes=classes, train=train, test=test)
+    return Source(classes=classes, train=train, test=test, test_share=test_share)
 
 
 def _divided(split: Split, share: float) -> tuple[Split, Split]:
@@ -99,8 +99,10 @@ def _members(tree: Tree, split: str) -> dict[str, list[str]]:
     """Class name to file names, as `_found`; raises DataError where there are none."""
     if found := _found(tree, split):
         return found
+    other = f", or give --data {tree.root / 'train'}, of which a share is the test" if split == "test" else ""
     raise DataError(
         f"{tree.root} has no images in {split}/<class>/; lay them out so, for training and for test"
+        + other * tree.root.is_dir()
     )
 
 

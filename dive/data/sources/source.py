@@ -46,13 +46,15 @@ class Split:
 class Source:
     """A data set: class names in label order, training and test pictures, and those for validation if any.
 
-    Every class has training pictures; it may lack test or validation pictures.
+    Every class has training pictures; it may lack test or validation pictures. test_share: of each class,
+    which was set aside for the test; None where the data set has a test part itself.
     """
 
     classes: tuple[str, ...]
     train: Split
     test: Split
     val: Split | None = None
+    test_share: float | None = None
 
 
 def sorted_split(keys: list[str], labels: np.ndarray, images: np.ndarray) -> Split:

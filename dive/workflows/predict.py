@@ -16,6 +16,7 @@ from dive.data.sources.tree import read_file
 from dive.errors import DataError, DiveError, ModelError, raise_any
 from dive.feeds.images import Images
 from dive.models.network import require_logits
+from dive.models.registry import family_of
 from dive.progress import SILENT, Progress
 from dive.training.device import Runtime, choose_device
 from dive.training.inference import batch_size, clean_plan, outputs
@@ -178,6 +179,9 @@ def _logits(classifier: Classifier, views: np.ndarray, device: torch.device) -> 
     """The network's logits (B, C) float64, on the CPU, of views (B, H, W, channels) uint8."""
     network, (height, width) = classifier.network, views.shape[1:3]
     if classifier.any_size:
+        name = classifier.architecture.name
+        if refusal := family_of(name).refusal(name, max(network.sees((height, width)))):
+            raise ModelError(refusal)
         blank = network.blank(classifier.architecture.channels, (height, width), 1)
         require_logits(network, classifier.architecture, blank)
     as_they_are = view_space("crop_flip", (height, width), pad=0, flip=False)

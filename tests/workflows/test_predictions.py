@@ -176,9 +176,12 @@ def test_pictures_of_a_model_that_names_no_size_are_taken_as_they_are_with_a_war
     recipe = load(place / "insects.yaml", ("views.size=null", "schedule.epochs=1", "schedule.milestones=[]"))
     folders.write_images(Path("pictures"))
     model = dive.train_teacher(recipe, Path("teacher.pt"), dive.TrainOptions(device="cpu")).path
-    paths = [photograph(Path(f"{w}.png"), (w, 10)) for w in (10, 20, 70)]
+    paths = [photograph(Path(f"{w}.png"), (w, 10)) for w in (10, 20, 60)]
+    large = photograph(Path("large.png"), (65, 10))
     progress = Recorder()
-    predicted = predict(model, paths, top=3, progress=progress)
+    predicted = predict(model, [*paths, large], top=3, progress=progress)
+    (failure,) = predicted.failures
+    assert str(failure).startswith("large.png: resnet8 is a network for pictures of at most 64 pixels")
     assert progress.lines == [f"{model} does not say which size pictures have; they are taken as they are"]
     assert len(predicted.images) == 3
     for path, one in zip(paths, predicted.images, strict=True):

@@ -61,7 +61,7 @@ def _lines(document: dict[str, Any]) -> list[tuple[str, str]]:
             "data",
             _listed(
                 first("recipe/data", "identity/data", "identity/recipe/data"),
-                ("kind", "imbalance", "seed"),
+                ("kind", "imbalance", "seed", "test_share", "val_share"),
             ),
         ),
         ("data fingerprint", first("data_fingerprint", "identity/data_fingerprint")),
@@ -73,6 +73,7 @@ def _lines(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("teacher", _teacher(teacher, first("identity/teacher/weights_hash"))),
         ("cache hash", document.get("cache_hash")),
         ("test accuracy", _percent(document.get("accuracy", {}))),
+        ("validation accuracy", _percent(document.get("val_accuracy", {}))),
         ("accuracy over the stored views", _share(document.get("stored_views_accuracy"))),
         ("precision", first("precision", "facts/precision")),
         ("made with", _listed(first("versions", "facts/versions"))),

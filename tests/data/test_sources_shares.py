@@ -127,6 +127,8 @@ def test_a_folder_without_any_image_of_a_class_names_both_layouts(tree: TreeBuil
 def test_one_image_of_each_class_leaves_none_for_a_test(tree: TreeBuilder) -> None:
     with pytest.raises(DataError, match="one image of each class"):
         open_folder(tree.files(one_tree({"ant": 1, "bee": 1})))
+    with pytest.raises(DataError, match=r"one training image of each class; data\.val_share must be null"):
+        open_folder(tree.files(one_tree({"ant": 2, "bee": 2}), "pairs"), val_share=0.2)
 
 
 @pytest.mark.parametrize("form", ["files", "archive"])

@@ -93,6 +93,13 @@ def test_eval_of_the_validation_part_is_the_recorded_accuracy(made: Path) -> Non
     assert "Validation accuracy (%)" in table and re.search(r"bee\s+few\s+8\s+–", table)
 
 
+def test_inspect_shows_both_accuracies(made: Path) -> None:
+    shown, record = succeed("inspect", made / "teacher.pt").out, read(made / "teacher.json")
+    for name, key in (("test accuracy", "accuracy"), ("validation accuracy", "val_accuracy")):
+        line = next(line for line in shown.splitlines() if name in line)
+        assert f"class mean {100 * record[key]['class_mean']:.2f}" in line
+
+
 def test_eval_without_a_part_named_is_of_the_test(made: Path) -> None:
     document = json.loads(run(made, "eval", made / "teacher.pt", "--json").out)
     assert document["part"] == "test"

@@ -48,6 +48,8 @@ def open_folder(
     if source.val is not None:
         raise DataError(f"{tree.root} has a val/, of which no share is taken; data.val_share must be null")
     train, val = _divided(source.train, val_share)
+    if not val.keys:
+        raise DataError(f"{tree.root} has one training image of each class; data.val_share must be null")
     return replace(source, train=train, val=val)
 
 

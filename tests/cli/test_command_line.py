@@ -127,17 +127,20 @@ def test_every_command_has_help_that_explains_each_option(name):
 
 
 COMMON = {
+    "init": "--train-list --test-list --val-list --classes --check --out --force --json --quiet",
     "recipes": "--json",
     "teacher": "--config --set --data --device --precision --seed --json --quiet --force --loss --epochs "
-    "--out --eval-every",
+    "--out --eval-every --workers --check-images",
     "export-logits": "--config --set --data --device --precision --json --quiet --force --teacher --views "
-    "--dtype --out",
+    "--dtype --out --workers",
     "tune-tau": "--config --set --json --quiet --force --cache --tau --power --plot --clean",
     "student": "--config --set --data --device --precision --seed --json --quiet --force --cache --tau "
-    "--power --student-tau --weight --epochs --out --free-views --fixed-view --eval-every",
-    "eval": "--config --set --data --device --json --quiet --per-class",
+    "--power --student-tau --weight --epochs --out --free-views --fixed-view --eval-every --workers "
+    "--check-images",
+    "eval": "--config --set --data --device --json --quiet --per-class --part --model --workers",
+    "predict": "--top --csv --device --model --json --quiet",
     "inspect": "--json",
-    "verify": "--data --device --seed --json --quiet --sample --teacher",
+    "verify": "--data --device --seed --json --quiet --sample --teacher --model",
 }
 
 
@@ -152,7 +155,8 @@ def test_the_groups_help_names_every_command_in_the_order_of_use():
     shown = chain.succeed("--help").out
     places = [shown.index(f"  {name} ") for name in COMMANDS]
     assert places == sorted(places)
-    use = ["recipes", "teacher", "export-logits", "tune-tau", "student", "eval", "inspect", "verify"]
+    use = ["init", "recipes", "teacher", "export-logits", "tune-tau", "student", "eval"]
+    use += ["predict", "inspect", "verify"]
     assert list(COMMANDS) == use
 
 

@@ -15,14 +15,13 @@ class Data:
     """What every kind of data has in common.
 
     channels: of a picture. mirrored: whether a picture and its mirror image are of one class. side: pixels of
-    each side of every picture, None where they may differ. ADVICE: how to
-    get a validation part.
+    each side of every picture, None where they may differ. without_val: how to get a validation part, in words.
     """
 
     channels: ClassVar[int] = 3
     mirrored: ClassVar[bool] = True
     side: ClassVar[int | None] = None
-    ADVICE: ClassVar[str] = "data of this kind have none"
+    without_val: ClassVar[str] = "data of this kind have none"
 
     kind: str
     imbalance: float | None
@@ -77,7 +76,7 @@ class Folder(Data):
     none aside. Where there is a val/ it must be null. Shares depend on the file names alone, not on `seed`.
     """
 
-    ADVICE: ClassVar[str] = "lay out a val/ or set data.val_share, and train with it"
+    without_val: ClassVar[str] = "lay out a val/ or set data.val_share, and train with it"
 
     kind: str = named("folder")
     root: str = key("data", bounds.path)
@@ -95,7 +94,7 @@ class Listed(Data):
     null calls a class after the folder of its pictures.
     """
 
-    ADVICE: ClassVar[str] = "name a list of one with data.val_list"
+    without_val: ClassVar[str] = "name a list of one with data.val_list"
 
     kind: str = named("list")
     root: str = key("data", bounds.path)

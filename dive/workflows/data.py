@@ -61,7 +61,7 @@ def _reading(recipe: Recipe, progress: Progress, check: bool) -> Reading:
 def _untouched(source: Source, part: str, recipe: Recipe, progress: Progress, check: bool = False) -> Samples:
     split: Split | None = getattr(source, part)
     if split is None:
-        raise DataError(f"{recipe.name}: its data have no validation part; {recipe.data.ADVICE}")
+        raise DataError(f"{recipe.name}: its data have no validation part; {recipe.data.without_val}")
     samples = untouched(split, source.classes, _reading(recipe, progress, check))
     if lacking := [source.classes[c] for c in range(len(source.classes)) if not samples.counts[c]]:
         images = {"test": "test", "val": "validation"}[part]

@@ -150,7 +150,7 @@ def _photographs(found: Survey) -> list[str]:
         "  flip: true  # false where a mirrored picture is of another class, as of signs or text",
         "model:",
         "  name: torchvision/resnet18",
-        "  # weights: DEFAULT  # ImageNet's, downloaded by torchvision; then lr 0.01 and 30 epochs do",
+        "  # weights: DEFAULT  # ImageNet's, downloaded by torchvision, to begin with",
         "  input:  # ImageNet's mean and standard deviation, which those weights were trained with",
         "    mean: [0.485, 0.456, 0.406]",
         "    std: [0.229, 0.224, 0.225]",

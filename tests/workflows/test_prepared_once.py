@@ -8,7 +8,7 @@ import chain
 import folders
 import pytest
 
-from dive.data import longtail, pictures
+from dive.data import pictures, reading
 from dive.feeds.images import Images, ResidentImages
 from dive.feeds.logits import CachedLogits, ResidentLogits
 from dive.workflows import data, student
@@ -29,7 +29,7 @@ def calls(monkeypatch) -> Counter:
         monkeypatch.setattr(owner, name, counting)
 
     counted(data, "open_source", "sources opened")
-    counted(longtail, "hold", "splits read")
+    counted(reading, "hold", "splits read")
     counted(pictures, "digest", "pictures read")
     counted(Images, "__init__", "images")
     counted(ResidentImages, "__init__", "images on the device")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chain import Outcome, dive, succeed
+from chain import Outcome, dive, stopped_at, succeed
 from folders import RECIPE, write_images
 from PIL import Image
 
@@ -17,6 +17,7 @@ from dive.models.load import load_model
 from dive.training.evaluation import shot_accuracy
 
 COUNTS = {"ant": 24, "bee": 8, "cat": 2}
+STEPS = 6  # an epoch: 34 images in batches of 6
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,25 @@ def test_eval_of_the_validation_part_is_the_recorded_accuracy(made: Path) -> Non
     assert "no validation image of bee: left out" in found.err
     table = run(made, "eval", made / "teacher.pt", "--part", "val", "--per-class").out
     assert "Validation accuracy (%)" in table and re.search(r"bee\s+few\s+8\s+–", table)
+
+
+def test_a_run_that_was_stopped_resumes_with_the_validation_accuracies_it_had(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dive.training.loop.SAVING_SHARE", 1e9)  # after every epoch
+    words = ("--config", made / "insects.yaml", "--device", "cpu", "--precision", "fp32", "--eval-every", 1)
+    with stopped_at(2 * STEPS + 1):
+        assert dive("teacher", *words, "--out", made / "stopped.pt").code == 130
+    assert (made / "stopped.pt.state").exists() or (made / "stopped.state").exists()
+    resumed = succeed("teacher", *words, "--out", made / "stopped.pt")
+    assert "resuming after epoch 2" in resumed.err
+    one, other = read(made / "stopped.json"), read(made / "teacher.json")
+    assert one["weights_hash"] == other["weights_hash"] and one["val_accuracy"] == other["val_accuracy"]
+    histories = [
+        [json.loads(line)["val_accuracy"] for line in (made / f"{name}.history.jsonl").open()]
+        for name in ("stopped", "teacher")
+    ]
+    assert histories[0] == histories[1] and len(histories[0]) == 3
 
 
 def test_inspect_shows_both_accuracies(made: Path) -> None:

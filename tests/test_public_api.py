@@ -99,6 +99,8 @@ def test_the_tune_step_of_a_program_imports_no_torch(digits_folder: Path) -> Non
         "dive.models.head",
         "dive.views.registry",
         "dive.data.sources.registry",
+        "dive.data.sources.shares",
+        "dive.workflows.starter",
     ],
 )
 def test_the_examples_within_the_house_run(module: str) -> None:

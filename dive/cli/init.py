@@ -136,13 +136,14 @@ def _table(found: "Survey") -> "Table":
     table.add_column("shot", no_wrap=True)
     table.add_column("images", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    longest = min(60, max(10, Console().width - 56))
+    console = Console()
+    longest, block = min(60, max(10, console.width - 56)), "█" if console.encoding.startswith("utf") else "#"
     largest = int(found.counts["train"].max())
     for c in order:
         if c is None:
             table.add_row(f"… {left_out} more", "", "", "")
             continue
         images, colour = int(found.counts["train"][c]), COLOURS[shot_of[c]]
-        bar = "█" * max(1, round(longest * images / largest))
+        bar = block * max(1, round(longest * images / largest))
         table.add_row(cell(found.classes[c]), shot_of[c], f"{images:,}", f"[{colour}]{bar}[/{colour}]")
     return table

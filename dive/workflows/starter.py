@@ -32,8 +32,8 @@ KIND = outputs.Kind("a recipe", _is_own)
 def default_name(root: Path) -> Path:
     """The file that a recipe of the pictures at `root` is written to, in the working directory.
 
-    >>> default_name(Path("photos/my birds (2024).zip"))
-    PosixPath('my_birds_2024.yaml')
+    >>> default_name(Path("photos/my birds (2024).zip")).name
+    'my_birds_2024.yaml'
     """
     whole = Path(root).expanduser().resolve()
     stem = whole.stem if whole.suffix.lower() == ".zip" else whole.name

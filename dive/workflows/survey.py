@@ -104,9 +104,9 @@ def survey(kind: str, place: Mapping[str, Any], check: bool = False, progress: P
     cut short. Raises DataError where the pictures are missing or not laid out as the kind has them, where
     there is one class only, and where not one picture can be read.
     """
-    for value in place.values():
+    for key, value in place.items():
         if fault := bounds.path(value):
-            raise DataError(fault)
+            raise DataError(f"data.{key} {fault}")
     source = open_source(kind, **place)
     if len(source.classes) < 2:
         raise DataError(

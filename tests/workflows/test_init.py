@@ -211,6 +211,11 @@ def test_pictures_none_of_which_can_be_read_are_refused(tmp_path: Path) -> None:
     assert "not one of 4 pictures can be read" in dive("init", "images", "--quiet").complaint
 
 
+def test_a_folder_whose_name_cannot_be_recorded_is_one_line(tmp_path: Path) -> None:
+    root = lay_out(tmp_path / "n\udcff", {"ant": 3, "bee": 2})
+    assert "data.root must be a path in UTF-8" in dive("init", root, "--quiet").complaint
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_the_table_has_at_most_twenty_rows_and_fits_the_terminal(
     tmp_path: Path, columns: int, monkeypatch: pytest.MonkeyPatch

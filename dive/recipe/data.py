@@ -15,7 +15,7 @@ class Data:
     """What every kind of data has in common.
 
     channels: of a picture. mirrored: whether a picture and its mirror image are of one class. side: pixels of
-    each side of every picture, None where they may differ. without_val: how to get a validation part, in words.
+    each side of every picture, None where they may differ. without_val: how to get a validation part.
     """
 
     channels: ClassVar[int] = 3

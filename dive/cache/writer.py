@@ -148,7 +148,7 @@ class CacheWriter:
         )  # the last: a kill before it costs this block alone
 
     def finish(self) -> None:
-        """Mark the cache complete, seal it, force it to the disk and move it to its place.
+        """Mark the cache complete, seal it, flush it to the disk (fsync) and rename it to its final name.
 
         The record is cut off once the seal is on the disk: a kill in between leaves one of the two whole.
         """

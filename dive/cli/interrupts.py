@@ -41,7 +41,7 @@ class Interrupts:
         self._active = True
         signal.signal(signal.SIGINT, self._pressed)
         sys.excepthook, sys.unraisablehook = self._printed, self._swallowed
-        # The first to be registered is the last to run: nothing of dive's runs after it.
+        # Handlers run in reverse order of registration: no code of dive runs after this one.
         atexit.unregister(_ignore)
         atexit.register(_ignore)
 

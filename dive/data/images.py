@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from dive.data.longtail import PIXELS
 from dive.data.on_demand import file_digest
+from dive.data.pictures import digest
+from dive.data.sources.decode import decode
 from dive.data.sources.registry import open_source
 from dive.data.sources.source import Split
 from dive.errors import DataError
@@ -78,12 +81,19 @@ class LabelledImages(Mapping[str, np.ndarray]):
         with self._split.reading():
             return self._split.read(self._position[key])
 
-    def file_digest(self, key: str) -> bytes:
-        """The digest of the bytes of a picture's file; raises DataError where pictures have no files."""
-        files = self._split.files
+    def known_by(self, key: str, digests_of: str) -> tuple[np.ndarray, bytes]:
+        """The picture of a key and the digest it is known by: of its `pixels`, or of its file (`files`).
+
+        Raises KeyError and DataError as reading does, and DataError where pictures have no files.
+        """
+        if digests_of == PIXELS:
+            return (picture := self[key]), digest(picture)
+        files, position = self._split.files, self._position[key]
         if files is None:
             raise DataError(f"the pictures of {self!r} do not come as a file each")
-        return file_digest(files.content(self._position[key]))
+        content = files.content(position)
+        with self._split.reading():
+            return decode(content, files.where(position), files.side), file_digest(content)
 
     def require(self, keys: list[str], where: str) -> None:
         """Raise DataError, naming the first, unless there is a picture of every key. where: what has them."""

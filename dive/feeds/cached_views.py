@@ -8,8 +8,8 @@ from torch.utils.data import Dataset
 
 from dive.cache.reader import LogitCache
 from dive.data.images import LabelledImages
-from dive.data.longtail import FILES
-from dive.data.pictures import digest, fit
+from dive.data.longtail import PIXELS
+from dive.data.pictures import fit
 from dive.errors import CacheError, DataError
 from dive.feeds.images import one_view
 from dive.randomness import epoch_choice, key_hashes
@@ -34,7 +34,7 @@ class CachedViews(Dataset[tuple[Any, int, torch.Tensor]]):
 
     Raises:
         CacheError: the cache does not say of which views it is, or this version makes those of other pixels.
-        DataError: a sample of the cache has no picture, or, when it is read, one of other pixels.
+        DataError: a sample of the cache has no picture, or, when it is read, another one.
 
     Example:
         >>> import dive
@@ -81,12 +81,10 @@ class CachedViews(Dataset[tuple[Any, int, torch.Tensor]]):
             raise IndexError(f"there is no sample {row}: there are {len(self)}")
         row %= len(self)
         column, cache = self.column(row), self.cache
-        picture = self.images[cache.keys[row]]
-        of_files = cache.identity.get("digests") == FILES
-        found = self.images.file_digest(cache.keys[row]) if of_files else digest(picture)
+        picture, found = self.images.known_by(cache.keys[row], cache.identity.get("digests", PIXELS))
         if found != cache.digests[row].tobytes():
             raise DataError(
-                f"{cache.keys[row]} has other pixels than the teacher of {cache.path} saw; "
+                f"{cache.keys[row]} is another picture than the teacher of {cache.path} saw; "
                 "open the data set that it was exported from, or export again"
             )
         height, width = self._space.shape

@@ -4,6 +4,7 @@ Each takes logits (B, C), labels (B,) and what else it needs of a batch, and giv
 with `reduction="none"` the loss of each example.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from dive.method import losses
 REDUCTIONS = ("mean", "none")
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A loss by name. name: as recipes and records have it."""
 
     name: ClassVar[str]
@@ -27,9 +28,9 @@ class Objective(nn.Module):
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, not {reduction!r}")
         self.reduction = reduction
 
+    @abstractmethod
     def per_example(self, logits: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         """The loss of each example: (B,), in nats."""
-        raise NotImplementedError
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         """The mean loss over the batch, or that of each example, in nats."""

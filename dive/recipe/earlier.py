@@ -47,7 +47,8 @@ def _from_1(record: dict[str, Any]) -> dict[str, Any]:
             }
     if isinstance(cache, dict):
         renamed["cache"] = {_NAMES.get(key, key): value for key, value in cache.items()}
-    return renamed | {"version": VERSION, "fingerprint_version": _PIXELS, "digests": "pixels"}
+    added = {"fingerprint_version": _PIXELS, "digests": "pixels", "upgraded_from": 1}
+    return renamed | {"version": VERSION} | added
 
 
 def recipe_from_1(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,7 @@ _OF_EACH_SEED = ("seed", "weights_hash", "cache_hash")
 _OF_EACH_RESULT = ("accuracy", "val_accuracy", "per_class", "group_confusion", "train_accuracy")
 _OF_EACH_TEACHER = ("seed", "accuracy", "val_accuracy")
 _OF_EACH_MACHINE = ("seconds", "device", "threads", "trained_together", "versions")
-_OF_EACH_CODE = ("format", "version", "producer", "data_fingerprint", "fingerprint_version")
+_OF_EACH_CODE = ("format", "version", "upgraded_from", "producer", "data_fingerprint", "fingerprint_version")
 
 Item = TypeVar("Item")
 

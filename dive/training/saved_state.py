@@ -120,7 +120,7 @@ class Journal:
         )
 
     def refuse_finished(self, force: bool, inputs: Iterable[Path] = ()) -> None:
-        """Raise OutputError where a finished result would be replaced that nobody asked to replace.
+        """Raise OutputError where a finished result would be replaced without `force`.
 
         Or where a file beside it was not written by dive, or is one of `inputs`, which the run reads.
         """

@@ -10,6 +10,7 @@ from dive.data.reading import Reading
 from dive.data.sources.registry import open_source
 from dive.data.sources.source import Source, Split
 from dive.errors import DataError
+from dive.feeds.images import Images
 from dive.progress import SILENT, Progress
 from dive.recipe.reading import load
 from dive.recipe.recipe import Recipe
@@ -82,6 +83,12 @@ def _announce(train: Samples, recipe: Recipe, progress: Progress) -> None:
     )
     if recipe.data.imbalance is None:
         progress.note("  " + _counts(train))
+
+
+def warn_of_workers(images: Images, workers: int | None, progress: Progress) -> None:
+    """Warn where a number of workers was asked for and pictures are in memory, which need none."""
+    if workers is not None and images.resident:
+        progress.warn("--workers has no effect here: the pictures are held in memory")
 
 
 def _counts(train: Samples, most: int = 20) -> str:

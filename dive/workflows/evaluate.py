@@ -20,7 +20,7 @@ from dive.recipe.records import of_one_run
 from dive.training.device import choose_device
 from dive.training.evaluation import Evaluator
 from dive.views.registry import view_space
-from dive.workflows.data import load_part
+from dive.workflows.data import load_part, warn_of_workers
 from dive.workflows.results import Result
 
 
@@ -70,22 +70,24 @@ def evaluate(
     loaded = [(path, *checkpoint.load_model(path, own)) for path in paths]
     tests: dict[tuple[int | None, bool], Samples] = {}
     prepared: dict[str, Images] = {}
+    evaluators = []
+    for path, _, document in loaded:  # before the bar, as an index of the pictures has one of its own
+        views = build(document["recipe"], where=str(path)).views
+        if (pictures := (views.picture_size, views.one_size)) not in tests:
+            tests[pictures] = load_part(replace(recipe, views=views), part, SILENT if tests else progress)
+        test = tests[pictures]
+        _check_classes(path, document["classes"], test.classes)
+        _check_channels(path, document["architecture"]["channels"], test.pictures.channels)
+        space = view_space(views.kind, test.pictures.shape, **views.keys()).clean
+        if (key := json.dumps(space.describe())) not in prepared:
+            prepared[key] = Images(test.pictures, space, target, workers)
+            warn_of_workers(prepared[key], workers, progress)
+        evaluators.append(Evaluator(prepared[key], test.labels, np.array(document["class_counts"]), target))
     evaluated = []
     with progress.bar("eval", len(loaded)) as bar:
-        for path, network, document in loaded:
-            views = build(document["recipe"], where=str(path)).views
-            if (pictures := (views.picture_size, views.one_size)) not in tests:
-                tests[pictures] = load_part(replace(recipe, views=views), part, SILENT if tests else progress)
-            test = tests[pictures]
-            _check_classes(path, document["classes"], test.classes)
-            _check_channels(path, document["architecture"]["channels"], test.pictures.channels)
-            space = view_space(views.kind, test.pictures.shape, **views.keys()).clean
-            if (key := json.dumps(space.describe())) not in prepared:
-                prepared[key] = Images(test.pictures, space, target, workers)
-            network = network.on(target)
-            evaluator = Evaluator(prepared[key], test.labels, np.array(document["class_counts"]), target)
+        for (path, network, document), evaluator in zip(loaded, evaluators, strict=True):
             record = {key: value for key, value in document.items() if key != "model"}
-            evaluated.append(Result(path, record, evaluator(network)))
+            evaluated.append(Result(path, record, evaluator(network.on(target))))
             bar.advance()
     return evaluated
 

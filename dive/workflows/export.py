@@ -28,7 +28,7 @@ from dive.training.inference import batch_size, clean_plan
 from dive.versions import versions, warn_if_others
 from dive.views.registry import view_space
 from dive.views.space import ViewSpace
-from dive.workflows.data import load_training
+from dive.workflows.data import load_training, warn_of_workers
 from dive.workflows.export_blocks import write_missing
 from dive.workflows.places import cache_of, checkpoint_of
 
@@ -100,6 +100,7 @@ def _export(recipe: Recipe, options: _Wanted, progress: Progress) -> Exported:
     choice = canonical_views(choice, space)
     options = replace(options, views=choice)
     images = Images(train.pictures, space, device, options.workers)
+    warn_of_workers(images, options.workers, progress)
     views = stored_views(choice, space, recipe.views.seed, train.hashes)
     identity = _identity(recipe, options, document, train, space)
     network = network.on(device).eval()

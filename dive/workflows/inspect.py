@@ -97,7 +97,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
             "identity": identity,
         }
     document = checkpoint.load_finished(path)
-    left_out = ("model", "kind", "format", "version")
+    left_out = ("model", "kind", "format", "version", "upgraded_from")
     said = {key: value for key, value in document.items() if key not in left_out}
-    form = f"{document['format']} {document['version']}"
+    form = f"{document['format']} {document.get('upgraded_from', document['version'])}"
     return {**common, "kind": document["kind"], "complete": True, "format": form, **said}

@@ -6,7 +6,6 @@ outputs and their locks, resuming, precision, the last evaluation, and what a fi
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ import numpy as np
 import torch
 
 from dive import files, outputs
-from dive.data.longtail import Dataset, Samples
 from dive.errors import ModelError, OutputError, TrainingError
 from dive.feeds.feed import Batch
-from dive.feeds.images import Images
 from dive.models import checkpoint
 from dive.models.network import Network, require_trainable
 from dive.models.registry import family_of, network_versions, parameter_count
@@ -25,52 +22,22 @@ from dive.progress import Progress, duration
 from dive.randomness import epoch_order
 from dive.recipe.documents import differences
 from dive.recipe.reading import build
-from dive.recipe.recipe import Recipe
 from dive.training.device import NO_TF32, Runtime, choose_precision, device_name, precisions
-from dive.training.evaluation import Accuracy, Evaluator
+from dive.training.evaluation import Accuracy
 from dive.training.loop import Run, train
 from dive.training.saved_state import Journal, SavedState
 from dive.training.spec import RunSpec
 from dive.training.step import Inputs, inputs_of
 from dive.versions import warn_if_others
-from dive.views.registry import view_space
-from dive.workflows.results import INITIAL, Result, Trained, TrainOptions, identity_of, record_of
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A recipe's data set prepared on a device, once for all runs of a command and for their evaluation.
-
-    images: the training pictures in the recipe's view space. labels: (N,) int64 on the device. evaluator: on
-    the test part. validator: on the validation part, None without one.
-    """
-
-    dataset: Dataset
-    device: torch.device
-    images: Images
-    labels: torch.Tensor
-    evaluator: Evaluator
-    validator: Evaluator | None = None
-
-
-def prepare(recipe: Recipe, dataset: Dataset, device: torch.device, workers: int | None = None) -> Prepared:
-    """The data set of a recipe on a device. workers: as `dive.feeds.images.Images` takes them."""
-    train_set = dataset.train
-    space = view_space(recipe.views.kind, train_set.pictures.shape, **recipe.views.keys())
-
-    def evaluator(samples: Samples) -> Evaluator:
-        shown = view_space(recipe.views.kind, samples.pictures.shape, **recipe.views.keys()).clean
-        images = Images(samples.pictures, shown, device, workers)
-        return Evaluator(images, samples.labels, train_set.counts, device)
-
-    return Prepared(
-        dataset=dataset,
-        device=device,
-        images=Images(train_set.pictures, space, device, workers),
-        labels=torch.from_numpy(train_set.labels).to(device),
-        evaluator=evaluator(dataset.test),
-        validator=None if dataset.val is None else evaluator(dataset.val),
-    )
+from dive.workflows.prepared import Prepared
+from dive.workflows.results import (
+    INITIAL,
+    Result,
+    Trained,
+    TrainOptions,
+    identity_of,
+    record_of,
+)
 
 
 def run(specs: Sequence[RunSpec], prepared: Prepared, options: TrainOptions, progress: Progress) -> Trained:

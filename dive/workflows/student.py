@@ -24,19 +24,18 @@ from dive.versions import warn_if_others
 from dive.views.draw import FreeViews, StoredViews
 from dive.views.registry import view_space
 from dive.views.space import ViewSpace, require_ids, require_same
-from dive.workflows.data import load_dataset
+from dive.workflows.data import load_dataset, warn_of_workers
 from dive.workflows.places import cache_of, checkpoint_of
+from dive.workflows.prepared import Prepared, prepare, spec_of
 from dive.workflows.results import (
     DEFAULT,
     Result,
     Trained,
     TrainOptions,
-    architecture_of,
-    identity_of,
     initial_facts,
     initial_of,
 )
-from dive.workflows.run import Prepared, prepare, run
+from dive.workflows.run import run
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,7 @@ def train_students(
             "weaker teacher; a cache of more --views costs nothing but its size"
         )
     prepared = prepare(first, replace(dataset, train=train), device, training.workers)
+    warn_of_workers(prepared.images, training.workers, progress)
     teacher = CachedLogits(cache, rows, device)
     if not teacher.resident:
         progress.note(f"{cache.path} is larger than the memory there is and is streamed from its file")
@@ -270,24 +270,6 @@ def _spec(
         "fixed_view": options.fixed_view,
         **initial_facts(initial),
     }
-    identity = identity_of(recipe, "student", train_set.fingerprint, facts)
-    return RunSpec(
-        kind="student",
-        out=out,
-        seed=recipe.seed,
-        architecture=architecture_of(recipe, train_set),
-        optimizer=recipe.optimizer,
-        schedule=recipe.schedule,
-        precision=recipe.precision,
-        objective=DiVELoss(train_set.counts, d.tau, d.power, d.weight, d.student_tau),
-        images=prepared.images,
-        labels=prepared.labels,
-        hashes=train_set.hashes,
-        views=views,
-        recipe=recipe.as_dict(),
-        identity=identity | {"view_space": prepared.images.space.describe()},
-        facts=facts,
-        teacher=teacher,
-        initial=initial,
-        reads=(cache.path,),
-    )
+    objective = DiVELoss(train_set.counts, d.tau, d.power, d.weight, d.student_tau)
+    spec = spec_of(recipe, "student", out, prepared, objective, views, facts, initial)
+    return replace(spec, teacher=teacher, reads=(cache.path,))

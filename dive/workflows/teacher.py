@@ -10,18 +10,17 @@ from dive.training.device import choose_device
 from dive.training.saved_state import Journal
 from dive.training.spec import RunSpec
 from dive.views.draw import FreeViews
-from dive.workflows.data import load_dataset
+from dive.workflows.data import load_dataset, warn_of_workers
 from dive.workflows.places import checkpoint_of
+from dive.workflows.prepared import Prepared, prepare, spec_of
 from dive.workflows.results import (
     DEFAULT,
     Result,
     TrainOptions,
-    architecture_of,
-    identity_of,
     initial_facts,
     initial_of,
 )
-from dive.workflows.run import Prepared, prepare, run
+from dive.workflows.run import run
 
 
 def train_teacher(
@@ -47,6 +46,7 @@ def train_teacher(
     require_known(recipe.model.name)
     device = choose_device(options.device)
     prepared = prepare(recipe, load_dataset(recipe, progress, options.check_images), device, options.workers)
+    warn_of_workers(prepared.images, options.workers, progress)
     trained = run([_spec(recipe, out, prepared)], prepared, options, progress)
     trained.require_all()
     return trained.results[0]
@@ -56,22 +56,5 @@ def _spec(recipe: Recipe, out: Path, prepared: Prepared) -> RunSpec:
     train_set, space = prepared.dataset.train, prepared.images.space
     initial = initial_of(recipe)
     facts = {"loss": recipe.teacher.loss} | initial_facts(initial)
-    identity = identity_of(recipe, "teacher", train_set.fingerprint, facts)
-    return RunSpec(
-        kind="teacher",
-        out=out,
-        seed=recipe.seed,
-        architecture=architecture_of(recipe, train_set),
-        optimizer=recipe.optimizer,
-        schedule=recipe.schedule,
-        precision=recipe.precision,
-        objective=OF_LABELS[recipe.teacher.loss].for_counts(train_set.counts),
-        images=prepared.images,
-        labels=prepared.labels,
-        hashes=train_set.hashes,
-        views=FreeViews(space),
-        recipe=recipe.as_dict(),
-        identity=identity | {"view_space": space.describe()},
-        facts=facts,
-        initial=initial,
-    )
+    objective = OF_LABELS[recipe.teacher.loss].for_counts(train_set.counts)
+    return spec_of(recipe, "teacher", out, prepared, objective, FreeViews(space), facts, initial)

@@ -96,7 +96,8 @@ def test_persistent_workers_see_the_epoch_change(views: dive.CachedViews, start:
 def test_it_is_pickled_as_paths_and_opens_its_files_again(views: dive.CachedViews) -> None:
     views.set_epoch(4)
     content = pickle.dumps(views)
-    assert len(content) < 200_000 < views.cache.nbytes * 9  # neither logits nor pictures
+    picture = LabelledImages(*IMAGES)[views.cache.keys[0]]
+    assert views.cache.whole()[0].tobytes() not in content and picture.tobytes() not in content
     again = pickle.loads(content)
     assert again.epoch == 4
     for one, other in zip(views[3], again[3], strict=True):
@@ -122,7 +123,7 @@ def test_a_picture_of_other_pixels_is_an_error(views: dive.CachedViews) -> None:
             return super().__getitem__(key) ^ 1
 
     changed = dive.CachedViews(views.cache, Changed(*IMAGES))
-    with pytest.raises(DataError, match="has other pixels than the teacher"):
+    with pytest.raises(DataError, match="is another picture than the teacher"):
         changed[0]
 
 
@@ -156,3 +157,19 @@ def test_a_loop_of_ones_own_trains_as_good_a_student(digits: Chain, repository: 
         theirs.append(float(done.stdout.split()[0]) / 100)
     spread = max(statistics.stdev(ours), statistics.stdev(theirs))
     assert statistics.fmean(theirs) > statistics.fmean(ours) - 2 * spread, (ours, theirs)
+
+
+def test_a_photograph_is_known_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from test_photographs import HERE, RECIPE, write_photographs
+
+    write_photographs(Path("pictures"))
+    Path("photographs.yaml").write_text(RECIPE)
+    recipe = ("--config", "photographs.yaml", *HERE, "--workers", 0)
+    succeed("teacher", *recipe, "--epochs", 1, "--out", "t.pt")
+    succeed("export-logits", *recipe, "--teacher", "t.pt", "--out", "c.h5", "--views", 2)
+    views = dive.CachedViews(dive.open_cache("c.h5"), dive.open_images("pictures"))
+    assert views.cache.identity["digests"] == "files" and views[0][0].shape == (3, 24, 24)
+    path = Path("pictures/train") / views.cache.keys[0]
+    path.write_bytes(path.read_bytes() + b" ")  # the same pixels in another file
+    with pytest.raises(DataError, match="is another picture than the teacher"):
+        views[0]

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,7 +126,6 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line(monkeypatch: pytest.Mo
 
     during(4, monkeypatch, kill)
     assert "a process that reads pictures died" in complaint("--workers", 1)
-    assert threading.active_count() < 20
 
 
 def test_a_file_that_is_no_picture_stops_the_run_before_it_begins() -> None:
@@ -158,3 +156,9 @@ def test_a_cache_of_photographs_is_not_one_of_pictures_held_in_memory() -> None:
         "student", "--config", "listed.yaml", *HERE, *other, "--cache", "c.h5", "--out", "s.pt"
     ).complaint
     assert "knows its pictures by digests of their files, the recipe's views by those of pixels" in told
+
+
+def test_workers_are_said_to_have_no_effect_on_pictures_in_memory(digits: chain.Chain) -> None:
+    told = chain.succeed("eval", digits.teacher, "--workers", 2, "--quiet").err
+    assert "warning: --workers has no effect here: the pictures are held in memory" in told
+    assert "--workers" not in chain.succeed("eval", digits.teacher, "--quiet").err

@@ -6,6 +6,7 @@ key is its path in the list.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -86,9 +87,8 @@ def _read(path: Path) -> _List:
         raise DataError(f"the list {path} names no image")
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise DataError(f"the list {path} names {twice} twice; an image belongs to a data set once")
+        ((most, _),) = Counter(names).most_common(1)
+        raise DataError(f"the list {path} names {most} twice; an image belongs to a data set once")
     return _List(path, names, np.array([label for _, label in pairs], dtype=np.int64))
 
 

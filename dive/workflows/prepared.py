@@ -1,0 +1,86 @@
+"""A recipe's data set prepared on a device, and what a run of the recipe on it is to do."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dive.data.longtail import Dataset, Samples
+from dive.feeds.images import Images
+from dive.method.objectives import Objective
+from dive.models.weights import InitialWeights
+from dive.recipe.recipe import Recipe
+from dive.training.evaluation import Evaluator
+from dive.training.spec import RunSpec, ViewDraw
+from dive.views.registry import view_space
+from dive.workflows.results import architecture_of, identity_of
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe's data set prepared on a device, once for all runs of a command and for their evaluation.
+
+    images: the training pictures in the recipe's view space. labels: (N,) int64 on the device. evaluator: on
+    the test part. validator: on the validation part, None without one.
+    """
+
+    dataset: Dataset
+    device: torch.device
+    images: Images
+    labels: torch.Tensor
+    evaluator: Evaluator
+    validator: Evaluator | None = None
+
+
+def prepare(recipe: Recipe, dataset: Dataset, device: torch.device, workers: int | None = None) -> Prepared:
+    """The data set of a recipe on a device. workers: as `dive.feeds.images.Images` takes them."""
+    train_set = dataset.train
+    space = view_space(recipe.views.kind, train_set.pictures.shape, **recipe.views.keys())
+
+    def evaluator(samples: Samples) -> Evaluator:
+        shown = view_space(recipe.views.kind, samples.pictures.shape, **recipe.views.keys()).clean
+        images = Images(samples.pictures, shown, device, workers)
+        return Evaluator(images, samples.labels, train_set.counts, device)
+
+    return Prepared(
+        dataset=dataset,
+        device=device,
+        images=Images(train_set.pictures, space, device, workers),
+        labels=torch.from_numpy(train_set.labels).to(device),
+        evaluator=evaluator(dataset.test),
+        validator=None if dataset.val is None else evaluator(dataset.val),
+    )
+
+
+def spec_of(
+    recipe: Recipe,
+    kind: str,
+    out: Path,
+    prepared: Prepared,
+    objective: Objective,
+    views: ViewDraw,
+    facts: dict[str, Any],
+    initial: InitialWeights | None,
+) -> RunSpec:
+    """What a run of a recipe is to do on prepared data: what teacher and student have in common."""
+    train_set = prepared.dataset.train
+    identity = identity_of(recipe, kind, train_set.fingerprint, facts)
+    return RunSpec(
+        kind=kind,
+        out=out,
+        seed=recipe.seed,
+        architecture=architecture_of(recipe, train_set),
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        precision=recipe.precision,
+        objective=objective,
+        images=prepared.images,
+        labels=prepared.labels,
+        hashes=train_set.hashes,
+        views=views,
+        recipe=recipe.as_dict(),
+        identity=identity | {"view_space": prepared.images.space.describe()},
+        facts=facts,
+        initial=initial,
+    )

@@ -204,6 +204,7 @@ def command(record: Mapping[str, Any], configs: Path) -> str:
     if recipe.name != base.name:
         config = _config_of(recipe.name, configs)
         base = load(config)
+        base = base.of_student if record["kind"] == "student" else base.of_teacher
         words += ["--config", str(config.relative_to(configs.parent))]
     if recipe.schedule.epochs not in (None, base.schedule.epochs):
         base = with_epochs(base, recipe.schedule.epochs)

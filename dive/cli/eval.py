@@ -67,7 +67,7 @@ def command(
         recipe = recorded_recipe(checkpoints[0], assignments, data)
     else:
         recipe = options.read_recipe(config, assignments, data__root=data)
-        own = (*own, recipe.model.name)
+        own = (*own, recipe.model.name, recipe.of_student.model.name)
     paths = checkpoints or _of_recipe(recipe, progress)
     evaluated = evaluate(paths, recipe, device, progress, own, workers, part)
     seeds = across_seeds(evaluated)

@@ -182,14 +182,19 @@ def read_recipe(
     assignments: tuple[str, ...],
     *,
     epochs: int | None = None,
+    of_student: bool = False,
     **options: Any,
 ) -> "Recipe":
-    """The recipe of the shared options; dotted keys are written with double underscores."""
+    """The recipe of the shared options; dotted keys are written with double underscores.
+
+    of_student: that of the student's training, to whose schedule `epochs` belongs then.
+    """
     from dive.recipe.reading import load, with_epochs
     from dive.recipe.shipped import locate
 
     dotted = {key.replace("__", "."): value for key, value in options.items()}
     recipe = load(config and locate(config), assignments, dotted)
+    recipe = recipe.of_student if of_student else recipe
     return recipe if epochs is None else with_epochs(recipe, epochs)
 
 

@@ -101,6 +101,7 @@ def command(
             config,
             assignments,
             epochs=epochs,
+            of_student=True,
             data__root=data,
             precision=precision,
             seed=seed,

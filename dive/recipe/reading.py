@@ -17,9 +17,10 @@ from dive.printable import excerpt, shortened
 from dive.recipe.bounds import Check
 from dive.recipe.contradictions import CONTRADICTIONS
 from dive.recipe.documents import merge, nest, parse_assignment, read_config
-from dive.recipe.recipe import KINDS, Recipe
+from dive.recipe.recipe import KINDS, STUDENT_PARTS, Recipe, Student
 
 MOST_FAULTS = 20  # told in one message
+_STUDENT = "student"  # the part that is laid over others
 # Keys of earlier versions, and what they are called now.
 RENAMED = {
     "data.source": "data.kind",
@@ -117,16 +118,42 @@ class _Faults:
 
 
 def _checked(document: Mapping[str, Any], where: str, faults: _Faults) -> Recipe:
-    recipe: Recipe = _build(Recipe, document, "", faults)
+    given = document.get(_STUDENT, {})
+    rest = {key: value for key, value in document.items() if key != _STUDENT}
+    recipe: Recipe = _build(Recipe, rest, "", faults)
+    recipe = dataclasses.replace(recipe, student=_student(given, recipe, faults))
+    as_student = recipe.of_student
     for keys, check in CONTRADICTIONS:
         # Beside a key at fault stands its default, which nobody chose and nothing contradicts.
-        if not faults.spoil(*keys) and (message := check(recipe)):
+        if faults.spoil(*keys):
+            continue
+        message = check(recipe)
+        if message:
             faults.messages.append(message)
+        own = [f"{_STUDENT}.{key}" for key in keys if key.partition(".")[0] in STUDENT_PARTS]
+        if not faults.spoil(*own) and (of_student := check(as_student)) and of_student != message:
+            faults.messages.append(f"{_STUDENT}.{of_student}")
     if told := faults.messages[:MOST_FAULTS]:
         if more := len(faults.messages) - len(told):
             told.append(f"and {more} more")
         raise RecipeError(f"{where}: " + "; ".join(told))
     return recipe
+
+
+def _student(given: Any, recipe: Recipe, faults: _Faults) -> Student:
+    """The recipe's part `student`: each of its parts that is given laid over the teacher's."""
+    if not isinstance(given, Mapping):
+        return _build(Student, given, f"{_STUDENT}.", faults)
+    document = dict(given)
+    teacher = recipe.as_dict()
+    for part in STUDENT_PARTS:
+        below, above = teacher[part], given.get(part)
+        if not isinstance(above, Mapping):
+            continue
+        if part == "model" and above.get("name", below["name"]) != below["name"]:
+            below = {"input": {key: below["input"][key] for key in ("mean", "std")}}
+        document[part] = merge(below, above)
+    return _build(Student, document, f"{_STUDENT}.", faults)
 
 
 def _build(cls: type, document: Any, prefix: str, faults: _Faults) -> Any:
@@ -140,14 +167,15 @@ def _build(cls: type, document: Any, prefix: str, faults: _Faults) -> Any:
     values = {}
     for key, given in document.items():
         name = f"{prefix}{key}"
-        if key == "kind" and section in KINDS:
+        if key == "kind" and _kinds_of(section):
             continue  # by which the class was chosen
         if key not in fields:
             # Perhaps one that is left out was meant.
             left_out = [f"{prefix}{field}" for field in fields if field not in document]
             faults.add(name, _unknown(name, fields), left_out)
-        elif dataclasses.is_dataclass(hints[key]):
-            values[key] = _section(hints[key], given, name, faults)
+        elif part := _dataclass_of(hints[key]):
+            optional = hints[key] is not part
+            values[key] = None if optional and given is None else _section(part, given, name, faults)
         else:
             try:
                 values[key] = _value(given, hints[key], fields[key].metadata.get("check"))
@@ -158,8 +186,7 @@ def _build(cls: type, document: Any, prefix: str, faults: _Faults) -> Any:
 
 def _section(cls: type, document: Any, name: str, faults: _Faults) -> Any:
     """A part of the recipe: of a part that comes in kinds, the class of the kind that it names."""
-    kinds = KINDS.get(name)
-    if kinds is not None:
+    if kinds := _kinds_of(name):
         wanted = document.get("kind", next(iter(kinds))) if isinstance(document, Mapping) else None
         cls = kinds[next(iter(kinds))]
         if isinstance(wanted, str) and wanted in kinds:
@@ -169,6 +196,17 @@ def _section(cls: type, document: Any, name: str, faults: _Faults) -> Any:
             faults.add(name, message)
             return cls()
     return _build(cls, document, f"{name}.", faults)
+
+
+def _kinds_of(section: str) -> dict[str, type]:
+    """The kinds of a part of the recipe by their names, none where it does not come in kinds."""
+    return KINDS.get(section.removeprefix(f"{_STUDENT}."), {})
+
+
+def _dataclass_of(hint: Any) -> type | None:
+    """The dataclass that a key holds, or null in its place; None for a plain value."""
+    members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next((one for one in members if isinstance(one, type) and dataclasses.is_dataclass(one)), None)
 
 
 def _unknown(name: str, fields: Iterable[str]) -> str:

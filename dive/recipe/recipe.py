@@ -6,7 +6,7 @@ comes in kinds (`data`, `views`, `optimizer`) is one dataclass a kind, with that
 """
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from dive.recipe import bounds
@@ -182,8 +182,24 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class Student:
+    """In what the student's training differs from the teacher's; null is a part that is the same.
+
+    A part is laid over the teacher's. A network of another name has its own weights, head and input size,
+    not the teacher's; mean and std are the teacher's unless they are given.
+    """
+
+    model: Model | None = None
+    optimizer: Sgd | None = None
+    schedule: Schedule | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """One experiment. `seed` seeds initialisation, sample order and the choice of views."""
+    """One experiment. `seed` seeds initialisation, sample order and the choice of views.
+
+    `model`, `optimizer` and `schedule` are the teacher's, and the student's where `student` does not differ.
+    """
 
     name: str = _key("cifar100_lt_bbn", bounds.file_name)
     seed: int = _key(0, _SEED)
@@ -195,10 +211,32 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     teacher: Teacher = field(default_factory=Teacher)
     distillation: Distillation = field(default_factory=Distillation)
+    student: Student = field(default_factory=Student)
 
     def as_dict(self) -> dict[str, Any]:
-        """The whole recipe as nested plain values, tuples as lists, fit for JSON and YAML."""
-        return plain(dataclasses.asdict(self))
+        """The whole recipe as nested plain values, tuples as lists, fit for JSON and YAML.
+
+        Without `student` where the student differs in nothing.
+        """
+        document = plain(dataclasses.asdict(self))
+        if self.student == Student():
+            del document["student"]
+        return document
+
+    @property
+    def of_teacher(self) -> "Recipe":
+        """The recipe of the teacher's training alone."""
+        return replace(self, student=Student())
+
+    @property
+    def of_student(self) -> "Recipe":
+        """The recipe of the student's training alone: what `student` differs in is put in its place."""
+        parts = {part: getattr(self.student, part) for part in STUDENT_PARTS}
+        given = {part: value for part, value in parts.items() if value is not None}
+        return replace(self, student=Student(), **given)
+
+
+STUDENT_PARTS = tuple(part.name for part in dataclasses.fields(Student))
 
 
 # The parts that come in kinds: what each kind is called, the default first.

@@ -89,11 +89,11 @@ class _Wanted(ExportOptions):
 def _export(recipe: Recipe, options: _Wanted, progress: Progress) -> Exported:
     _refuse_finished(options)
     device = choose_device(options.device)
-    network, document = checkpoint.load_model(options.teacher, [recipe.model.name])
+    network, document = checkpoint.load_model(options.teacher, _networks(recipe))
     _check_architecture(options.teacher, document, recipe)
     train = load_training(recipe, progress)
     _check_draw(options.teacher, document, train)
-    of_network = network_versions(recipe.model.name)
+    of_network = network_versions(document["architecture"]["name"])
     warn_if_others(document["versions"], str(options.teacher), progress, of_network)
     space = view_space(recipe.views.kind, train.pictures.shape, **recipe.views.keys())
     choice = default_views(space) if options.views is None else options.views
@@ -153,12 +153,17 @@ def _refuse_finished(options: _Wanted) -> None:
 
 
 def _check_architecture(path: Path, document: dict[str, Any], recipe: Recipe) -> None:
-    name = document["architecture"]["name"]
-    if name != recipe.model.name:
+    name, networks = document["architecture"]["name"], _networks(recipe)
+    if name not in networks:
         raise CheckpointError(
-            f"{path} is a {name}, the recipe {recipe.name} has a {recipe.model.name}; "
+            f"{path} is a {name}, the recipe {recipe.name} has a {' and a '.join(networks)}; "
             "give the checkpoint's own recipe with --config"
         )
+
+
+def _networks(recipe: Recipe) -> list[str]:
+    """The networks of a recipe: its teacher's, and its student's, which may be exported as well."""
+    return list(dict.fromkeys([recipe.model.name, recipe.of_student.model.name]))
 
 
 def _check_draw(path: Path, document: dict[str, Any], train: Samples) -> None:
@@ -210,7 +215,7 @@ def _runtime(
     progress: Progress,
 ) -> tuple[Runtime, dict[str, Any]]:
     """The precision of the export, and the facts its cache records: an earlier part's, or new."""
-    wanted, of_network = recipe.precision, network_versions(recipe.model.name)
+    wanted, of_network = recipe.precision, network_versions(document["architecture"]["name"])
     steady = {"clean_id": images.space.clean_id, "teacher": teacher_facts(document)}
     if (facts := unfinished(options.out, identity)) is not None:
         _require_same_facts(part_path(options.out), facts, steady)

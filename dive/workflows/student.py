@@ -88,6 +88,7 @@ def train_students(
     where the cache is not whole or of other samples, classes or views, DataError or OutputError; an
     earlier result stays as it was. Students whose loss is not finite are among the failures returned.
     """
+    recipes = [recipe.of_student for recipe in recipes]
     path = options.cache or cache_of(recipes[0])
     outs = grid_paths(out, recipes)
     if len(recipes) == 1:

@@ -31,8 +31,8 @@ def train_teacher(
 ) -> Result:
     """Train the recipe's teacher and write it to `out`, or to checkpoints/<recipe>/teacher.pt.
 
-    A run that was stopped is resumed. Raises DataError, OutputError or TrainingError; an earlier result stays
-    as it was.
+    The recipe's part `student` has no influence. A run that was stopped is resumed. Raises DataError,
+    OutputError or TrainingError; an earlier result stays as it was.
 
     >>> import dive
     >>> recipe = dive.load_recipe("digits_lt/bbn", "schedule.epochs=1", "schedule.warmup_epochs=0",
@@ -41,6 +41,7 @@ def train_teacher(
     >>> result.path.exists(), 0 < result.accuracy.all < 1
     (True, True)
     """
+    recipe = recipe.of_teacher
     out = out or checkpoint_of(recipe, "teacher")
     Journal(out).refuse_finished(options.force)
     require_known(recipe.model.name)

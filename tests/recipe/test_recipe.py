@@ -93,7 +93,7 @@ def test_the_digits_config_is_a_small_long_tail_without_a_flip(repository):
 
 def test_every_config_of_the_repository_loads_and_is_named_after_its_place(repository):
     configs = sorted((repository / "configs").rglob("*.y*ml"))
-    assert len(configs) == 32
+    assert len(configs) == 33
     for config in configs:
         folder = [] if config.parent.name == "configs" else [config.parent.name]
         assert load(config).name == "_".join([*folder, config.stem])

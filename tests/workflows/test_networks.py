@@ -8,6 +8,7 @@ import folders
 import own_networks
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import dive
@@ -23,17 +24,20 @@ def recipe() -> Path:
     return folders.write_recipe(Path("insects.yaml"), folders.write_images(Path("images")))
 
 
-def chained(recipe: Path, name: str, *more: object) -> list[dict]:
-    """Teacher, cache, student and evaluation; returns what eval tells of both."""
+def chained(recipe: Path, name: str, *more: object, student: str | None = None) -> list[dict]:
+    """Teacher, cache, student and evaluation; returns what eval tells of both.
+
+    name: the teacher's network. student: the student's, where it is another.
+    """
     told = ("--config", recipe, "--set", f"model.name={name}", *more)
     chain.succeed("teacher", *told, *ONE)
     chain.succeed("export-logits", *told, *ONE[2:])
     chain.succeed("student", *told, *ONE)
     found = chain.succeed("eval", *told, "--device", "cpu", "--json", "--quiet").document["checkpoints"]
     assert [one["kind"] for one in found] == ["teacher", "student"]
-    for one in found:
+    for one, network in zip(found, (name, student or name), strict=True):
         record = json.loads(Path(one["path"]).with_suffix(".json").read_text())
-        assert record["architecture"]["name"] == name and record["accuracy"] == one["accuracy"]
+        assert record["architecture"]["name"] == network and record["accuracy"] == one["accuracy"]
     sampled = (
         "--sample",
         10,
@@ -191,3 +195,36 @@ def test_a_network_that_cannot_be_had_is_refused_in_one_line_and_nothing_is_writ
     outcome = chain.dive("teacher", "--config", recipe, *ONE, "--set", assignment)
     assert said in outcome.complaint and outcome.code == code
     assert not Path("checkpoints/insects/teacher.pt").exists()
+
+
+def test_one_recipe_leads_from_a_large_teacher_to_a_small_student(recipe):
+    """The student is bit for bit that of a recipe of its own, joined by the cache."""
+    alone = {"model": {"name": "resnet8"}, "optimizer": {"lr": 0.05}}
+    document = yaml.safe_load(recipe.read_text())
+    recipe.write_text(yaml.safe_dump(document | {"optimizer": {"lr": 0.001}, "student": alone}))
+    own = Path("own.yaml")
+    own.write_text(yaml.safe_dump(document | {"optimizer": alone["optimizer"]}))
+    found = chained(recipe, "tiny:build", student="resnet8")
+    records = [json.loads(Path(one["path"]).with_suffix(".json").read_text()) for one in found]
+    assert [record["recipe"]["optimizer"]["lr"] for record in records] == [0.001, 0.05]
+    assert not any("student" in record["recipe"] for record in records)
+    joined = ("--config", own, "--cache", "cache/insects.h5", "--out", "own.pt")
+    chain.succeed("student", *joined, *ONE)
+    assert json.loads(Path("own.json").read_text())["weights_hash"] == records[1]["weights_hash"]
+
+
+def test_the_students_part_is_no_business_of_a_stopped_teacher(recipe, monkeypatch):
+    monkeypatch.setattr(loop, "SAVING_SHARE", 1e9)
+    told = ("--config", recipe, "--set", "model.name=tiny:build", "--epochs", 4, *ONE[2:])
+    with chain.stopped_at(5):
+        assert chain.dive("teacher", *told).code == 130
+    outcome = chain.succeed("teacher", *told[:-1], "--set", "student.model.name=resnet8")
+    assert "resuming after epoch" in outcome.err
+
+
+def test_a_student_of_the_recipes_own_network_may_be_exported_too(recipe):
+    told = ("--config", recipe, "--set", "model.name=tiny:build", "--set", "student.model.name=resnet8")
+    chained(recipe, "tiny:build", "--set", "student.model.name=resnet8", student="resnet8")
+    student = "checkpoints/insects/student.pt"
+    chain.succeed("export-logits", *told, *ONE[2:], "--teacher", student, "--out", "next.h5")
+    assert dive.open_cache("next.h5").identity["teacher"]["architecture"]["name"] == "resnet8"

@@ -141,19 +141,34 @@ def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
 def _section(records: Sequence[Mapping[str, Any]], folder: Path, configs: Path) -> Iterator[str]:
     rows = rows_of(records)
     recipe = build(records[0]["recipe"])
-    model = records[0]["architecture"]
+    pretrained = any("initial_weights" in record for record in records)
     data = f"{NAMES.get(recipe.data.kind, recipe.data.kind)}, imbalance {recipe.data.imbalance:g}"
     yield f"## {data}, recipe `{recipe.name}`"
-    yield (
-        f"{model['name']}, {model['parameters']:,} parameters, {records[0]['epochs']} epochs, "
-        f"{sum(records[0]['class_counts']):,} training images."
-    )
-    others = [work for work in _literature() if work["source"] == recipe.data.kind]
+    yield f"{_networks(rows)}; {sum(records[0]['class_counts']):,} training images."
+    if pretrained:
+        yield (
+            "The teacher began with weights of ImageNet-1k: **not comparable with tables without extra "
+            "data**, and shown beside none."
+        )
+    others = [work for work in _literature() if work["source"] == recipe.data.kind and not pretrained]
     head = ["run", *SHOTS, "over its teacher", *(work["name"] for work in others)]
     yield _table(head, [_accuracies(row, recipe, others) for row in rows])
     head = ["run", "command", "seed", "machine", "precision", "time", "weights", "cache"]
     yield _table(head, [_making(record, configs) for row in rows for record in row.records])
     yield from _virtual_examples(folder, rows)
+
+
+def _networks(rows: Sequence[Row]) -> str:
+    """The networks of a section with their lengths: one for all runs, or that of each kind of run."""
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        network, record = row.record["architecture"], row.record
+        text = f"{network['name']}, {network['parameters']:,} parameters, {record['epochs']} epochs"
+        kinds = told.setdefault(text, [])
+        kinds += [] if record["kind"] in kinds else [record["kind"]]
+    if len(told) == 1:
+        return next(iter(told))
+    return "; ".join(f"{' and '.join(kinds)}: {text}" for text, kinds in told.items())
 
 
 def _accuracies(row: Row, recipe: Recipe, others: Sequence[Mapping[str, Any]]) -> list[str]:

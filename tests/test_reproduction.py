@@ -130,3 +130,29 @@ def test_what_a_run_left_is_kept_and_found_again(digits, monkeypatch, tmp_path):
 def test_the_readmes_table_is_what_the_records_say(repository):
     table = report.short_table(repository / "results")
     assert len(table.splitlines()) == 5 and table in (repository / "README.md").read_text()
+
+
+def test_a_pretrained_teacher_has_a_section_beside_no_table_without_extra_data(repository, tmp_path):
+    folder = tmp_path / "large"
+    folder.mkdir()
+    teacher = recorded(repository / "results/cifar100_lt_bbn/teacher.json")
+    student = recorded(repository / "results/cifar100_lt_bbn/student.json")
+    large = {
+        "name": "torchvision/resnet50",
+        "parameters": 23_712_932,
+        "input": teacher["architecture"]["input"],
+    }
+    teacher |= {
+        "initial_weights": "IMAGENET1K_V2",
+        "architecture": teacher["architecture"] | large,
+        "epochs": 15,
+    }
+    for name, record in (("teacher", teacher), ("student", student)):
+        (folder / f"{name}.json").write_text(json.dumps(record))
+    page = report.results(tmp_path, repository / "configs")
+    assert "not comparable with tables without extra data" in page
+    assert "| run | many | medium | few | all | over its teacher |\n" in page
+    assert (
+        "teacher: torchvision/resnet50, 23,712,932 parameters, 15 epochs; "
+        "student: resnet32, 470,004 parameters, 200 epochs; 10,847 training images." in page
+    )

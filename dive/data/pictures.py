@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dive import memory
 from dive.data.sources.source import Split
 from dive.errors import DataError
 from dive.files import readable_size
@@ -50,6 +51,12 @@ class HeldPictures:
     def channels(self) -> int:
         """Channels of each."""
         return self.pictures[0].shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+        several = [self.pictures] if isinstance(self.pictures, np.ndarray) else self.pictures
+        return sum(pictures.nbytes for pictures in several)
 
     def read(self, row: int) -> np.ndarray:
         """The picture of a row, (h, w, channels) uint8."""
@@ -141,11 +148,11 @@ def _room(split: Split, positions: np.ndarray, size: int | None) -> np.ndarray:
     with split.reading():
         height, width, channels = split.read(int(positions[0])).shape
     count, shape = len(positions), (size or height, size or width, channels)
-    try:
-        return np.empty((count, *shape), dtype=np.uint8)
-    except MemoryError as error:
-        needed = readable_size(count * shape[0] * shape[1] * shape[2])
+    needed, free = count * shape[0] * shape[1] * shape[2], memory.available()
+    if needed > free:  # the system would promise more than there is, and kill the process later
         raise DataError(
-            f"{count} pictures of {shape[1]}×{shape[0]} pixels need {needed} of memory; "
-            "choose a smaller views.size"
-        ) from error
+            f"{count} pictures of {shape[1]}×{shape[0]} pixels need {readable_size(needed)} of memory, "
+            f"{readable_size(int(free))} are free; choose a smaller views.size, or views.kind resized_crop, "
+            "which reads pictures from their files when they are needed"
+        )
+    return np.empty((count, *shape), dtype=np.uint8)

@@ -7,8 +7,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-SHARE_OF_MEMORY = 0.6  # of what is free: the most that resident data may take
-HOST_MEMORY = "/proc/meminfo"
+from dive import memory
 
 
 @dataclass(frozen=True)
@@ -52,15 +51,5 @@ class Feed(Protocol):
 def fits(size: int, device: torch.device) -> bool:
     """Whether `size` bytes may lie on the device, or, on a CPU, in memory."""
     on_cuda = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if on_cuda else _available_memory()
-    return size <= SHARE_OF_MEMORY * free
-
-
-def _available_memory() -> float:
-    """Bytes of memory that programs can still have; without limit where the system does not say."""
-    try:
-        with open(HOST_MEMORY) as file:
-            line = next(line for line in file if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return float("inf")
-    return int(line.split()[1]) * 1024
+    free = torch.cuda.mem_get_info(device)[0] if on_cuda else memory.available()
+    return size <= memory.SHARE_OF_MEMORY * free

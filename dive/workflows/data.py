@@ -6,11 +6,13 @@ from typing import Any
 
 from dive.data.images import LabelledImages
 from dive.data.longtail import Dataset, Samples, long_tailed, untouched
-from dive.data.reading import Reading
+from dive.data.pictures import HeldPictures
+from dive.data.reading import Pictures, Reading
 from dive.data.sources.registry import open_source
 from dive.data.sources.source import Source, Split
 from dive.errors import DataError
 from dive.feeds.images import Images
+from dive.files import readable_size
 from dive.progress import SILENT, Progress
 from dive.recipe.reading import load
 from dive.recipe.recipe import Recipe
@@ -79,10 +81,17 @@ def _announce(train: Samples, recipe: Recipe, progress: Progress) -> None:
         )
     progress.note(
         f"{recipe.name}: {len(train)} training images of {len(train.classes)} classes "
-        f"({train.counts.max()} to {train.counts.min()} a class)"
+        f"({train.counts.max()} to {train.counts.min()} a class), {_where(train.pictures)}"
     )
     if recipe.data.imbalance is None:
         progress.note("  " + _counts(train))
+
+
+def _where(pictures: Pictures) -> str:
+    """Where the pictures are during a run, in words."""
+    if isinstance(pictures, HeldPictures):
+        return f"{readable_size(pictures.nbytes)} in memory"
+    return "read from their files when they are needed"
 
 
 def warn_of_workers(images: Images, workers: int | None, progress: Progress) -> None:

@@ -8,6 +8,7 @@ import pytest
 from conftest import noise, png
 from PIL import Image
 
+from dive import memory
 from dive.data.pictures import HeldPictures, digest, fit, hold
 from dive.data.sources.folder import open_folder
 from dive.data.sources.source import Split
@@ -165,3 +166,18 @@ def test_several_sizes_change_no_digest():
     _, one_by_one = hold(split_of(SEVERAL), np.arange(len(SEVERAL)), None, several=True)
     _, fitted = hold(split_of(SEVERAL), np.arange(len(SEVERAL)), 16)
     np.testing.assert_array_equal(one_by_one, fitted)
+
+
+def test_pictures_that_do_not_fit_in_memory_are_refused_before_any_is_kept(monkeypatch, tmp_path):
+    (tmp_path / "meminfo").write_text("MemAvailable:    5 kB\n")
+    monkeypatch.setattr(memory, "HOST_MEMORY", tmp_path / "meminfo")
+    positions = np.arange(len(SEVERAL))
+    with pytest.raises(DataError) as caught:
+        hold(split_of(SEVERAL), positions, 64)
+    assert str(caught.value).startswith(
+        "5 pictures of 64×64 pixels need 61.4 kB of memory, 5.1 kB are free; choose a smaller views.size"
+    )
+    held, _ = hold(split_of(SEVERAL), positions, 16)
+    assert held.nbytes == 5 * 16 * 16 * 3
+    several, _ = hold(split_of(SEVERAL), positions, None, several=True)
+    assert several.nbytes == 3 * sum(height * width for height, width in SIZES)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from caches import random_logits, write_cache
 
+from dive import memory
 from dive.cache.reader import LogitCache
 from dive.errors import CacheError
-from dive.feeds import feed as memory
 from dive.feeds import logits as feeds
 from dive.feeds.feed import Batch, Feed, fits
 from dive.feeds.logits import AHEAD, CachedLogits, ResidentLogits, StreamedLogits

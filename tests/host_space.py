@@ -73,3 +73,6 @@ class OnDemand:
         if row == self.deadly and os.getpid() != self.home:
             os.kill(os.getpid(), signal.SIGKILL)
         return self.pictures[row]
+
+    def decoded(self, row: int) -> np.ndarray:
+        return self.read(row)

@@ -8,9 +8,10 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from dive.data.pictures import DIGEST_BYTES
-from dive.data.sources.decode import decode, refusing_huge_images
+from dive.data.sources.decode import decode_image, refusing_huge_images
 from dive.data.sources.picture_files import PictureFiles
 from dive.errors import DataError
 
@@ -45,13 +46,17 @@ class FilePictures:
 
     def read(self, row: int) -> np.ndarray:
         """The picture of a row, (H, W, 3) uint8; raises DataError where its file is not as it was indexed."""
+        return np.asarray(self.decoded(row))
+
+    def decoded(self, row: int) -> Image.Image:
+        """The picture of a row as a Pillow image of mode RGB; raises DataError as `read` does."""
         content = self.files.content(row)
         if file_digest(content) != self.digests[row].tobytes():
             raise DataError(
                 f"{self.files.where(row)} has changed since it was indexed; put the file back, or start again"
             )
         with refusing_huge_images():
-            return decode(content, self.files.where(row), self.files.side)
+            return decode_image(content, self.files.where(row), self.files.side)
 
     def subset(self, rows: np.ndarray) -> "FilePictures":
         """The pictures of some rows (M,), in their order."""

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dive.errors import DataError
 from dive.feeds.feed import Batch, Feed, fits
-from dive.views.space import SEVERAL_SIZES, DeviceSpace, HostSpace, ViewSpace
+from dive.views.space import SEVERAL_SIZES, DeviceSpace, HostSpace, Picture, ViewSpace
 
 AHEAD = 4  # batches that each worker reads before they are needed
 
@@ -44,6 +44,9 @@ class Pictures(Protocol):
 
     def read(self, row: int) -> np.ndarray:
         """The picture of a row, (h, w, channels) uint8."""
+
+    def decoded(self, row: int) -> Picture:
+        """The same picture in the form that it has once it is decoded."""
 
 
 class Images:
@@ -111,22 +114,26 @@ class _Filling(Dataset[torch.Tensor | DataError]):
     """What workers do: a batch's views, or its pictures where the device makes the views of them.
 
     Where a picture cannot be read they give the error: one that is raised in a worker comes as a traceback.
+    shape: (H, W, channels) of each.
     """
 
-    def __init__(self, pictures: Pictures, space: ViewSpace) -> None:
-        self._pictures = pictures
+    def __init__(self, pictures: Pictures, space: ViewSpace, shape: tuple[int, int, int]) -> None:
+        self._pictures, self._shape = pictures, shape
         self._space = cast(HostSpace, space) if space.made == "host" else None
 
     def __getitem__(self, batch: Batch) -> torch.Tensor | DataError:
+        filled = np.empty((len(batch), *self._shape), dtype=np.uint8)
         try:
-            views = [self._of(*one) for one in zip(batch.rows, batch.ids, strict=True)]
+            for place, row, view_id in zip(filled, batch.rows, batch.ids, strict=True):
+                place[...] = self._of(int(row), int(view_id))
         except DataError as error:
             return error
-        return torch.from_numpy(np.stack(views))
+        return torch.from_numpy(filled)
 
-    def _of(self, row: np.integer, view_id: np.integer) -> np.ndarray:
-        picture = self._pictures.read(int(row))
-        return picture if self._space is None else self._space.view(picture, int(view_id))
+    def _of(self, row: int, view_id: int) -> np.ndarray:
+        if self._space is None:
+            return self._pictures.read(row)
+        return self._space.view(self._pictures.decoded(row), view_id)
 
 
 class _Plan:
@@ -153,11 +160,11 @@ class StreamedImages:
         sides = space.shape if self._space is None else pictures.shape
         if sides is None:
             raise DataError(SEVERAL_SIZES)
-        shape = (batch_size, *sides, pictures.channels)
-        self._buffer = torch.zeros(shape, dtype=torch.uint8, device=device)
+        shape = (*sides, pictures.channels)
+        self._loaded = torch.zeros(batch_size if self._cuda else 0, *shape, dtype=torch.uint8, device=device)
         self._plan = _Plan()
         self._loader = DataLoader(
-            _Filling(pictures, space),
+            _Filling(pictures, space, shape),
             sampler=self._plan,
             batch_size=None,
             num_workers=workers,
@@ -192,11 +199,14 @@ class StreamedImages:
                 raise filled
             finally:
                 del filled  # in a cycle with its own traceback workers would live on until it is collected
-        self._buffer[: len(filled)].copy_(filled, non_blocking=True)
+        if self._cuda:  # to one place for all batches: a captured step reads there
+            self._loaded[: len(filled)].copy_(filled, non_blocking=True)
+        else:
+            self._loaded = filled
 
     def batch(self, rows: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Views (B, channels, H, W) uint8 of the batch loaded last, in channels-last memory."""
-        loaded = self._buffer[: len(rows)]
+        loaded = self._loaded[: len(rows)]
         if self._space is not None:
             places = torch.arange(len(rows), device=self._device)
             loaded = self._space.render(self._space.prepare(loaded), places, ids)

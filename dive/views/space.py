@@ -10,12 +10,16 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 
 from dive.errors import CacheError
 from dive.recipe.documents import differences
 
 SEVERAL_SIZES = "the pictures have several sizes; views.size brings them to one"
 UNBOUNDED = 2**62  # ids are drawn below this where a space has no size
+
+# A picture on the host: pixels (h, w, channels) uint8, or a Pillow image of mode L or RGB with the same ones.
+Picture = np.ndarray | Image.Image
 
 
 class ViewSpace(Protocol):
@@ -59,8 +63,8 @@ class HostSpace(ViewSpace, Protocol):
 
     made: ClassVar[Literal["device", "host"]] = "host"
 
-    def view(self, picture: np.ndarray, view_id: int) -> np.ndarray:
-        """View `view_id` of a picture (h, w, channels) of any size: (H, W, channels) uint8."""
+    def view(self, picture: Picture, view_id: int) -> np.ndarray:
+        """View `view_id` of a picture of any size: (H, W, channels) uint8."""
 
 
 def require_same(space: ViewSpace, described: dict[str, Any], where: str) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import EpsImagePlugin, Image, ImageFile
+from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 from reading import pictures
 
 from dive.data.pictures import fit, hold
-from dive.data.sources.decode import FORMATS, decode
+from dive.data.sources.decode import FORMATS, decode, decode_image
 from dive.data.sources.folder import open_folder
 from dive.errors import DataError
 
@@ -129,6 +129,21 @@ def test_postscript_under_an_images_name_is_refused_and_not_run(tree, suffix, mo
 def test_other_formats_are_refused_whatever_they_are_called(form):
     with pytest.raises(DataError, match="it is not a readable image"):
         pixels(encoded(Image.fromarray(noise(16, 16)), form))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_an_image_stands_upright_in_every_orientation(form, orientation):
+    """0 and 9 are none. The grey one has another mode than what comes out."""
+    for image in (Image.fromarray(COLOURS[:, :5]), Image.fromarray(GREY[:5])):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        content = encoded(image, form, exif=exif)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB"))
+        found = decode_image(content, "it")
+        assert found.mode == "RGB" and found.size == expected.shape[1::-1]
+        np.testing.assert_array_equal(np.asarray(found), expected)
+        np.testing.assert_array_equal(pixels(content), expected)
 
 
 def test_a_photograph_with_a_second_picture_in_it_is_read_as_its_first():

@@ -18,7 +18,7 @@ import torch
 from conftest import noise
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageEnhance
+from PIL import Image
 from scipy import stats
 from torchvision import transforms
 from torchvision.transforms import functional
@@ -110,6 +110,27 @@ def test_views_of_224_pixels_are_torchvisions():
     space, pixels = space_of(224, jitter=(0.4, 0.4, 0.4, 0.1)), picture(375, 500)
     for view_id in ids_of(0, 30):
         np.testing.assert_array_equal(space.view(pixels, view_id), by_torchvision(space, pixels, view_id))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_pillow_image_has_the_views_of_its_pixels_and_stays_as_it_is(shape, channels):
+    pixels, space = picture(*shape, channels), space_of(24, jitter=(0.4, 0.4, 0.4, 0.1))
+    image = pil(pixels)
+    for view_id in [0, *ids_of(11, 20)]:
+        np.testing.assert_array_equal(space.view(image, view_id), space.view(pixels, view_id))
+    np.testing.assert_array_equal(pixels_of(image), pixels)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.3, 1.0, 1.0001, 1.4, 3.7])
+@pytest.mark.parametrize("name", list(ADJUST)[:3])
+def test_every_value_is_blended_as_pillow_does(name, factor):
+    """A picture with each level of every channel, of a mean that is rounded."""
+    levels = np.arange(256, dtype=np.uint8)
+    colours = np.stack([levels, levels[::-1], np.roll(levels, 77)], axis=-1).reshape(16, 16, 3)
+    for pixels in (colours, colours[..., :1]):
+        found = resized_crop._OPERATIONS[name](pil(pixels), factor)
+        np.testing.assert_array_equal(pixels_of(found), pixels_of(ADJUST[name](pil(pixels), factor)))
 
 
 def test_every_order_of_operations_occurs_and_is_followed():
@@ -434,9 +455,8 @@ def test_another_pillow_that_makes_other_pixels_is_another_space(other, monkeypa
             Image.Image, "resize", lambda self, size, _: real(self, size, Image.Resampling.BOX)
         )
     else:
-        real = ImageEnhance.Brightness.enhance
-        enhance = lambda self, factor: real(self, factor * 1.01)  # noqa: E731
-        monkeypatch.setattr(ImageEnhance.Brightness, "enhance", enhance)
+        real = Image.blend
+        monkeypatch.setattr(Image, "blend", lambda one, other, alpha: real(one, other, alpha * 1.01))
     try:
         with pytest.raises(
             CacheError, match=r"torchvision or Pillow makes of other pixels \(views\.pixels_hash"

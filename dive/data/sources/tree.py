@@ -154,7 +154,9 @@ def read_file(path: Path) -> bytes:
     """The content of a regular file no larger than any image; raises OSError."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content = b"" if size > LARGEST_FILE else file.read(LARGEST_FILE + 1)
+        content = b"" if size > LARGEST_FILE else file.read(size + 1)
+        if len(content) > size:  # it grew, or tells no size; room for the largest at once would cost time
+            content += file.read(LARGEST_FILE + 1 - len(content))
     if (size := max(size, len(content))) > LARGEST_FILE:
         raise OSError(f"it has {size} bytes, more than any image should")
     return content

@@ -194,6 +194,7 @@ def _history(path: Path) -> list[dict]:
     entries = [json.loads(line) for line in path.with_suffix(".history.jsonl").read_text().splitlines()]
     for entry in entries:
         del entry["seconds"]
+        entry.pop("image_wait", None)
     return entries
 
 

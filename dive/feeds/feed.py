@@ -48,6 +48,14 @@ class Feed(Protocol):
         """
 
 
+class ImageFeed(Feed, Protocol):
+    """A feed of views of pictures."""
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds that the device waited for batches since `begin`, None where the pictures lie on it."""
+
+
 def fits(size: int, device: torch.device) -> bool:
     """Whether `size` bytes may lie on the device, or, on a CPU, in memory."""
     on_cuda = device.type == "cuda"

@@ -15,7 +15,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dive.errors import DataError
-from dive.feeds.feed import Batch, Feed, fits
+from dive.feeds.feed import Batch, ImageFeed, fits
+from dive.feeds.waiting import waits_of
 from dive.views.space import SEVERAL_SIZES, DeviceSpace, HostSpace, Picture, ViewSpace
 
 AHEAD = 4  # batches that each worker reads before they are needed
@@ -76,7 +77,7 @@ class Images:
         """Whether the pictures lie on the device."""
         return self._resident is not None
 
-    def feed(self, batch_size: int) -> Feed:
+    def feed(self, batch_size: int) -> ImageFeed:
         """A feed of batches of views (B, channels, H, W) uint8, at most `batch_size` in each."""
         if self._resident is not None:
             return self._resident
@@ -94,6 +95,8 @@ def one_view(space: ViewSpace, picture: np.ndarray, view_id: int) -> np.ndarray:
 
 class ResidentImages:
     """Pictures (N, H, W, channels) uint8 on a device, and their views made there."""
+
+    waited = None
 
     def __init__(self, pictures: np.ndarray, space: DeviceSpace, device: torch.device) -> None:
         self._space = space
@@ -162,7 +165,7 @@ class StreamedImages:
             raise DataError(SEVERAL_SIZES)
         shape = (*sides, pictures.channels)
         self._loaded = torch.zeros(batch_size if self._cuda else 0, *shape, dtype=torch.uint8, device=device)
-        self._plan = _Plan()
+        self._plan, self._waits = _Plan(), waits_of(device)
         self._loader = DataLoader(
             _Filling(pictures, space, shape),
             sampler=self._plan,
@@ -176,8 +179,14 @@ class StreamedImages:
         )
         self._coming: Iterator[torch.Tensor | DataError] = iter(())
 
+    @property
+    def waited(self) -> float:
+        """Seconds that the device waited for batches since `begin`."""
+        return self._waits.seconds
+
     def begin(self, plan: Iterable[Batch]) -> None:
         """Start reading the first batches of a plan."""
+        self._waits.begin()
         self._plan.batches = plan
         self._coming = iter(self._loader)
 
@@ -187,7 +196,8 @@ class StreamedImages:
         Raises DataError where a picture cannot be read, or where a worker died.
         """
         try:
-            filled = next(self._coming)
+            with self._waits:
+                filled = next(self._coming)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

@@ -59,7 +59,11 @@ EPOCH: dict[str, s.Check] = {
     "seconds": s.number(0),
     "train_accuracy": s.share,
 }
-OF_SOME_EPOCHS: dict[str, s.Check] = {"test_accuracy": s.share, "val_accuracy": s.share}
+OF_SOME_EPOCHS: dict[str, s.Check] = {
+    "test_accuracy": s.share,
+    "val_accuracy": s.share,
+    "image_wait": s.number(0),
+}
 _FINISHED: dict[str, s.Check] = {
     "kind": s.one_of("teacher", "student"),
     "loss": s.one_of("bsce", "ce", "dive"),

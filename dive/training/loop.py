@@ -180,6 +180,7 @@ class Run:
                     lr=self._rates[-1],
                     seconds=round(self._seconds, 3),
                     train_accuracy=correct / n,
+                    image_wait=None if (waited := self._step.image_wait) is None else round(waited, 3),
                 )
             )
             if self._eval_every and epoch % self._eval_every == 0:

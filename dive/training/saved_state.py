@@ -59,7 +59,8 @@ class EpochRecord:
 
     epoch: from 1. loss: its mean over the samples, in nats. lr: the last step's. seconds: from its first step
     to its last. train_accuracy: on the augmented views, as it went. test_accuracy,
-    val_accuracy: where it was evaluated so.
+    val_accuracy: where it was evaluated so. image_wait: seconds in which the device waited for
+    pictures, where these are streamed.
     """
 
     epoch: int
@@ -69,9 +70,10 @@ class EpochRecord:
     train_accuracy: float
     test_accuracy: float | None = None
     val_accuracy: float | None = None
+    image_wait: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """It in plain values, without the accuracies that there are not."""
+        """It in plain values, without those that there are not."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dive.feeds.feed import Batch, Feed
+from dive.feeds.feed import Batch, Feed, ImageFeed
 from dive.models.batch_counts import BatchCounts
 from dive.models.checkpoint import same_tensors
 from dive.models.network import Network
@@ -55,7 +55,7 @@ class Inputs:
     images: the feed of views. labels: (N,) on the device. more: feeds of the objective's further inputs.
     """
 
-    images: Feed
+    images: ImageFeed
     labels: torch.Tensor
     more: tuple[Feed, ...] = ()
 
@@ -134,6 +134,11 @@ class Step:
     def done(self) -> int:
         """Steps done in this epoch."""
         return self._at
+
+    @property
+    def image_wait(self) -> float | None:
+        """Seconds that the device waited for pictures in this epoch, None where they lie on it."""
+        return self._inputs.images.waited
 
     def begin(self, plan: np.ndarray, rates: list[float]) -> None:
         """Begin an epoch. plan: (3, N) samples in their order, view ids, cache columns; rates: (steps,)."""

@@ -187,7 +187,7 @@ class CentreCrop:
         return self
 
     def view(self, picture: np.ndarray | Image.Image, view_id: int) -> np.ndarray:
-        """The view of a picture of any size, as `ResizedCrop.view` takes it: (size, size, channels) uint8."""
+        """The view of a picture as `ResizedCrop.view` takes it: (size, size, channels) uint8."""
         side, image = self.shape[0], _image(picture)
         shorter = round(side * 256 / 224)
         resized = [int(shorter * length / min(image.size)) for length in image.size]  # width, height
@@ -239,7 +239,7 @@ def _contrast(image: Image.Image, factor: float) -> Image.Image:
 def _blended_with(level: int, image: Image.Image, factor: float) -> Image.Image:
     """`Image.blend` of one level of grey and an image.
 
-    Beyond the image, where Pillow takes three times as long because it clips, a table of what it makes of each
+    Beyond the image Pillow clips, which takes it three times as long: there a table of what it makes of each
     value is faster.
     """
     bands = len(image.getbands())

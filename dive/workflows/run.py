@@ -25,7 +25,7 @@ from dive.recipe.reading import build
 from dive.training.device import NO_TF32, Runtime, choose_precision, device_name, precisions
 from dive.training.evaluation import Accuracy
 from dive.training.loop import Run, train
-from dive.training.saved_state import Journal, SavedState
+from dive.training.saved_state import EpochRecord, Journal, SavedState
 from dive.training.spec import RunSpec
 from dive.training.step import Inputs, inputs_of
 from dive.versions import warn_if_others
@@ -38,6 +38,8 @@ from dive.workflows.results import (
     identity_of,
     record_of,
 )
+
+WORTH_TELLING = 0.1  # of a run's time, spent waiting for images
 
 
 def run(specs: Sequence[RunSpec], prepared: Prepared, options: TrainOptions, progress: Progress) -> Trained:
@@ -160,7 +162,7 @@ class _Runs:
         files.write_json(journal.record_path, record)
         checkpoint.save(spec.out, {**record, "model": weights})
         journal.discard()
-        self._progress.note(f"{spec.out}: trained in {duration(record['seconds'])}")
+        self._progress.note(f"{spec.out}: trained in {_time_of(done.history)}")
         return Result(spec.out, record, accuracy)
 
 
@@ -179,6 +181,15 @@ def new_network(spec: RunSpec, device: torch.device, resumed: bool, progress: Pr
         views = network.normalised(network.blank(spec.architecture.channels, shape))
         progress.note(spec.initial.put_into(network.body, views))
     return network
+
+
+def _time_of(history: Sequence[EpochRecord]) -> str:
+    """How long training took, and how long of it images were waited for, where that is worth a change."""
+    seconds = sum(epoch.seconds for epoch in history)
+    waited = sum(epoch.image_wait or 0 for epoch in history)
+    if waited <= WORTH_TELLING * seconds:
+        return duration(seconds)
+    return f"{duration(seconds)}, {duration(waited)} of it waiting for images; more --workers may help"
 
 
 def accuracy_of(record: dict[str, Any]) -> Accuracy:

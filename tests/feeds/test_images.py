@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dive.data.pictures import HeldPictures
 from dive.errors import DataError
 from dive.feeds import images as feeds
-from dive.feeds.feed import Batch
+from dive.feeds.feed import Batch, Feed
 from dive.feeds.images import Images, Pictures, ResidentImages, StreamedImages
 from dive.views.crop_flip import CropFlip
 from dive.views.space import ViewSpace
@@ -59,14 +59,14 @@ def by_hand(batch: Batch, pixels: np.ndarray = PIXELS) -> np.ndarray:
     return views
 
 
-def batch_of(feed: feeds.Feed, batch: Batch) -> np.ndarray:
+def batch_of(feed: Feed, batch: Batch) -> np.ndarray:
     """The batch made ready, copied."""
     found = feed.batch(*(torch.from_numpy(index) for index in (batch.rows, batch.ids, batch.columns)))
     assert found.dtype == torch.uint8 and found.is_contiguous(memory_format=torch.channels_last)
     return found.numpy().copy()
 
 
-def gone_through(feed: feeds.Feed, plan: list[Batch]) -> Iterator[np.ndarray]:
+def gone_through(feed: Feed, plan: list[Batch]) -> Iterator[np.ndarray]:
     """Each batch of a plan."""
     feed.begin(iter(plan))
     for batch in plan:

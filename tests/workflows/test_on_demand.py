@@ -1,5 +1,6 @@
 """Photographs that are read on demand: the same weights by any number of workers, and what can go wrong."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import torch
 from test_photographs import HERE, RECIPE, write_photographs
 
 from dive.feeds.images import StreamedImages
+from dive.training.saved_state import EpochRecord
+from dive.workflows import run
 
 LIST = """\
 name: listed
@@ -73,6 +76,30 @@ def test_a_killed_run_is_resumed_and_ends_in_the_same_weights(call: int) -> None
     words = ("teacher", "--config", "listed.yaml", *HERE, "--out", "killed.pt", "--workers", 0)
     assert chain.struck("dive.training.step:Step.advance", call, *words).code == -signal.SIGKILL
     assert same(expected, train("listed.yaml", "killed.pt", "--workers", 0))
+
+
+def test_the_history_says_how_long_images_were_waited_for_and_the_last_line_where_it_is_long() -> None:
+    write_all()
+    words = ("teacher", "--config", "listed.yaml", *HERE[:-1], "--workers", 0, "--out", "t.pt")
+    told = chain.succeed(*words).err
+    lines = [json.loads(line) for line in Path("t.history.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 and all(0 < line["image_wait"] < line["seconds"] for line in lines)
+    waited, seconds = (sum(line[key] for line in lines) for key in ("image_wait", "seconds"))
+    assert ("of it waiting for images; more --workers may help" in told) == (waited > 0.1 * seconds)
+
+
+@pytest.mark.parametrize(
+    ("waits", "told"),
+    [
+        ((None, None), "3 min"),
+        ((10.0, 8.0), "3 min"),
+        ((10.0, 8.1), "3 min, 18 s of it waiting for images; more --workers may help"),
+        ((None, 100.0), "3 min, 2 min of it waiting for images; more --workers may help"),
+    ],
+)
+def test_waiting_is_told_above_a_tenth_of_the_time(waits: tuple[float | None, ...], told: str) -> None:
+    history = [EpochRecord(i + 1, 1.0, 0.1, 90.0, 0.5, image_wait=wait) for i, wait in enumerate(waits)]
+    assert run._time_of(history) == told
 
 
 def during(step: int, monkeypatch: pytest.MonkeyPatch, happening: Callable[[StreamedImages], Any]) -> None:

@@ -1,20 +1,22 @@
 """Photographs a second: our feed against torchvision's ImageFolder, DataLoader and the same transforms.
 
-The pictures are made up: smooth noise of 500×375 pixels as JPEGs, which cost what photographs cost to decode.
+And how long a small network waits for them, and the memory they take. The pictures are made up: smooth noise
+of 500×375 pixels as JPEGs, which cost what photographs cost to decode.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader
-from torchvision import transforms
+from torchvision import models, transforms
 from torchvision.datasets import ImageFolder
 
 from benchmarks.measure import Figure, interleaved
-from dive.data.longtail import untouched_test
+from benchmarks.memory import after_epochs, write_pictures
+from dive.data.longtail import Samples, untouched_test
 from dive.data.reading import Reading
 from dive.data.sources.folder import open_folder
 from dive.feeds.feed import Batch
@@ -30,7 +32,8 @@ CPU = torch.device("cpu")
 def photographs(folder: Path, full: bool) -> Iterator[Figure]:
     """Decoded and viewed pictures a second, by the same number of workers."""
     count = 512 if full else 192
-    root = _write(folder / "photographs", count)
+    root = folder / "photographs"
+    write_pictures(root, count, (500, 375))
     samples = untouched_test(open_folder(root), Reading(None, True, folder / "index.npz", False, SILENT))
     space = ResizedCrop(None, SIZE, (0.08, 1.0), (3 / 4, 4 / 3), True, JITTER)
     feed = Images(samples.pictures, space, CPU, WORKERS).feed(BATCH)
@@ -73,15 +76,36 @@ def photographs(folder: Path, full: bool) -> Iterator[Figure]:
         seconds=times.medians(),
     )
     yield Figure("photographs a second", count / times.median("ours"))
+    yield Figure("share of a ResNet-18's step at 64 pixels spent waiting for photographs", _waiting(samples))
+    few, many = 500, 2000
+    memory = [
+        list(after_epochs(folder, number, WORKERS)) for number in (50, few, many)
+    ]  # the first: what any takes
+    for epoch in (1, 2):
+        more = (memory[2][epoch - 1] - memory[1][epoch - 1]) / (many - few)
+        yield Figure(f"memory of one more photograph after epoch {epoch}", more / 1000, "kB", at_most=3)
 
 
-def _write(root: Path, count: int) -> Path:
-    """An image folder of JPEGs; the training part is one picture a class, for the layout's sake."""
-    rng = np.random.default_rng(0)
-    for split, number in (("train", 2), ("test", count)):
-        for i in range(number):
-            small = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-            place = root / split / f"class {i % 2}" / f"{i:05d}.jpg"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(small).resize((500, 375), Image.Resampling.BICUBIC).save(place, quality=92)
-    return root
+def _waiting(samples: Samples) -> float:
+    """The share of an epoch's time that training a small network waits for batches."""
+    feed = Images(
+        samples.pictures, ResizedCrop(None, 64, (0.08, 1.0), (3 / 4, 4 / 3), True, JITTER), CPU, WORKERS
+    )
+    streamed, network = feed.feed(BATCH), models.resnet18(num_classes=2)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    rows = np.arange(len(samples.pictures))
+    plan = list(Batch(rows, rows + 1, np.zeros_like(rows)).split(BATCH))
+    for _ in range(2):  # in the first the workers start
+        streamed.begin(plan)
+        start = perf_counter()
+        for batch in plan:
+            streamed.load()
+            views = streamed.batch(
+                *(torch.from_numpy(index) for index in (batch.rows, batch.ids, batch.columns))
+            )
+            optimizer.zero_grad()
+            labels = torch.from_numpy(samples.labels[batch.rows])
+            torch.nn.functional.cross_entropy(network(views.float() / 255), labels).backward()
+            optimizer.step()
+        whole = perf_counter() - start
+    return (streamed.waited or 0.0) / whole

@@ -124,6 +124,7 @@ def struck(
     settings: `module:name` to values set before the command starts. stdout is not kept.
     """
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)  # a command in this process may have asked for less
     with tempfile.NamedTemporaryFile() as err:
         words = [str(argument) for argument in arguments]
         child = context.Process(

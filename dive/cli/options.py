@@ -149,9 +149,25 @@ eval_every = click.option(
 )
 
 
+WORKERS_NEED = ["dive.feeds.images", "dive.data.on_demand", "dive.views.registry"]
+
+
+def _workers(_: click.Context, __: click.Parameter, count: int | None) -> int | None:
+    """The number of workers, and what they need is imported once, by the server that they are forked off.
+
+    Else each would import torch for itself. It is a setting of the process, and so the command's to make.
+    """
+    if count != 0:
+        import multiprocessing
+
+        multiprocessing.get_context("forkserver").set_forkserver_preload(WORKERS_NEED)
+    return count
+
+
 workers = click.option(
     "--workers",
     type=Whole(0, 1024),
+    callback=_workers,
     metavar="N",
     help="Processes that read photographs [one less than there are cores].",
 )

@@ -78,9 +78,7 @@ def photographs(folder: Path, full: bool) -> Iterator[Figure]:
     yield Figure("photographs a second", count / times.median("ours"))
     yield Figure("share of a ResNet-18's step at 64 pixels spent waiting for photographs", _waiting(samples))
     few, many = 500, 2000
-    memory = [
-        list(after_epochs(folder, number, WORKERS)) for number in (50, few, many)
-    ]  # the first: what any takes
+    memory = [list(after_epochs(folder, number, WORKERS)) for number in (50, few, many)]  # 50: what any takes
     for epoch in (1, 2):
         more = (memory[2][epoch - 1] - memory[1][epoch - 1]) / (many - few)
         yield Figure(f"memory of one more photograph after epoch {epoch}", more / 1000, "kB", at_most=3)

@@ -6,9 +6,7 @@ from typing import Protocol
 
 import torch
 
-PENDING = (
-    4  # batches that the host may be ahead of a CUDA device: each is in pinned memory until it is copied
-)
+PENDING = 4  # batches that the host may be ahead of a CUDA device, each in pinned memory
 
 
 class Waits(Protocol):

@@ -9,18 +9,25 @@ import torch
 from torch.nn import functional as F
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of logits (B, C) against labels (B,): (B,), in nats."""
-    return F.cross_entropy(logits.float(), labels, reduction="none")
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Cross-entropy of logits (B, C) against labels (B,): (B,), in nats.
+
+    label_smoothing: the share ε of each label that is spread evenly over all classes, in [0, 1): the target
+    is (1-ε)·e_y + ε/C (Szegedy et al. 2016).
+    """
+    return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
 
 
-def balanced_softmax(logits: torch.Tensor, labels: torch.Tensor, log_counts: torch.Tensor) -> torch.Tensor:
+def balanced_softmax(
+    logits: torch.Tensor, labels: torch.Tensor, log_counts: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
     """Balanced softmax (BSCE): cross-entropy of `logits + log n` against labels: (B,), in nats.
 
     log_counts: (C,), the logarithm of each class's training images. The prior belongs to training
-    alone; a prediction is the largest of the raw logits.
+    alone; a prediction is the largest of the raw logits. label_smoothing: as `cross_entropy` takes it.
     """
-    return F.cross_entropy(logits.float() + log_counts, labels, reduction="none")
+    adjusted = logits.float() + log_counts
+    return F.cross_entropy(adjusted, labels, reduction="none", label_smoothing=label_smoothing)
 
 
 def virtual_example_log_target(teacher_logits: torch.Tensor, tau: float, power: float) -> torch.Tensor:

@@ -39,22 +39,43 @@ class Objective(nn.Module, ABC):
 
 
 class LabelObjective(Objective):
-    """An objective that takes labels alone."""
+    """An objective that takes labels alone.
+
+    label_smoothing: the share of each label that is spread evenly over all classes, in [0, 1).
+    """
+
+    def __init__(self, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
+        super().__init__(reduction)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be from 0 to below 1, not {label_smoothing!r}")
+        self.label_smoothing = label_smoothing
 
     @classmethod
-    def for_counts(cls, class_counts: np.ndarray) -> "LabelObjective":
+    def for_counts(cls, class_counts: np.ndarray, label_smoothing: float = 0.0) -> "LabelObjective":
         """The objective for training images of so many per class (C,)."""
-        return cls()
+        return cls(label_smoothing=label_smoothing)
+
+    def extra_repr(self) -> str:
+        """The parameters, as `print` shows the module."""
+        return f"label_smoothing={self.label_smoothing:g}"
 
 
 class CrossEntropyLoss(LabelObjective):
-    """Plain cross-entropy of logits (B, C) against labels (B,)."""
+    """Plain cross-entropy of logits (B, C) against labels (B,).
+
+    Args:
+        reduction: `mean` over the batch, or `none` for the loss of each example.
+        label_smoothing: the share of each label that is spread evenly over all classes, in [0, 1).
+
+    Raises:
+        ValueError: a parameter is out of its range.
+    """
 
     name = "ce"
 
     def per_example(self, logits: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         """Cross-entropy: (B,), in nats."""
-        return losses.cross_entropy(logits, labels)
+        return losses.cross_entropy(logits, labels, self.label_smoothing)
 
 
 class BalancedSoftmaxLoss(LabelObjective):
@@ -65,9 +86,10 @@ class BalancedSoftmaxLoss(LabelObjective):
     Args:
         class_counts: (C,) training images of each class, at least one of each.
         reduction: `mean` over the batch, or `none` for the loss of each example.
+        label_smoothing: the share of each label that is spread evenly over all classes, in [0, 1).
 
     Raises:
-        ValueError: a class has no image.
+        ValueError: a class has no image, or a parameter is out of its range.
 
     Example:
         >>> import dive, torch
@@ -80,19 +102,22 @@ class BalancedSoftmaxLoss(LabelObjective):
     log_counts: torch.Tensor
 
     def __init__(
-        self, class_counts: "Sequence[int] | np.ndarray | torch.Tensor", reduction: str = "mean"
+        self,
+        class_counts: "Sequence[int] | np.ndarray | torch.Tensor",
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(reduction)
+        super().__init__(reduction, label_smoothing)
         self.register_buffer("log_counts", _log_counts(class_counts), persistent=False)
 
     @classmethod
-    def for_counts(cls, class_counts: np.ndarray) -> "BalancedSoftmaxLoss":
+    def for_counts(cls, class_counts: np.ndarray, label_smoothing: float = 0.0) -> "BalancedSoftmaxLoss":
         """The objective for training images of so many per class (C,)."""
-        return cls(class_counts)
+        return cls(class_counts, label_smoothing=label_smoothing)
 
     def per_example(self, logits: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         """Balanced softmax: (B,), in nats."""
-        return losses.balanced_softmax(logits, labels, self.log_counts)
+        return losses.balanced_softmax(logits, labels, self.log_counts, self.label_smoothing)
 
 
 class DiVELoss(Objective):

@@ -125,6 +125,23 @@ def test_balanced_softmax_weighs_each_class_by_its_images():
     np.testing.assert_allclose(student.grad, expected, **CLOSE)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_smoothed_labels_are_the_formula_in_float64(smoothing):
+    """-Σ_c q_c log p_c of q = (1-ε)·e_y + ε/C, whose gradient is p - q."""
+    batch = Batch()
+    target = (1 - smoothing) * np.eye(CLASSES)[batch.labels] + smoothing / CLASSES
+    for prior in (np.zeros(CLASSES), np.log(batch.counts)):
+        student, labels, _, log_counts = batch.tensors()
+        if prior.any():
+            loss = losses.balanced_softmax(student, labels, log_counts, smoothing)
+        else:
+            loss = losses.cross_entropy(student, labels, smoothing)
+        expected = -(target * log_softmax(batch.student + prior)).sum(axis=1)
+        np.testing.assert_allclose(loss.detach(), expected, **CLOSE)
+        loss.sum().backward()
+        np.testing.assert_allclose(student.grad, softmax(batch.student + prior) - target, **CLOSE)
+
+
 def test_balanced_softmax_by_hand():
     logits, counts = torch.tensor([[math.log(2.0), math.log(3.0)]]), torch.tensor([3.0, 1.0])
     loss = losses.balanced_softmax(logits, torch.tensor([1]), counts.log())

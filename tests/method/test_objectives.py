@@ -97,6 +97,28 @@ def test_a_recipes_losses_are_found_by_name_for_class_counts(batch):
     assert all(one.name == name for name, one in OF_LABELS.items()) and DiVELoss.name == "dive"
 
 
+def test_a_recipes_losses_smooth_labels(batch):
+    student, labels, _ = tensors(batch)
+    smoothed = 0.75 * np.eye(len(batch.counts))[batch.labels] + 0.25 / len(batch.counts)
+    for name, prior in (("bsce", np.log(batch.counts)), ("ce", 0.0)):
+        found = OF_LABELS[name].for_counts(batch.counts, 0.25)(student, labels)
+        expected = -(smoothed * log_softmax(batch.student + prior)).sum(axis=1).mean()
+        assert found.item() == pytest.approx(expected, rel=1e-5)
+        plain = OF_LABELS[name].for_counts(batch.counts)(student, labels)
+        assert torch.equal(plain, OF_LABELS[name].for_counts(batch.counts, 0.0)(student, labels))
+        assert not torch.equal(plain, found)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1, 1.5, float("nan")])
+def test_a_smoothing_out_of_its_range_is_refused(value):
+    for made in (
+        lambda: CrossEntropyLoss(label_smoothing=value),
+        lambda: BalancedSoftmaxLoss([2, 1], label_smoothing=value),
+    ):
+        with pytest.raises(ValueError, match=f"label_smoothing must be from 0 to below 1, not {value!r}"):
+            made()
+
+
 @pytest.mark.parametrize(
     "counts",
     [[900, 90, 10], (900, 90, 10), np.array([900, 90, 10]), torch.tensor([900, 90, 10])],
@@ -159,6 +181,7 @@ def test_an_objective_moves_and_is_copied_as_modules_are_and_adds_nothing_to_a_s
 def test_an_objective_shows_its_parameters():
     shown = repr(DiVELoss([2, 1], tau=3, power=0.5, weight=0.25))
     assert shown == "DiVELoss(tau=3, power=0.5, weight=0.25, student_tau=3)"
+    assert repr(CrossEntropyLoss(label_smoothing=0.1)) == "CrossEntropyLoss(label_smoothing=0.1)"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -9,7 +9,8 @@ import sys
 INTERRUPTED = 130
 MOST_CHARACTERS = 4000  # of a message: what a path may have
 _OUT_OF_MEMORY = (
-    "out of memory; try a smaller schedule.batch_size or views.size, fewer --views, or --device cpu"
+    "out of memory; try a larger schedule.accumulate, a smaller schedule.batch_size or views.size, "
+    "fewer --views, or --device cpu"
 )
 
 

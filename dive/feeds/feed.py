@@ -1,7 +1,8 @@
 """What a feed is: it brings the batches of a plan to the device, one after the other."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -24,8 +25,15 @@ class Batch:
     def split(self, size: int) -> Iterator["Batch"]:
         """It in batches of `size`, the last perhaps smaller."""
         for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            yield Batch(self.rows[part], self.ids[part], self.columns[part])
+            yield self._of(start, start + size)
+
+    def parts(self, sizes: Sequence[int]) -> Iterator["Batch"]:
+        """It in batches of these sizes, one after the other."""
+        for end, size in zip(accumulate(sizes), sizes, strict=True):
+            yield self._of(end - size, end)
+
+    def _of(self, start: int, end: int) -> "Batch":
+        return Batch(self.rows[start:end], self.ids[start:end], self.columns[start:end])
 
 
 class Feed(Protocol):

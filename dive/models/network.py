@@ -13,6 +13,9 @@ from dive.errors import ModelError
 from dive.models.registry import build_model
 from dive.printable import printable, shortened
 
+SIZES = "model.input.size sets the size that it sees, views.size that of the pictures"
+ALONE = "the last batch of an epoch has one: change schedule.batch_size"
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -101,12 +104,17 @@ class Network(nn.Module):
 
 
 def require_trainable(
-    network: Network, architecture: Architecture, shape: tuple[int, int], smallest: int = 2
+    network: Network,
+    architecture: Architecture,
+    shape: tuple[int, int],
+    smallest: int = 2,
+    advice: str = ALONE,
 ) -> None:
     """Raise ModelError unless the network gives logits of views of (H, W) in training, and can be saved.
 
-    smallest: views in the smallest batch; batch norm may not take one alone. A copy makes one pass over two
-    black views, or one; the network and the random state stay as they were.
+    smallest: views in the smallest batch, or part of one; batch norm may not take one alone. advice: what to
+    do then. A copy makes one pass over two black views, or one; the network and the random state stay as they
+    were.
     """
     name = architecture.name
     if fault := _fault_of_state(network.body):
@@ -116,13 +124,16 @@ def require_trainable(
         trial = copy.deepcopy(network).train()
     except Exception as error:  # of any network, which may do anything
         raise ModelError(f"{name} cannot be copied ({_said(error)})") from error
-    require_logits(trial, architecture, views)
+    require_logits(trial, architecture, views, advice if smallest == 1 else SIZES)
 
 
-def require_logits(network: Network, architecture: Architecture, views: torch.Tensor) -> None:
+def require_logits(
+    network: Network, architecture: Architecture, views: torch.Tensor, advice: str = SIZES
+) -> None:
     """Raise ModelError unless the network, in the mode it is in, gives logits of views.
 
-    views: (B, channels, H, W) uint8. It makes one pass over them; the random state stays as it was.
+    views: (B, channels, H, W) uint8. advice: what to do where it fails. It makes one pass over them; the
+    random state stays as it was.
     """
     name = architecture.name
     seen = "×".join(map(str, network.sees((views.shape[2], views.shape[3]))))
@@ -131,9 +142,6 @@ def require_logits(network: Network, architecture: Architecture, views: torch.Te
         try:
             logits = network(views)
         except Exception as error:  # of any network, which may do anything
-            advice = "model.input.size sets the size that it sees, views.size that of the pictures"
-            if len(views) == 1 and network.training:
-                advice = "the last batch of an epoch has one: change schedule.batch_size"
             raise ModelError(
                 f"{name} does not take {len(views)} view{'s' * (len(views) > 1)} of "
                 f"{architecture.channels}×{seen} ({_said(error)}); {advice}"

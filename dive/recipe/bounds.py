@@ -22,6 +22,7 @@ LARGEST_SIDE = 1024  # pixels of a picture that is held, and of a view
 CROP_SCALES = (1e-4, 1.0)  # area of a crop, as a share of its picture's
 CROP_RATIOS = (0.01, 100.0)  # width of a crop, as a multiple of its height
 JITTER = ((0.0, 10.0), (0.0, 10.0), (0.0, 10.0), (0.0, 0.5))  # brightness, contrast, saturation, hue
+BETAS = ((0.0, 0.9999), (0.0, 0.999999))  # AdamW's decay rates of means, of gradients and of their squares
 LONGEST_NETWORK = 200  # characters of a network's name
 OWN_NETWORK = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _LIBRARY_NETWORK = re.compile(r"[a-z]\w*/\w[\w.-]*", re.ASCII)

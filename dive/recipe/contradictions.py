@@ -26,6 +26,15 @@ def _head(recipe: "Recipe") -> str | None:
     return "model.head says what becomes of the head of model.weights; without those it must be null"
 
 
+def _body_factor(recipe: "Recipe") -> str | None:
+    if recipe.optimizer.body_factor == 1 or recipe.model.weights is not None:
+        return None
+    return (
+        "optimizer.body_factor is for a network that begins with model.weights; without those all of it is "
+        "new, and it must be 1"
+    )
+
+
 def _colour(recipe: "Recipe") -> str | None:
     if not recipe.views.colour or recipe.data.channels == 3:
         return None
@@ -71,6 +80,12 @@ def _warmup(recipe: "Recipe") -> str | None:
     return None
 
 
+def _accumulate(recipe: "Recipe") -> str | None:
+    if recipe.schedule.accumulate <= recipe.schedule.batch_size:
+        return None
+    return "schedule.accumulate must not exceed schedule.batch_size, which it divides into parts"
+
+
 def _has_steps(schedule: "Schedule") -> bool:
     return schedule.decay == "steps" and schedule.iterations is None
 
@@ -106,6 +121,8 @@ CONTRADICTIONS: "tuple[tuple[tuple[str, ...], Callable[[Recipe], str | None]], .
     (("model.input.mean", "data.kind"), _values_per_channel("mean")),
     (("model.input.std", "data.kind"), _values_per_channel("std")),
     (("model.head", "model.weights"), _head),
+    (("optimizer.body_factor", "model.weights"), _body_factor),
+    (("schedule.accumulate", "schedule.batch_size"), _accumulate),
     (_LENGTHS, _null_beside("epochs")),
     (("schedule.iterations", "schedule.warmup_iterations"), _null_beside("warmup_iterations")),
     (("schedule.iterations", "schedule.warmup_epochs"), _null_beside("warmup_epochs")),

@@ -7,6 +7,7 @@ from dive.recipe import bounds
 from dive.recipe.bounds import Check, within
 
 IMBALANCE = within(1.0, 1e9)
+RATE = within(1e-12, 1e30)
 SEED = within(*bounds.SEEDS)
 SIDE = within(8, bounds.LARGEST_SIDE)
 

@@ -13,6 +13,7 @@ from dive.recipe import bounds
 from dive.recipe.bounds import one_of, within
 from dive.recipe.data import Cifar10, Cifar100, Data, Digits, Folder, Listed
 from dive.recipe.documents import plain
+from dive.recipe.keys import RATE as _RATE
 from dive.recipe.keys import SEED as _SEED
 from dive.recipe.keys import SIDE as _SIDE
 from dive.recipe.keys import key as _key
@@ -121,13 +122,44 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Sgd:
+class Optimizer:
+    """What every optimiser has in common.
+
+    `lr` is the learning rate that the schedule begins from. Everything but the network's last linear layer
+    learns at `body_factor` times it, which is for networks that begin with weights. Gradients whose L2 norm,
+    over all parameters together, exceeds `clip_norm` are scaled down to it; null leaves them as they are.
+    """
+
+    kind: str
+    lr: float
+    weight_decay: float
+    body_factor: float = _key(1.0, within(0, 1000))
+    clip_norm: float | None = _key(None, within(1e-6, 1e6))
+
+
+@dataclass(frozen=True)
+class Sgd(Optimizer):
     """SGD with momentum; weight decay on every parameter."""
 
     kind: str = _kind("sgd")
-    lr: float = _key(0.1, within(1e-12, 1e30))
-    momentum: float = _key(0.9, within(0, 0.9999))
+    lr: float = _key(0.1, _RATE)
     weight_decay: float = _key(2e-4, within(0, 1))
+    momentum: float = _key(0.9, within(0, 0.9999))
+
+
+@dataclass(frozen=True)
+class AdamW(Optimizer):
+    """AdamW (Loshchilov and Hutter 2019); decoupled weight decay, on every parameter.
+
+    A step takes `lr` times `weight_decay` of a weight away. `betas` are the decay rates of the means of
+    gradients and of their squares, `eps` is added to the root of the latter.
+    """
+
+    kind: str = _kind("adamw")
+    lr: float = _key(1e-3, _RATE)
+    weight_decay: float = _key(0.05, within(0, 1))
+    betas: tuple[float, ...] = _key((0.9, 0.999), bounds.numbers(*bounds.BETAS))
+    eps: float = _key(1e-8, within(1e-12, 1))
 
 
 @dataclass(frozen=True)
@@ -137,11 +169,15 @@ class Schedule:
     `decay` steps: times `gamma` at the start of each milestone epoch; cosine: to 0 at the end. The
     length is `epochs` with `warmup_epochs`, or `iterations` with `warmup_iterations`, which are steps
     (the rest of their last epoch goes at the last rate); the pair that is not used is null.
+
+    A step is one batch. The network goes through it in `accumulate` parts, one after the other, whose
+    gradients are added up: a batch then takes the memory of a part. Batch norm sees the parts.
     """
 
     epochs: int | None = _key(200, within(*bounds.EPOCHS))
     iterations: int | None = _key(None, within(1, 10**9))
     batch_size: int = _key(128, within(1, 1_000_000))
+    accumulate: int = _key(1, within(1, 1024))
     warmup_epochs: int | None = _key(5, within(0, 1_000_000))
     warmup_iterations: int | None = _key(None, within(0, 10**9))
     warmup_from: float = _key(0.0, within(0, 1))
@@ -163,9 +199,13 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Teacher:
-    """What the teacher minimises: balanced softmax (bsce) or plain cross-entropy (ce)."""
+    """What the teacher minimises: balanced softmax (bsce) or plain cross-entropy (ce).
+
+    `label_smoothing` spreads that share of each label evenly over all classes.
+    """
 
     loss: str = _key("bsce", one_of("bsce", "ce"))
+    label_smoothing: float = _key(0.0, within(0, 0.9999))
 
 
 @dataclass(frozen=True)
@@ -190,7 +230,7 @@ class Student:
     """
 
     model: Model | None = None
-    optimizer: Sgd | None = None
+    optimizer: Optimizer | None = None
     schedule: Schedule | None = None
 
 
@@ -207,7 +247,7 @@ class Recipe:
     data: Data = field(default_factory=Cifar100)
     views: Views = field(default_factory=CropFlip)
     model: Model = field(default_factory=Model)
-    optimizer: Sgd = field(default_factory=Sgd)
+    optimizer: Optimizer = field(default_factory=Sgd)
     schedule: Schedule = field(default_factory=Schedule)
     teacher: Teacher = field(default_factory=Teacher)
     distillation: Distillation = field(default_factory=Distillation)
@@ -243,5 +283,5 @@ STUDENT_PARTS = tuple(part.name for part in dataclasses.fields(Student))
 KINDS: dict[str, dict[str, type]] = {
     "data": {"cifar100": Cifar100, "cifar10": Cifar10, "folder": Folder, "list": Listed, "digits": Digits},
     "views": {"crop_flip": CropFlip, "autoaugment": AutoAugment, "resized_crop": ResizedCrop},
-    "optimizer": {"sgd": Sgd},
+    "optimizer": {"sgd": Sgd, "adamw": AdamW},
 }

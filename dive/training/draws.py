@@ -13,7 +13,8 @@ def network_draws(device: torch.device, seed: int, epoch: int, step: int) -> Ite
     """Within it, torch's generators draw what is a function of (seed, epoch, step) alone.
 
     So a resumed run draws what it would have drawn, and a run beside others what it draws alone. The
-    generators are afterwards as they were. On CUDA a graph that is replayed within it draws so too.
+    generators are afterwards as they were. On CUDA a graph that is replayed within it draws so too. The parts
+    of a batch draw one after the other.
     """
     generators = [torch.default_generator]
     if device.type == "cuda":

@@ -170,9 +170,9 @@ class Run:
                 step = int((~torch.isfinite(losses)).int().argmax())
                 self.failure = _not_finite(losses[step].item(), epoch, step)
                 return
-            n, size = len(self.spec.hashes), self.spec.schedule.batch_size
-            sizes = torch.full_like(losses, size)
-            sizes[-1] = n - size * (len(losses) - 1)
+            n = len(self.spec.hashes)
+            sizes = torch.full_like(losses, self.spec.schedule.batch_size)
+            sizes[-1] = self.spec.last_batch
             self.history.append(
                 EpochRecord(
                     epoch=epoch,

@@ -2,12 +2,30 @@
 
 import math
 
-from dive.recipe.recipe import Schedule, Sgd
+from dive.recipe.recipe import Optimizer, Schedule
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
     """Steps of an epoch; the last, smaller batch is kept."""
     return math.ceil(samples / batch_size)
+
+
+def batch_of(step: int, samples: int, batch_size: int) -> int:
+    """Samples in the batch of step `step` (from 0) of an epoch."""
+    return min(batch_size, samples - step * batch_size)
+
+
+def parts_of(batch: int, accumulate: int) -> tuple[int, ...]:
+    """Sizes of the parts that a batch is gone through in: `accumulate` of them that differ by one at most.
+
+    A batch of fewer samples has a part for each.
+
+    >>> parts_of(128, 3), parts_of(2, 3)
+    ((43, 43, 42), (1, 1))
+    """
+    count = min(accumulate, batch)
+    size, larger = divmod(batch, count)
+    return (size + 1,) * larger + (size,) * (count - larger)
 
 
 def epochs_of(schedule: Schedule, per_epoch: int) -> int:
@@ -16,7 +34,7 @@ def epochs_of(schedule: Schedule, per_epoch: int) -> int:
     return length if schedule.iterations is None else math.ceil(length / per_epoch)
 
 
-def learning_rate(step: int, per_epoch: int, optimizer: Sgd, schedule: Schedule) -> float:
+def learning_rate(step: int, per_epoch: int, optimizer: Optimizer, schedule: Schedule) -> float:
     """The learning rate of step `step` (from 0): linear warm-up, then steps or a cosine.
 
     The warm-up's last step has the whole rate. The cosine (Loshchilov and Hutter 2017) falls from the

@@ -12,8 +12,8 @@ from dive.feeds.logits import CachedLogits
 from dive.method.objectives import Objective
 from dive.models.network import Architecture
 from dive.models.weights import InitialWeights
-from dive.recipe.recipe import Schedule, Sgd
-from dive.training.schedule import epochs_of, steps_per_epoch
+from dive.recipe.recipe import Optimizer, Schedule
+from dive.training.schedule import batch_of, epochs_of, parts_of, steps_per_epoch
 
 
 class ViewDraw(Protocol):
@@ -40,7 +40,7 @@ class RunSpec:
     out: Path
     seed: int
     architecture: Architecture
-    optimizer: Sgd
+    optimizer: Optimizer
     schedule: Schedule
     precision: str
     objective: Objective
@@ -59,6 +59,26 @@ class RunSpec:
     def steps_per_epoch(self) -> int:
         """Steps of an epoch."""
         return steps_per_epoch(len(self.hashes), self.schedule.batch_size)
+
+    @property
+    def last_batch(self) -> int:
+        """Samples in the last batch of an epoch, the smallest."""
+        return batch_of(self.steps_per_epoch - 1, len(self.hashes), self.schedule.batch_size)
+
+    def parts(self, step: int) -> tuple[int, ...]:
+        """Sizes of the parts that the batch of step `step` (from 0) of an epoch is gone through in."""
+        batch = batch_of(step, len(self.hashes), self.schedule.batch_size)
+        return parts_of(batch, self.schedule.accumulate)
+
+    @property
+    def largest_part(self) -> int:
+        """Samples in the largest part of a batch: what the network sees at once."""
+        return max(self.parts(0))
+
+    @property
+    def smallest_part(self) -> int:
+        """Samples in the smallest part of a batch."""
+        return min(*self.parts(0), *self.parts(self.steps_per_epoch - 1))
 
     @property
     def epochs(self) -> int:

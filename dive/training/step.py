@@ -1,13 +1,14 @@
 """One training step, with everything it needs on the device: data, randomness, rates, results.
 
-A step is one gather, one forward and backward, one fused update. It reads where it stands from a
-cursor on the device and moves that on, so the host says "step" and nothing else. On CUDA it is
-captured as a graph, one for the full batch and one for the last, smaller one, and replayed. All it
-leaves behind lies in tensors that exist before it: a replay fills those, and what a step makes for
-itself is gone with the next one.
+A step is one gather, one forward and backward, one fused update. It reads where it stands from
+cursors on the device and moves them on, so the host says "step" and nothing else. A batch may be gone
+through in parts, whose gradients are added up before the update. On CUDA each kind of part that occurs
+is captured as a graph and replayed: without accumulation there are two, the full batch and the last,
+smaller one. All it leaves behind lies in tensors that exist before it: a replay fills those, and what a
+step makes for itself is gone with the next one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,34 +19,11 @@ from dive.feeds.feed import Batch, Feed, ImageFeed
 from dive.models.batch_counts import BatchCounts
 from dive.models.checkpoint import same_tensors
 from dive.models.network import Network
-from dive.recipe.recipe import Sgd
 from dive.training.device import Runtime
+from dive.training.optimizers import capturable, groups_of, make_optimizer, state_tensors
 from dive.training.spec import RunSpec
 
 WARM_UPS = 3  # steps before a capture: libraries choose their kernels and take their memory in these
-
-
-def make_optimizer(model: torch.nn.Module, sgd: Sgd, rate: torch.Tensor) -> torch.optim.SGD:
-    """SGD with momentum, weight decay on every parameter, one fused update for all of them.
-
-    rate: the learning rate, a scalar on the device. The momentum buffers exist from the start, at
-    zero, which is the same as making them at the first step, and lets a CUDA graph hold them.
-    """
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=rate, momentum=sgd.momentum, weight_decay=sgd.weight_decay, fused=True
-    )
-    if sgd.momentum:
-        for parameter in model.parameters():
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer
-
-
-def _momentum(optimizer: Mapping[str, Any]) -> dict[Any, Any]:
-    """The momentum buffers of an optimiser's state dict, by parameter; whatever else it may hold instead."""
-    states = optimizer.get("state")
-    if not isinstance(states, dict) or not all(isinstance(state, dict) for state in states.values()):
-        return {None: None}
-    return {(place, name): value for place, state in states.items() for name, value in state.items()}
 
 
 @dataclass(frozen=True)
@@ -83,9 +61,24 @@ class Inputs:
 
 def inputs_of(spec: RunSpec) -> Inputs:
     """The inputs of a run, of feeds of its own."""
-    size = spec.schedule.batch_size
+    size = spec.largest_part
     more = () if spec.teacher is None else (spec.teacher.feed(size),)
     return Inputs(spec.images.feed(size), spec.labels, more)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A kind of part of a batch: its samples, and whether it is the batch's first or last."""
+
+    size: int
+    first: bool
+    last: bool
+
+    @classmethod
+    def of_batch(cls, sizes: Sequence[int]) -> tuple["Part", ...]:
+        """The parts of a batch by their sizes."""
+        end = len(sizes) - 1
+        return tuple(cls(size, at == 0, at == end) for at, size in enumerate(sizes))
 
 
 class Step:
@@ -100,31 +93,36 @@ class Step:
         device, n, steps = runtime.device, len(spec.hashes), spec.steps_per_epoch
         self._network, self._inputs, self._runtime = network, inputs, runtime
         self._objective = spec.objective.to(device)
-        self._size, self._steps = spec.schedule.batch_size, steps
-        self._last_size = n - self._size * (steps - 1)
+        self._accumulates = spec.schedule.accumulate > 1
+        self._parts = [Part.of_batch(spec.parts(step)) for step in range(steps)]
+        self._sizes = torch.tensor([sum(spec.parts(step)) for step in range(steps)], device=device)
         self._plan = torch.zeros(3, n, dtype=torch.int64, device=device)
-        self._rates = torch.zeros(steps, device=device)
-        self._rate = torch.zeros((), device=device)
-        self._offsets = torch.arange(min(self._size, n), device=device)
-        self._cursor = torch.zeros(1, dtype=torch.int64, device=device)
+        groups = groups_of(spec, network)
+        self._factors = [group.factor for group in groups]
+        self._rates = torch.zeros(steps, len(groups), device=device)
+        self._rate = torch.zeros(len(groups), device=device)
+        self._offsets = torch.arange(spec.largest_part, device=device)
+        self._cursor = torch.zeros(1, dtype=torch.int64, device=device)  # steps done
+        self._taken = torch.zeros(1, dtype=torch.int64, device=device)  # samples gone through
         self._at = 0  # the cursor, as the host knows it
         self.losses = torch.zeros(steps, device=device)
         self.correct = torch.zeros(1, dtype=torch.int64, device=device)
-        self.optimizer = make_optimizer(network.body, spec.optimizer, self._rate)
+        self.optimizer = make_optimizer(spec.optimizer, groups, self._rate)
+        self._clip_norm = spec.optimizer.clip_norm
         self._counts = BatchCounts(network)
-        self._graphs: dict[int, _Graph] = {}
+        self._graphs: dict[Part, _Graph] = {}
 
     def load_state(self, model: dict[str, Any], optimizer: dict[str, Any]) -> None:
-        """Take up weights and momentum, as `state_dict` gave them; to be called before `capture`.
+        """Take up weights and the optimiser's state, each a state dict; to be called before `capture`.
 
         Raises ValueError unless they have the names, shapes and types of this run's: fused kernels do not
         look, and would read and write beyond the end of a smaller tensor.
         """
         if not same_tensors(model, self._network.body.state_dict()):
             raise ValueError("its weights are of another network")
-        own, saved = (_momentum(state) for state in (self.optimizer.state_dict(), optimizer))
+        own, saved = (state_tensors(state) for state in (self.optimizer.state_dict(), optimizer))
         if not same_tensors(saved, own):
-            raise ValueError("its momentum is of another network")
+            raise ValueError("its optimiser's state is of another network")
         self._network.body.load_state_dict(model)
         with torch.no_grad():
             for name, buffer in own.items():
@@ -143,46 +141,71 @@ class Step:
     def begin(self, plan: np.ndarray, rates: list[float]) -> None:
         """Begin an epoch. plan: (3, N) samples in their order, view ids, cache columns; rates: (steps,)."""
         self.take_plan(plan, rates)
-        self._inputs.begin(list(Batch(*plan).split(self._size)))
+        sizes = [part.size for parts in self._parts for part in parts]
+        self._inputs.begin(list(Batch(*plan).parts(sizes)))
 
     def take_plan(self, plan: np.ndarray, rates: list[float]) -> None:
         """Bring an epoch's plan and rates to the device; all that a capture needs of `begin`."""
         self._plan.copy_(torch.from_numpy(plan))
-        self._rates.copy_(torch.tensor(rates))
+        self._rates.copy_(torch.tensor([[rate * factor for factor in self._factors] for rate in rates]))
         self._rewind()
         self._network.train()
 
     def _rewind(self) -> None:
-        for tensor in (self._cursor, self.losses, self.correct):
+        self._to_start()
+        for tensor in (self.losses, self.correct):
             tensor.zero_()
         self._at = 0
 
+    def _to_start(self) -> None:
+        for cursor in (self._cursor, self._taken):
+            cursor.zero_()
+
     def advance(self) -> None:
         """Do the next step of the epoch; on CUDA it is enqueued and not waited for."""
-        size = self._last_size if self._at == self._steps - 1 else self._size
-        self._inputs.load()
-        if (recorded := self._graphs.get(size)) is None:
-            self._run(size)
-        else:
-            recorded.graph.replay()
-            self._counts.add(recorded.passes)
+        for part in self._parts[self._at]:
+            self._inputs.load()
+            if (recorded := self._graphs.get(part)) is None:
+                self._run(part)
+            else:
+                recorded.graph.replay()
+                self._counts.add(recorded.passes)
         self._at += 1
 
-    def _run(self, size: int) -> None:
-        """The step at the cursor, on its `size` samples: tensor operations alone, without a wait."""
-        rows, ids, columns = self._plan.index_select(1, self._cursor * self._size + self._offsets[:size])
-        self._rate.copy_(self._rates.index_select(0, self._cursor)[0])
+    def _run(self, part: Part) -> None:
+        """The part of a batch at the cursors: tensor operations alone, without a wait."""
+        rows, ids, columns = self._plan.index_select(1, self._taken + self._offsets[: part.size])
         with self._runtime.computing():
             with self._runtime.autocast():
                 logits = self._network(self._inputs.images.batch(rows, ids, columns))
             targets = self._inputs.targets(rows, ids, columns)
             loss = self._objective(logits, *targets)
-            self.optimizer.zero_grad()
+            if self._accumulates:  # by its share: the parts' losses add up to the mean over the batch
+                loss = loss * part.size / self._sizes.index_select(0, self._cursor)[0]
+            if part.first:
+                self._forget_gradients()
             loss.backward()
-            self.optimizer.step()
-        self.losses.index_copy_(0, self._cursor, loss.detach()[None])
+            if part.last:
+                self._update()
+        self.losses.index_add_(0, self._cursor, loss.detach()[None])
         self.correct += (logits.detach().argmax(dim=1) == targets[0]).sum()
-        self._cursor += 1
+        self._taken += part.size
+        if part.last:
+            self._cursor += 1
+
+    def _forget_gradients(self) -> None:
+        """Begin the gradients of a batch anew.
+
+        Those that are added up keep their memory: each graph of a part adds to what another left there.
+        """
+        self.optimizer.zero_grad(set_to_none=not self._accumulates)
+
+    def _update(self) -> None:
+        """Change the weights by the gradients, at the learning rates of the step at the cursor."""
+        self._rate.copy_(self._rates.index_select(0, self._cursor)[0])
+        if self._clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._network.body.parameters(), self._clip_norm)
+        self.optimizer.step()
 
     def capture(self) -> None:
         """Record the steps as CUDA graphs, on the current stream, which must not be the default one.
@@ -193,49 +216,49 @@ class Step:
         """
         before = [(tensor, tensor.clone()) for tensor in self._trained()]
         counts = self._counts.values()
-        sizes = list(dict.fromkeys([self._size, self._last_size] if self._steps > 1 else [self._last_size]))
+        kinds = list(dict.fromkeys(part for parts in self._parts for part in parts))
         try:
-            for size in sizes:
+            for part in kinds:
                 for _ in range(WARM_UPS):
-                    self._cursor.zero_()
-                    self._run(size)
-            self._cursor.zero_()
-            self._graphs = self._record(sizes)
+                    self._to_start()
+                    self._run(part)
+            self._to_start()
+            self._graphs = self._record(kinds)
         finally:
-            self.optimizer.zero_grad()
+            self._forget_gradients()
             with torch.no_grad():
                 for tensor, value in before:
                     tensor.copy_(value)
             self._counts.restore(counts)
             self._rewind()
 
-    def _record(self, sizes: list[int]) -> dict[int, "_Graph"]:
-        """The graph of each batch size.
+    def _record(self, kinds: Sequence[Part]) -> dict[Part, "_Graph"]:
+        """The graph of each kind of part.
 
         They share one memory pool: they replay one after the other on one stream, and none reads what
-        another left in it.
+        another left in it. Gradients that are added up are not in it: the warm-ups made them.
         """
         stream = torch.cuda.current_stream(self._runtime.device)
         pool = torch.cuda.graph_pool_handle()
         graphs = {}
-        for size in sizes:
+        for part in kinds:
             counts = self._counts.values()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, stream=stream):
-                self._run(size)
-            graphs[size] = _Graph(graph, self._counts.since(counts))
+            with capturable(self.optimizer), torch.cuda.graph(graph, pool=pool, stream=stream):
+                self._run(part)
+            graphs[part] = _Graph(graph, self._counts.since(counts))
         return graphs
 
     def _trained(self) -> list[torch.Tensor]:
-        """Every tensor that training changes: weights, batch norm's statistics, momentum."""
+        """Every tensor that training changes: weights, batch norm's statistics, the optimiser's state."""
         model = self._network.body
-        momentum = [state["momentum_buffer"] for state in self.optimizer.state.values()]
-        return [*model.parameters(), *model.buffers(), *momentum]
+        moments = [tensor for state in self.optimizer.state.values() for tensor in state.values()]
+        return [*model.parameters(), *model.buffers(), *moments]
 
 
 @dataclass(frozen=True)
 class _Graph:
-    """A captured step. passes: how often each batch norm is gone through in it."""
+    """A captured part of a step. passes: how often each batch norm is gone through in it."""
 
     graph: torch.cuda.CUDAGraph
     passes: dict[torch.nn.Module, int]

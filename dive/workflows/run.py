@@ -16,7 +16,7 @@ from dive import files, outputs
 from dive.errors import ModelError, OutputError, TrainingError
 from dive.feeds.feed import Batch
 from dive.models import checkpoint
-from dive.models.network import Network, require_trainable
+from dive.models.network import ALONE, Network, require_trainable
 from dive.models.registry import family_of, network_versions, parameter_count
 from dive.progress import Progress, duration
 from dive.randomness import epoch_order
@@ -175,8 +175,7 @@ def new_network(spec: RunSpec, device: torch.device, resumed: bool, progress: Pr
     name = spec.architecture.name
     if refusal := family_of(name).refusal(name, max(network.sees(shape))):
         raise ModelError(refusal)
-    last = len(spec.hashes) - spec.schedule.batch_size * (spec.steps_per_epoch - 1)
-    require_trainable(network, spec.architecture, shape, last)
+    require_trainable(network, spec.architecture, shape, spec.smallest_part, _about_one(spec))
     if spec.initial is not None and not resumed:
         views = network.normalised(network.blank(spec.architecture.channels, shape))
         progress.note(spec.initial.put_into(network.body, views))
@@ -192,6 +191,17 @@ def _time_of(history: Sequence[EpochRecord]) -> str:
     return f"{duration(seconds)}, {duration(waited)} of it waiting for images; more --workers may help"
 
 
+def _about_one(spec: RunSpec) -> str:
+    """What to do where a network does not take one view, and a batch or a part of one has no more."""
+    if spec.last_batch == 1:
+        return ALONE
+    whole = "a batch" if min(spec.parts(0)) == 1 else "the last batch of an epoch"
+    return (
+        f"schedule.accumulate {spec.schedule.accumulate} leaves one to a part of {whole}: lower it, or "
+        "change schedule.batch_size"
+    )
+
+
 def accuracy_of(record: dict[str, Any]) -> Accuracy:
     """The accuracy that a record tells of."""
     per_class, confusion = tuple(record["per_class"]), record.get("group_confusion")
@@ -199,10 +209,10 @@ def accuracy_of(record: dict[str, Any]) -> Accuracy:
 
 
 def _try_precisions(spec: RunSpec, network: Network, inputs: Inputs, device: torch.device) -> Runtime:
-    """The runtime for the recipe's precision; where that is `auto`, chosen on the first real batch."""
+    """The runtime for the recipe's precision; where that is `auto`, chosen on a part of the first batch."""
     if spec.precision != "auto" or len(precisions(device)) == 1:
         return choose_precision(spec.precision, device, network)  # nothing to try
-    order = epoch_order(spec.seed, 1, spec.hashes)[: spec.schedule.batch_size]
+    order = epoch_order(spec.seed, 1, spec.hashes)[: spec.largest_part]
     clean = np.full_like(order, spec.images.space.clean_id)
     first = Batch(order, clean, np.zeros_like(order))
     inputs.begin([first])

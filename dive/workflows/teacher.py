@@ -56,6 +56,7 @@ def train_teacher(
 def _spec(recipe: Recipe, out: Path, prepared: Prepared) -> RunSpec:
     train_set, space = prepared.dataset.train, prepared.images.space
     initial = initial_of(recipe)
-    facts = {"loss": recipe.teacher.loss} | initial_facts(initial)
-    objective = OF_LABELS[recipe.teacher.loss].for_counts(train_set.counts)
+    wanted = recipe.teacher
+    facts = {"loss": wanted.loss} | initial_facts(initial)
+    objective = OF_LABELS[wanted.loss].for_counts(train_set.counts, wanted.label_smoothing)
     return spec_of(recipe, "teacher", out, prepared, objective, FreeViews(space), facts, initial)

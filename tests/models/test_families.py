@@ -18,7 +18,7 @@ from dive.models.batch_counts import BatchCounts
 from dive.models.network import Architecture, Network, require_trainable
 from dive.models.registry import FAMILIES, build_model, family_of, network_versions, require_known
 from dive.recipe.recipe import Sgd
-from dive.training.step import make_optimizer
+from dive.training.optimizers import Group, make_optimizer
 
 CLASSES = 5
 needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
@@ -59,9 +59,8 @@ def trained(network: Network, pixels: torch.Tensor, counted: bool) -> None:
     """A step of the trainer's own optimiser, with batch counts on the host as it has them, or torch's way."""
     if counted:
         BatchCounts(network)
-    optimizer = make_optimizer(
-        network.body, Sgd(), torch.tensor(1e-5)
-    )  # a RegNet's first gradients are of 10⁶
+    group = Group(list(network.body.parameters()))
+    optimizer = make_optimizer(Sgd(), [group], torch.tensor([1e-5]))  # a RegNet's first gradients are of 10⁶
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         loss = F.cross_entropy(network.train()(pixels), torch.arange(len(pixels)) % CLASSES)

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dive.errors import RecipeError
-from dive.recipe.documents import differences, merge
+from dive.recipe.documents import differences, merge, plain
 from dive.recipe.reading import RENAMED, build, laid_over, load, with_epochs
-from dive.recipe.recipe import KINDS, AutoAugment, Cifar100, CropFlip, Digits, Folder, Recipe
+from dive.recipe.recipe import KINDS, AdamW, AutoAugment, Cifar100, CropFlip, Digits, Folder, Recipe
 
 
 def write(text: str, name: str = "mine.yaml") -> Path:
@@ -64,11 +64,19 @@ def test_the_defaults_are_the_papers_experiment():
             "head": None,
             "input": {"size": None, "mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]},
         },
-        "optimizer": {"kind": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0002},
+        "optimizer": {
+            "kind": "sgd",
+            "lr": 0.1,
+            "weight_decay": 0.0002,
+            "body_factor": 1.0,
+            "clip_norm": None,
+            "momentum": 0.9,
+        },
         "schedule": {
             "epochs": 200,
             "iterations": None,
             "batch_size": 128,
+            "accumulate": 1,
             "warmup_epochs": 5,
             "warmup_iterations": None,
             "warmup_from": 0.0,
@@ -76,7 +84,7 @@ def test_the_defaults_are_the_papers_experiment():
             "milestones": [120, 160],
             "gamma": 0.01,
         },
-        "teacher": {"loss": "bsce"},
+        "teacher": {"loss": "bsce", "label_smoothing": 0.0},
         "distillation": {"tau": 3.0, "power": 0.5, "student_tau": None, "weight": 0.5},
     }
 
@@ -340,6 +348,13 @@ def test_a_wrong_type_is_refused_and_the_right_one_named(assignment, wanted):
         "views.kind=rotate",
         "precision=fp16",
         "teacher.loss=mse",
+        "teacher.label_smoothing=1",
+        "teacher.label_smoothing=-0.1",
+        "schedule.accumulate=0",
+        "schedule.accumulate=1025",
+        "schedule.accumulate=1.5",
+        "optimizer.body_factor=-1",
+        "optimizer.clip_norm=0",
         "model.name=resnet18",
         "model.name=resnet2",
         "model.name=resnet",
@@ -367,6 +382,10 @@ def test_a_value_out_of_range_is_refused(assignment):
         "schedule.warmup_epochs=200",
         "schedule.milestones=[]",
         "optimizer.momentum=0",
+        "optimizer.clip_norm=1",
+        "optimizer.clip_norm=null",
+        "teacher.label_smoothing=0.9",
+        "schedule.accumulate=128",
         "optimizer.weight_decay=0",
         "views.pad=0",
         "seed=9223372036854775807",
@@ -392,6 +411,27 @@ def test_keys_that_contradict_each_other_are_refused():
     assert "schedule.milestones must increase" in faults("schedule.milestones=[120, 120]")
     assert "schedule.milestones [120, 160] lie beyond" in faults("schedule.epochs=159")
     assert "schedule.warmup_epochs must not exceed" in faults("schedule.warmup_epochs=201")
+    assert "schedule.accumulate must not exceed" in faults("schedule.accumulate=129")
+    assert "optimizer.body_factor is for a network that begins with" in faults("optimizer.body_factor=0.1")
+
+
+def test_a_body_factor_belongs_to_a_network_that_begins_with_weights():
+    for kind in KINDS["optimizer"]:
+        chosen = (f"optimizer.kind={kind}", "optimizer.body_factor=0.1")
+        assert load(None, (*chosen, "model.weights=w.pt")).optimizer.body_factor == 0.1
+        assert "optimizer.body_factor" in faults(*chosen)
+
+
+def test_adamw_has_its_own_keys_and_defaults():
+    assert load(None, ("optimizer.kind=adamw",)).optimizer == AdamW(
+        lr=1e-3, weight_decay=0.05, body_factor=1.0, clip_norm=None, betas=(0.9, 0.999), eps=1e-8
+    )
+    message = faults("optimizer.kind=adamw", "optimizer.betas=[0.9]", "optimizer.eps=0")
+    assert "optimizer.betas must be 2 numbers (0 to 0.9999, 0 to 0.999999)" in message
+    assert "optimizer.eps must be >= 1e-12 and <= 1" in message
+    assert "optimizer.betas" in faults("optimizer.kind=adamw", "optimizer.betas=[0.9, 1]")
+    below = write("optimizer: {lr: 0.3, momentum: 0.5}\n")
+    assert load(below, ("optimizer.kind=adamw",)).optimizer == AdamW()
 
 
 @pytest.mark.parametrize("assignment", ["seed", "=3", " =3", "seed=[1", "seed={"])
@@ -530,6 +570,17 @@ def documents(draw) -> dict:
         ),
         "optimizer": st.fixed_dictionaries(
             {}, optional={"kind": st.just("sgd"), "lr": positive, "momentum": st.floats(0, 0.9999)}
+        )
+        | st.fixed_dictionaries(
+            {"kind": st.just("adamw")},
+            optional={
+                "lr": positive,
+                "betas": st.tuples(st.floats(0, 0.9999), st.floats(0, 0.999999)).map(list),
+                "clip_norm": st.none() | st.floats(1e-6, 1e6),
+            },
+        ),
+        "teacher": st.fixed_dictionaries(
+            {}, optional={"loss": st.sampled_from(["bsce", "ce"]), "label_smoothing": st.floats(0, 0.9999)}
         ),
         "schedule": st.fixed_dictionaries(
             {},
@@ -578,7 +629,7 @@ def test_what_a_document_says_is_what_the_recipe_holds(document):
     defaults = Recipe().as_dict()
     for part, kinds in KINDS.items():
         kind = document.get(part, {}).get("kind", next(iter(kinds)))
-        defaults[part] = dataclasses.asdict(kinds[kind]())
+        defaults[part] = plain(dataclasses.asdict(kinds[kind]()))
     assert leaves(build(document).as_dict()) == leaves(defaults) | leaves(document)
 
 
@@ -690,7 +741,16 @@ def test_a_key_that_was_renamed_is_refused_with_its_new_name():
             "kind, imbalance, seed, root, test_share, val_share",
         ),
         (("views.kind=autoaugment", "views.magnitude=9"), "views.magnitude", "kind, size, seed, pad, flip"),
-        (("optimizer.kind=sgd", "optimizer.beta=0.9"), "optimizer.beta", "kind, lr, momentum, weight_decay"),
+        (
+            ("optimizer.kind=sgd", "optimizer.betas=[0.9, 0.99]"),
+            "optimizer.betas",
+            "kind, lr, weight_decay, body_factor, clip_norm, momentum",
+        ),
+        (
+            ("optimizer.kind=adamw", "optimizer.momentum=0.9"),
+            "optimizer.momentum",
+            "kind, lr, weight_decay, body_factor, clip_norm, betas, eps",
+        ),
     ],
 )
 def test_a_key_that_its_kind_does_not_have_is_refused_with_those_it_has(assignments, refused, known):

@@ -6,7 +6,7 @@ import pytest
 
 from dive.errors import RecipeError
 from dive.recipe.reading import build, load, with_epochs
-from dive.recipe.recipe import Model, Recipe, Schedule, Student
+from dive.recipe.recipe import AdamW, Model, Recipe, Schedule, Sgd, Student
 
 LARGE = {
     "model": {
@@ -57,6 +57,26 @@ def test_keys_of_optimiser_and_schedule_are_laid_over_the_teachers():
     assert (found.optimizer.lr, found.optimizer.weight_decay) == (0.5, 1e-4)
     assert found.schedule == replace(build(LARGE).schedule, epochs=10, warmup_epochs=0)
     assert found.model == build(LARGE).model
+
+
+def test_an_optimiser_of_another_kind_begins_from_its_own_defaults():
+    recipe = build({**LARGE, "student": {"optimizer": {"kind": "adamw", "eps": 1e-6}}})
+    assert recipe.of_student.optimizer == AdamW(eps=1e-6) and recipe.optimizer == build(LARGE).optimizer
+    adamw = {**LARGE, "optimizer": {"kind": "adamw", "betas": [0.8, 0.9], "clip_norm": 2}}
+    assert build({**adamw, "student": {"optimizer": {"lr": 0.1}}}).of_student.optimizer == AdamW(
+        lr=0.1, betas=(0.8, 0.9), clip_norm=2.0
+    )
+    assert build({**adamw, "student": {"optimizer": {"kind": "sgd"}}}).of_student.optimizer == Sgd()
+
+
+def test_a_student_without_weights_does_not_take_the_teachers_body_factor():
+    tuned = {**LARGE, "optimizer": {"lr": 0.01, "body_factor": 0.1}}
+    small = {"model": {"name": "resnet20"}}
+    assert fault_of({**tuned, "student": small}).startswith(
+        "the recipe: student.optimizer.body_factor is for a network that begins with model.weights"
+    )
+    found = build({**tuned, "student": {**small, "optimizer": {"body_factor": 1}}})
+    assert (found.optimizer.body_factor, found.of_student.optimizer.body_factor) == (0.1, 1.0)
 
 
 def test_what_belongs_to_both_stays_and_a_students_recipe_is_complete():

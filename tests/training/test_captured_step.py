@@ -17,6 +17,7 @@ import pytest
 import recorder
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from dive.cache.reader import LogitCache
 from dive.data.pictures import HeldPictures
@@ -28,6 +29,7 @@ from dive.models.resnet import CifarResNet
 from dive.progress import Progress
 from dive.randomness import epoch_order, key_hashes, stored_choice
 from dive.recipe.reading import load
+from dive.recipe.recipe import AdamW
 from dive.training import step
 from dive.training.device import Runtime
 from dive.training.evaluation import Accuracy
@@ -46,6 +48,11 @@ RECIPE = load(
     ("schedule.milestones=[2]", "schedule.gamma=0.1", f"schedule.epochs={EPOCHS}"),
 )
 COUNTS = [20, 9, 4, 2, 1]
+OPTIMIZERS = {
+    "sgd": RECIPE.optimizer,
+    "clipped": replace(RECIPE.optimizer, clip_norm=0.5),
+    "adamw": AdamW(clip_norm=0.5),
+}
 SPACES = {"crop_flip": CropFlip, "autoaugment": AutoAugmentCutout}
 
 
@@ -53,13 +60,17 @@ SPACES = {"crop_flip": CropFlip, "autoaugment": AutoAugmentCutout}
 class Case:
     """What is trained, how. step, logits, images: the modules whose code trains.
 
-    streamed: whether the teacher's logits are, streamed_images: whether the pictures are.
+    streamed: whether the teacher's logits are, streamed_images: whether the pictures are. optimizer: by its
+    name here. accumulate: parts of a batch. n: samples.
     """
 
     views: str = "crop_flip"
     streamed: bool = False
     precision: str = "fp32"
     streamed_images: bool = False
+    optimizer: str = "sgd"
+    accumulate: int = 1
+    n: int = N
     step: types.ModuleType = step
     logits: types.ModuleType = logits
     images: types.ModuleType = images
@@ -113,9 +124,9 @@ def teacher_cache(n: int) -> LogitCache:
     return caches.write_cache(path, caches.random_logits(n, VIEWS, CLASSES, scale=1.0))
 
 
-def make(case: Case = Case(), n: int = N, objective: type[DiVELoss] = DiVELoss, out: str = "s.pt") -> Made:
+def make(case: Case = Case(), objective: type[DiVELoss] = DiVELoss, out: str = "s.pt") -> Made:
     """A student on pictures and teacher's logits of noise."""
-    rng = np.random.default_rng(0)
+    n, rng = case.n, np.random.default_rng(0)
     space = SPACES[case.views]((SIDE, SIDE), pad=1, flip=True)
     hashes = key_hashes([f"class/{i}.png" for i in range(n)])
     labels = torch.from_numpy(rng.integers(0, CLASSES, n))
@@ -135,8 +146,8 @@ def make(case: Case = Case(), n: int = N, objective: type[DiVELoss] = DiVELoss, 
         out=Path(out),
         seed=0,
         architecture=architecture,
-        optimizer=RECIPE.optimizer,
-        schedule=RECIPE.schedule,
+        optimizer=OPTIMIZERS[case.optimizer],
+        schedule=replace(RECIPE.schedule, accumulate=case.accumulate),
         precision=case.precision,
         objective=objective(COUNTS, tau=3.0, power=0.5, weight=0.5),
         images=Together(views),
@@ -164,8 +175,9 @@ def state(step: Step, made: Made) -> dict[str, torch.Tensor]:
     """Everything a step has trained or counted."""
     found = {name: tensor.clone() for name, tensor in made.network.state_dict().items()}
     for i, buffers in enumerate(step.optimizer.state.values()):
-        found[f"momentum {i}"] = buffers["momentum_buffer"].clone()
-    counters = {"losses": step.losses, "correct": step.correct, "cursor": step._cursor}
+        found |= {f"{name} {i}": tensor.clone() for name, tensor in buffers.items()}
+    counters = {"losses": step.losses, "correct": step.correct}
+    counters |= {"cursor": step._cursor, "taken": step._taken}
     return found | {name: tensor.clone() for name, tensor in counters.items()}
 
 
@@ -230,9 +242,56 @@ def test_three_epochs_of_captured_steps_are_those_of_eager_ones_bit_for_bit(
 
 @pytest.mark.parametrize(("n", "captured"), [(32, 1), (16, 1), (9, 1), (17, 2)])
 def test_there_is_a_graph_for_each_batch_size_that_occurs(graphs, n, captured):
-    found = trained(Case(), capture=True, made=make(n=n))
+    found = trained(Case(n=n), capture=True)
     assert len(graphs.graphs) == captured
-    assert differences(found, trained(Case(), capture=False, made=make(n=n))) == []
+    assert differences(found, trained(Case(n=n), capture=False)) == []
+
+
+# Samples, and how many kinds of part there are: 16 is 6, 5 and 5.
+PARTS = [
+    (37, 6),  # 5 is 2, 2 and 1
+    (31, 4),  # 15 is 5, 5 and 5: only its first is of another kind, and the others' shares are larger
+    (18, 5),  # 2 is 1 and 1
+    (17, 4),  # 1 is a part that is first and last
+    (16, 3),
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("n", "captured"), PARTS)
+def test_captured_parts_of_batches_are_eager_ones_bit_for_bit(graphs, n, captured, optimizer):
+    case = Case(optimizer=optimizer, accumulate=3, n=n)
+    found = trained(case, capture=True)
+    assert [len(graph.calls) > 50 for graph in graphs.graphs] == [True] * captured
+    assert differences(found, eager(case)) == []
+    assert changed_by_a_capture(case) == []
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_captured_steps_of_an_optimiser_are_eager_ones_bit_for_bit(graphs, optimizer):
+    case = Case(optimizer=optimizer)
+    assert differences(trained(case, capture=True), eager(case)) == []
+    assert changed_by_a_capture(case) == []
+
+
+def test_captured_parts_on_streamed_pictures_and_logits_are_eager_ones_on_resident_ones(graphs):
+    case = Case(accumulate=3, n=31)
+    captured = trained(replace(case, streamed=True, streamed_images=True), capture=True)
+    assert len(graphs.graphs) == 4 and differences(captured, eager(case)) == []
+
+
+def test_torch_is_told_of_a_capture_of_adamw_while_it_lasts(graphs, monkeypatch):
+    """As torch refuses to capture its step otherwise, and warns of one outside a capture."""
+    real, told = torch.optim.AdamW.step, []
+
+    def watched(optimizer: torch.optim.AdamW) -> None:
+        capturing = isinstance(_get_current_dispatch_mode(), recorder.Capture)
+        told.append((capturing, optimizer.param_groups[0]["capturable"]))
+        real(optimizer)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    trained(Case(optimizer="adamw"), capture=True)
+    assert told == [(False, False)] * 2 * step.WARM_UPS + [(True, True)] * 2
 
 
 @pytest.mark.parametrize("views", list(SPACES))
@@ -269,11 +328,11 @@ def test_the_graphs_of_a_step_share_one_memory_pool_and_those_of_two_steps_do_no
 
 
 def test_the_step_has_no_count_of_batches_in_it(graphs):
-    """The only in-place additions are those of the cursor and of the hits, and no other int64 is kept."""
+    """The only in-place additions are those of two cursors and of the hits, and no other int64 is kept."""
     trained(Case(), capture=True)
     for graph in graphs.graphs:
         additions = [call for call in graph.calls if call.function is recorder.aten.add_.Tensor]
-        assert [tuple(call.args[0].shape) for call in additions] == [(1,), (1,)]
+        assert [tuple(call.args[0].shape) for call in additions] == [(1,)] * 3
 
 
 # What makes a step wait for the device, or copies from the host, without changing its loss.
@@ -357,27 +416,29 @@ def test_a_constant_of_the_host_in_the_loss_is_found():
     assert operations_on_the_host("crop_flip", lambda: torch.tensor(2.0)) != []
 
 
+RATES = "torch.tensor([[rate * factor for factor in self._factors] for rate in rates])"
+BRING_RATES = f"self._rates.copy_({RATES})"
 # Faults of `dive.training.step` as pairs of source text (old, new) that a comparison of training has to find.
 TRAINS_OTHERWISE = {
     "cursor bound anew": [("self._cursor += 1", "self._cursor = self._cursor + 1")],
     "counter bound anew": [("self.correct += (", "self.correct = self.correct + (")],
     "losses bound anew": [
         (
-            "self.losses.index_copy_(0, self._cursor, ",
-            "self.losses = self.losses.index_copy(0, self._cursor, ",
+            "self.losses.index_add_(0, self._cursor, ",
+            "self.losses = self.losses.index_add(0, self._cursor, ",
         )
     ],
     "plan bound anew": [("self._plan.copy_(torch.from_numpy(plan))", "self._plan = torch.from_numpy(plan)")],
-    "rates bound anew": [("self._rates.copy_(torch.tensor(rates))", "self._rates = torch.tensor(rates)")],
+    "rates bound anew": [(BRING_RATES, f"self._rates = {RATES}")],
     "rate bound anew": [
         (
             "self._rate.copy_(self._rates.index_select(0, self._cursor)[0])",
             "self.optimizer.param_groups[0]['lr'] = self._rates.index_select(0, self._cursor)[0] * 1",
         ),
-        ("self._rates.copy_(torch.tensor(rates))", "self._rates = torch.tensor(rates)"),
+        (BRING_RATES, f"self._rates = {RATES}"),
     ],
     "rate a number of the host": [
-        ("self._rates.copy_(torch.tensor(rates))", "self._on_host = rates"),
+        (BRING_RATES, "self._on_host = rates"),
         (
             "self._rate.copy_(self._rates.index_select(0, self._cursor)[0])",
             "self.optimizer.param_groups[0]['lr'] = self._on_host[self._at]",
@@ -385,20 +446,20 @@ TRAINS_OTHERWISE = {
     ],
     "loss stored at an index of the host": [
         (
-            "self.losses.index_copy_(0, self._cursor, loss.detach()[None])",
-            "self.losses[self._at] = loss.detach()",
+            "self.losses.index_add_(0, self._cursor, loss.detach()[None])",
+            "self.losses[self._at] += loss.detach()",
         )
     ],
     "plan read at an index of the host": [
         (
-            "self._plan.index_select(1, self._cursor * self._size + self._offsets[:size])",
-            "self._plan[:, self._at * self._size :][:, :size]",
+            "self._plan.index_select(1, self._taken + self._offsets[: part.size])",
+            "self._plan[:, self._at * len(self._offsets) :][:, : part.size]",
         )
     ],
-    "one graph for both sizes": [("self._graphs.get(size)", "self._graphs.get(self._last_size)")],
-    "gradients kept": [("self.optimizer.zero_grad()\n            loss.backward()", "loss.backward()")],
-    "momentum not restored": [("*model.buffers(), *momentum]", "*model.buffers()]")],
-    "statistics not restored": [("*model.buffers(), *momentum]", "*momentum]")],
+    "one graph for both sizes": [("self._graphs.get(part)", "self._graphs.get(self._parts[-1][0])")],
+    "gradients kept": [("            if part.first:\n                self._forget_gradients()\n", "")],
+    "momentum not restored": [("*model.buffers(), *moments]", "*model.buffers()]")],
+    "statistics not restored": [("*model.buffers(), *moments]", "*moments]")],
     "weights not restored": [("[*model.parameters(), *model.buffers()", "[*model.buffers()")],
     "passes of a replay not counted": [("self._counts.add(recorded.passes)", "pass")],
     "passes of a capture counted": [("self._counts.restore(counts)", "pass")],
@@ -428,8 +489,9 @@ def faulty(module: types.ModuleType, replacements: list[tuple[str, str]]) -> typ
 
 def trains_otherwise(case: Case) -> bool:
     """Whether captured steps train otherwise than dive's eager ones, or are lost in overwritten memory."""
+    right = Case(optimizer=case.optimizer, accumulate=case.accumulate, n=case.n)
     try:
-        return differences(trained(case, capture=True), eager()) != []
+        return differences(trained(case, capture=True), eager(right)) != []
     except (IndexError, RuntimeError) as error:
         return "out of" in str(error)  # an index read from there
 
@@ -438,6 +500,35 @@ def trains_otherwise(case: Case) -> bool:
 def test_a_fault_of_the_step_is_found_by_the_comparison_with_eager_steps(graphs, fault):
     assert trains_otherwise(Case(step=faulty(step, TRAINS_OTHERWISE[fault])))
     assert all(graph.calls for graph in graphs.graphs) and len(graphs.graphs) == 2
+
+
+# Faults that show where batches are gone through in parts, or with another optimiser than SGD.
+TRAINS_OTHERWISE_IN_PARTS = {
+    "gradients of one graph in the memory of all": [
+        ("zero_grad(set_to_none=not self._accumulates)", "zero_grad(set_to_none=True)")
+    ],
+    "gradients never begun anew": [("            if part.first:\n", "            if False:\n")],
+    "gradients begun anew in each part": [("            if part.first:\n", "            if True:\n")],
+    "an update in each part": [("if part.last:\n                self._update()", "self._update()")],
+    "a share of the first batch": [("self._sizes.index_select(0, self._cursor)[0]", "self._sizes[0]")],
+    "a share that is left out": [("if self._accumulates:  #", "if False:  #")],
+    "losses of the last part alone": [("self.losses.index_add_(", "self.losses.index_copy_(")],
+    "one graph for parts of one size": [
+        ("self._graphs.get(part)", "{p.size: g for p, g in self._graphs.items()}.get(part.size)")
+    ],
+    "moments not restored": TRAINS_OTHERWISE["momentum not restored"],
+    "steps not restored": [
+        ("for tensor in state.values()]", "for name, tensor in state.items() if name != 'step']")
+    ],
+    "gradients not clipped": [("if self._clip_norm is not None:", "if False:")],
+}
+
+
+@pytest.mark.parametrize("fault", TRAINS_OTHERWISE_IN_PARTS)
+def test_a_fault_of_parts_is_found_by_the_comparison_with_eager_steps(graphs, fault):
+    wrong = faulty(step, TRAINS_OTHERWISE_IN_PARTS[fault])
+    assert trains_otherwise(Case(optimizer="adamw", accumulate=3, n=31, step=wrong))
+    assert all(graph.calls for graph in graphs.graphs) and len(graphs.graphs) == 4
 
 
 @pytest.mark.parametrize("fault", CAPTURE_TRAINS)

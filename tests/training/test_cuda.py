@@ -69,6 +69,24 @@ def test_a_graph_trains_as_eager_steps_do(digits, eager, precision, tolerance):
     assert losses(student(digits, "--precision", precision)) == pytest.approx(losses(graph), rel=tolerance)
 
 
+IN_PARTS = (
+    "--set",
+    "optimizer.kind=adamw",
+    "--set",
+    "optimizer.clip_norm=1",
+    "--set",
+    "schedule.accumulate=3",
+)
+
+
+def test_graphs_of_parts_with_adamw_train_as_eager_ones_do_and_warn_of_nothing(digits, eager, recwarn):
+    told = ("--precision", "fp32", *IN_PARTS, "--set", "optimizer.lr=1e-4")
+    graph = student(digits, *told)
+    assert not [warning for warning in recwarn if "capturable" in str(warning.message)]
+    eager()
+    assert losses(student(digits, *told)) == pytest.approx(losses(graph), rel=5e-3)
+
+
 def digits_of(recipe: Recipe) -> tuple[Samples, ViewSpace]:
     """The recipe's training samples and its view space."""
     samples = load_training(recipe, Progress(quiet=True))

@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dive.recipe.recipe import Recipe, Schedule, Sgd
-from dive.training.schedule import epochs_of, learning_rate, steps_per_epoch
+from dive.training.schedule import batch_of, epochs_of, learning_rate, parts_of, steps_per_epoch
 
 BBN = Recipe()
 
@@ -25,6 +26,22 @@ def test_an_epoch_at_imbalance_100_has_85_steps():
 def test_the_last_smaller_batch_is_kept(samples, batch):
     steps = steps_per_epoch(samples, batch)
     assert (steps - 1) * batch < samples <= steps * batch
+
+
+@given(st.integers(1, 5000), st.integers(1, 1024))
+def test_the_parts_of_a_batch_are_as_numpy_divides_an_array(batch, accumulate):
+    expected = [len(part) for part in np.array_split(np.arange(batch), accumulate)]
+    assert list(parts_of(batch, accumulate)) == [size for size in expected if size]
+
+
+@given(st.integers(1, 1000), st.integers(1, 100), st.integers(1, 100))
+def test_the_parts_of_an_epoch_are_its_samples(samples, batch, accumulate):
+    steps = steps_per_epoch(samples, batch)
+    batches = [batch_of(step, samples, batch) for step in range(steps)]
+    assert batches == [len(range(at, min(at + batch, samples))) for at in range(0, samples, batch)]
+    parts = [parts_of(size, accumulate) for size in batches]
+    assert sum(map(sum, parts)) == samples
+    assert max(map(max, parts)) == max(parts[0])
 
 
 @pytest.mark.parametrize(

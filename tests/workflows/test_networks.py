@@ -14,6 +14,7 @@ from PIL import Image
 import dive
 from dive.models import checkpoint
 from dive.training import loop
+from dive.workflows import run
 
 ONE = ("--epochs", 1, "--device", "cpu", "--precision", "fp32", "--quiet")
 
@@ -152,6 +153,82 @@ def test_dropout_draws_by_seed_and_a_resumed_run_goes_on_as_it_would_have(recipe
         assert chain.dive("teacher", *told, "--out", "run.pt").code == 130
     torch.manual_seed(3)
     assert weights("run") == first
+
+
+def rows_of(path: str) -> list[dict]:
+    """The learning that a history tells of: everything but times."""
+    lines = Path(path).with_suffix(".history.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def test_dropout_in_parts_of_a_batch_is_resumed_as_it_would_have_been(recipe, monkeypatch):
+    monkeypatch.setattr(loop, "SAVING_SHARE", 1e9)
+    told = ("--config", recipe, "--set", "model.name=tiny:build", "--device", "cpu", "--quiet")
+    told = (*told, "--precision", "fp32", "--set", "schedule.accumulate=2", "--set", "optimizer.kind=adamw")
+    chain.succeed("teacher", *told, "--out", "whole.pt")
+    with chain.stopped_at(5):
+        assert chain.dive("teacher", *told, "--out", "run.pt").code == 130
+    chain.succeed("teacher", *told, "--out", "run.pt")
+    assert rows_of("run.pt") == rows_of("whole.pt")
+    hashes = [json.loads(Path(name).read_text())["weights_hash"] for name in ("whole.json", "run.json")]
+    assert hashes[0] == hashes[1]
+
+
+def test_the_body_of_weights_learns_at_its_factor(recipe, pretrained):
+    """At a factor of 0 only the last linear layer is trained, and batch norm's statistics move on."""
+    given = checkpoint.load(pretrained)["model"]
+    told = ("--config", recipe, "--set", f"model.weights={pretrained}", "--set", "optimizer.body_factor=0")
+    chain.succeed("teacher", *told, *ONE, "--out", "new.pt")
+    found = checkpoint.load(Path("new.pt"))["model"]
+    moved = {name for name in given if not torch.equal(found[name], given[name])}
+    learnt = {name for name in moved if "running" not in name and "num_batches" not in name}
+    assert learnt == {"linear.weight", "linear.bias"}
+
+
+ONE_VIEW = """\
+from torch import nn
+
+
+def build(classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, classes)
+    )
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("schedule.accumulate=6",), "schedule.accumulate 6 leaves one to a part of a batch: lower it"),
+        (("schedule.batch_size=13", "schedule.accumulate=4"), "leaves one to a part of the last batch of an"),
+        (("schedule.batch_size=15",), "the last batch of an epoch has one: change schedule.batch_size"),
+        (("schedule.batch_size=15", "schedule.accumulate=2"), "the last batch of an epoch has one: change"),
+        (("schedule.accumulate=2",), None),
+    ],
+)
+def test_a_part_of_one_view_is_refused_by_what_leaves_it(recipe, settings, said):
+    name = own_networks.write("single", ONE_VIEW)
+    sets = [word for one in (f"model.name={name}", *settings) for word in ("--set", one)]
+    arguments = ("teacher", "--config", recipe, *ONE, *sets, "--out", "t.pt")
+    if said is None:
+        chain.succeed(*arguments)
+    else:
+        complaint = chain.dive(*arguments).complaint
+        assert "does not take 1 view" in complaint and said in complaint
+
+
+def test_a_precision_is_tried_on_a_part_of_a_batch(recipe, monkeypatch):
+    tried = []
+    real = run.choose_precision
+
+    def noting(wanted, device, network, views, loss):
+        tried.append(len(views))
+        return real("fp32", device, network)
+
+    monkeypatch.setattr(run, "choose_precision", noting)
+    told = ("--config", recipe, "--epochs", 1, "--device", "cpu", "--quiet", "--precision", "auto")
+    chain.succeed("teacher", *told, "--set", "schedule.accumulate=4", "--out", "t.pt")
+    assert tried == [2]  # of six
 
 
 def test_a_changed_source_is_warned_of_where_a_run_is_resumed(recipe, monkeypatch):

@@ -1,0 +1,129 @@
+"""Optimisers as the recipe names them: a function a kind, and a line in `OPTIMIZERS`.
+
+Every tensor of an optimiser's state exists from the start, as its first step would have made it: a CUDA graph
+holds them, and a stopped run's are copied into them.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from dive.errors import ModelError
+from dive.models.head import last_linear
+from dive.models.network import Network
+from dive.recipe.recipe import AdamW, Optimizer, Sgd
+from dive.training.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that learn at one rate. factor: it, as a multiple of the schedule's."""
+
+    parameters: list[nn.Parameter]
+    factor: float = 1.0
+
+
+def groups_of(spec: RunSpec, network: Network) -> list[Group]:
+    """The parameters of a run's network by their learning rate: its body's, then its last linear layer's.
+
+    One group where all learn at one rate. Raises ModelError where they do not and there is no last linear
+    layer.
+    """
+    everything, body_factor = list(network.body.parameters()), spec.optimizer.body_factor
+    if body_factor == 1:
+        return [Group(everything)]
+    views = network.normalised(network.blank(spec.architecture.channels, spec.images.space.shape))
+    if (name := last_linear(network.body, views)) is None:
+        raise ModelError(
+            f"{spec.architecture.name} does not end in a linear layer, which optimizer.body_factor needs to "
+            "tell from the rest; it must be 1 for this network"
+        )
+    head = list(network.body.get_submodule(name).parameters())
+    of_head = {id(parameter) for parameter in head}
+    body = [parameter for parameter in everything if id(parameter) not in of_head]
+    return [group for group in (Group(body, body_factor), Group(head)) if group.parameters]
+
+
+def make_optimizer(wanted: Optimizer, groups: Sequence[Group], rates: torch.Tensor) -> torch.optim.Optimizer:
+    """The optimiser of a recipe: one fused update for all parameters of a group.
+
+    rates: (G,) the learning rate of each group, on the device; the optimiser reads them in each step.
+
+    >>> linear = nn.Linear(2, 2)
+    >>> optimizer = make_optimizer(AdamW(), [Group(list(linear.parameters()))], torch.tensor([0.1]))
+    >>> sorted(optimizer.state[linear.weight])
+    ['exp_avg', 'exp_avg_sq', 'step']
+    """
+    of_torch = [{"params": group.parameters, "lr": rates[i]} for i, group in enumerate(groups)]
+    return OPTIMIZERS[type(wanted)](of_torch, wanted)
+
+
+def _sgd(groups: list[dict[str, Any]], wanted: Sgd) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(
+        groups, momentum=wanted.momentum, weight_decay=wanted.weight_decay, fused=True
+    )
+    if wanted.momentum:
+        _begin_with(optimizer, lambda parameter: {"momentum_buffer": torch.zeros_like(parameter)})
+    return optimizer
+
+
+def _adamw(groups: list[dict[str, Any]], wanted: AdamW) -> torch.optim.Optimizer:
+    first, second = wanted.betas
+    optimizer = torch.optim.AdamW(
+        groups, betas=(first, second), eps=wanted.eps, weight_decay=wanted.weight_decay, fused=True
+    )
+
+    def state(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        means = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        return {"step": step, **means}
+
+    _begin_with(optimizer, state)
+    return optimizer
+
+
+def _begin_with(
+    optimizer: torch.optim.Optimizer, state: Callable[[torch.Tensor], dict[str, torch.Tensor]]
+) -> None:
+    """Give each parameter the state that the optimiser would make at its first step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = state(parameter)
+
+
+OPTIMIZERS: dict[type[Optimizer], Callable[[list[dict[str, Any]], Any], torch.optim.Optimizer]] = {
+    Sgd: _sgd,
+    AdamW: _adamw,
+}
+
+
+def state_tensors(state_dict: Mapping[str, Any]) -> dict[Any, Any]:
+    """What an optimiser's state dict holds of each parameter, by place and name.
+
+    Of a malformed one something that is no optimiser's.
+    """
+    states = state_dict.get("state")
+    if not isinstance(states, dict) or not all(isinstance(state, dict) for state in states.values()):
+        return {None: None}
+    return {(place, name): value for place, state in states.items() for name, value in state.items()}
+
+
+@contextlib.contextmanager
+def capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Within it, torch lets a CUDA graph capture the optimiser's step.
+
+    torch's Adam refuses it unless it is told, and warns of steps outside a graph where it was told. Fused
+    updates are the same either way.
+    """
+    told = [group for group in optimizer.param_groups if "capturable" in group]
+    for group in told:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in told:
+            group["capturable"] = False

@@ -66,14 +66,25 @@ def laid_over(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
+        of_student, above = merged.get(_STUDENT), layer.get(_STUDENT)
         for part, kinds in KINDS.items():
-            below, above = merged.get(part), layer.get(part)
-            if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
-                continue
-            if "kind" in above and "kind" not in below:
-                merged[part] = {"kind": next(iter(kinds)), **below}
+            kind = next(iter(kinds))
+            _state_kind(merged, layer, part, kind)
+            if isinstance(of_student, Mapping) and isinstance(above, Mapping):
+                teacher = merged.get(part)
+                kind = teacher.get("kind", kind) if isinstance(teacher, Mapping) else kind
+                of_student = dict(of_student)
+                _state_kind(of_student, above, part, kind)
+                merged[_STUDENT] = of_student
         merged = merge(merged, layer)
     return merged
+
+
+def _state_kind(below: dict[str, Any], above: Mapping[str, Any], part: str, kind: str) -> None:
+    """Write the kind that a part of `below` has unsaid into it, where `above` names one."""
+    parts = below.get(part), above.get(part)
+    if all(isinstance(one, Mapping) for one in parts) and "kind" in parts[1] and "kind" not in parts[0]:
+        below[part] = {"kind": kind, **parts[0]}
 
 
 def build(document: Mapping[str, Any], where: str = "the recipe") -> Recipe:

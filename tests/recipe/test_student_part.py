@@ -142,3 +142,17 @@ def test_the_part_may_be_given_as_dataclasses():
         )
     )
     assert recipe.of_student.model.name == "resnet8" and build(recipe.as_dict()) == recipe
+
+
+def test_an_optimiser_of_another_kind_in_a_later_layer_begins_anew():
+    """Of the student's too, whose kind is the teacher's where its own layers name none."""
+    below = {"optimizer": {"lr": 0.01}, "student": {"optimizer": {"lr": 0.5, "momentum": 0.8}}}
+    found = load(below, ("student.optimizer.kind=adamw",)).of_student.optimizer
+    assert found == AdamW()
+    kept = load(below, ("student.optimizer.kind=sgd",)).of_student.optimizer
+    assert (kept.lr, kept.momentum) == (0.5, 0.8)
+    of_teacher = load(
+        {"optimizer": {"kind": "adamw"}, "student": {"optimizer": {"lr": 0.5}}},
+        ("student.optimizer.kind=adamw",),
+    )
+    assert of_teacher.of_student.optimizer == AdamW(lr=0.5)

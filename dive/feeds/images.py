@@ -18,6 +18,7 @@ from dive.errors import DataError
 from dive.feeds.feed import Batch, ImageFeed, fits
 from dive.feeds.waiting import waits_of
 from dive.views.space import SEVERAL_SIZES, DeviceSpace, HostSpace, Picture, ViewSpace
+from dive.workers import begin_worker
 
 AHEAD = 4  # batches that each worker reads before they are needed
 
@@ -149,6 +150,14 @@ class _Plan:
         return iter(self.batches)
 
 
+def _begin_worker(worker: int) -> None:
+    """End with the process that trains: torch's workers end with the one that forked them.
+
+    That is the fork server, which in turn lives as long as they do.
+    """
+    begin_worker()
+
+
 class StreamedImages:
     """Views whose pictures come from worker processes, some batches ahead.
 
@@ -175,6 +184,7 @@ class StreamedImages:
             persistent_workers=workers > 0,
             prefetch_factor=AHEAD if workers else None,
             multiprocessing_context="forkserver" if workers else None,
+            worker_init_fn=_begin_worker,
             generator=torch.Generator(),  # which it seeds its workers from, instead of the global one
         )
         self._coming: Iterator[torch.Tensor | DataError] = iter(())

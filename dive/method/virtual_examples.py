@@ -8,9 +8,7 @@ serves every temperature. NumPy alone, on all cores.
 import math
 import multiprocessing
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import numpy as np
 from dive.cache.reader import LogitCache
 from dive.data.longtail import shot_means
 from dive.errors import CacheError
+from dive.workers import begin_worker
 
 LOG2_E = math.log2(math.e)
 SAFE_EXPONENT = 60.0  # sums of powers of 2 up to this, and their inverses, are far from float32's ends
@@ -141,16 +140,7 @@ def _set_running(running: _Pass) -> None:
 
 
 def _begin_worker(running: _Pass) -> None:
-    """In a new process: leave Ctrl-C to the parent, and end with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    begin_worker()
     _set_running(running)
 
 

@@ -160,7 +160,7 @@ def test_a_loop_of_ones_own_trains_as_good_a_student(digits: Chain, repository: 
 
 
 def test_a_photograph_is_known_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_photographs import HERE, RECIPE, write_photographs
+    from photographs import HERE, RECIPE, write_photographs
 
     write_photographs(Path("pictures"))
     Path("photographs.yaml").write_text(RECIPE)

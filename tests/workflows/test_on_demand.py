@@ -2,39 +2,44 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import chain
+import processes
 import pytest
 import torch
-from test_photographs import HERE, RECIPE, write_photographs
+from photographs import HERE, write_all
+from PIL import Image
 
 from dive.feeds.images import StreamedImages
 from dive.training.saved_state import EpochRecord
 from dive.workflows import run
 
-LIST = """\
-name: listed
-data: {kind: list, root: pictures, train_list: train.txt, test_list: test.txt}
-views: {kind: resized_crop, size: 24, jitter: [0.4, 0.4, 0.4, 0.1]}
-model: {name: resnet8, input: {mean: [0.4, 0.5, 0.6], std: [0.2, 0.25, 0.3]}}
-schedule: {epochs: 3, batch_size: 6, warmup_epochs: 1, milestones: [2]}
+PICTURE = Path("pictures/train/ant/000.jpg")
+# `dive` that says "now" when the second epoch has begun, and goes on when it is given a line.
+WAITING = """
+import sys
+from dive.feeds.images import StreamedImages
+
+load, calls = StreamedImages.load, []
+
+def waiting(feed):
+    calls.append(1)
+    if len(calls) == 5:
+        print("now", flush=True)
+        sys.stdin.readline()
+    load(feed)
+
+StreamedImages.load = waiting
+from dive.cli import main
+main()
 """
-
-
-def write_all() -> None:
-    """Pictures, list files of them, and recipes of both."""
-    write_photographs(Path("pictures"))
-    for split in ("train", "test"):
-        names = sorted(Path("pictures", split).glob("*/*.jpg"))
-        labels = {"ant": 0, "bee": 1, "cat": 2}
-        lines = (f"{name.relative_to('pictures')} {labels[name.parent.name]}\n" for name in names)
-        Path(f"{split}.txt").write_text("".join(lines))
-    Path("listed.yaml").write_text(LIST)
-    Path("folder.yaml").write_text(RECIPE)
 
 
 def train(config: str, out: str, *options: object) -> dict[str, torch.Tensor]:
@@ -140,6 +145,85 @@ def test_a_file_that_is_removed_or_changed_during_training_stops_it_and_keeps_th
     path.write_bytes(content)
     resumed = train("folder.yaml", "t.pt", "--workers", 0)
     assert same(resumed, train("folder.yaml", "whole.pt", "--workers", 0))
+
+
+def training(*words: object) -> subprocess.Popen:
+    """`dive` in a session of its own, which waits in its second epoch."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-c", WAITING, *map(str, words)]
+    run = subprocess.Popen(command, **pipes, text=True, start_new_session=True)
+    assert run.stdout.readline() == "now\n"
+    return run
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_command_that_is_killed() -> None:
+    write_all()
+    words = ("teacher", "--config", "listed.yaml", *HERE, "--workers", 2, "--out", "t.pt")
+    with training(*words) as run:
+        assert len(processes.workers(run.pid)) == 2
+        run.kill()
+    assert processes.lingering(run.pid) < processes.LAST_BREATH
+
+
+@pytest.mark.slow
+def test_ctrl_c_which_a_terminal_sends_to_workers_too_is_one_line() -> None:
+    write_all()
+    words = ("teacher", "--config", "listed.yaml", *HERE, "--workers", 2, "--out", "t.pt")
+    with training(*words) as run:
+        os.killpg(run.pid, signal.SIGINT)
+        out, err = run.communicate(timeout=120)
+    assert (run.returncode, out) == (130, "") and re.fullmatch("dive: interrupted; .*\n", err), err
+    assert Path("t.state").exists() and processes.lingering(run.pid) < processes.LAST_BREATH
+
+
+def remove(session: int) -> None:
+    """Remove a picture."""
+    PICTURE.unlink()
+
+
+def replace(session: int) -> None:
+    """Put another picture in the place of one."""
+    Image.new("RGB", (50, 40), "red").save(PICTURE)
+
+
+def truncate(session: int) -> None:
+    """Cut a picture short."""
+    PICTURE.write_bytes(PICTURE.read_bytes()[:-300])
+
+
+def kill_worker(session: int) -> None:
+    """SIGKILL to one of two workers."""
+    one, _ = processes.workers(session)
+    os.kill(one, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("happening", "told"),
+    [
+        (remove, "pictures: train/ant/000.jpg cannot be read: No such file or directory"),
+        (replace, "pictures: train/ant/000.jpg has changed since it was indexed; put the file back, .*"),
+        (truncate, "pictures: train/ant/000.jpg has changed since it was indexed; put the file back, .*"),
+        (kill_worker, r"a process that reads pictures died \(.*\); is there enough memory\?"),
+    ],
+)
+def test_what_stops_training_by_two_workers_is_one_line_and_the_run_is_resumed(
+    happening: Callable[[int], None], told: str
+) -> None:
+    write_all()
+    content = PICTURE.read_bytes()
+    words = ("teacher", "--config", "listed.yaml", *HERE, "--workers", 2, "--out", "t.pt")
+    with training(*words) as run:
+        happening(run.pid)
+        out, err = run.communicate("\n", timeout=120)
+    assert processes.lingering(run.pid) < processes.LAST_BREATH
+    assert run.returncode == 1 and out == "" and re.fullmatch(f"dive: {told}\n", err), err
+    assert Path("t.state").exists() and not Path("t.pt").exists()
+    PICTURE.write_bytes(content)
+    resumed = chain.succeed(*words[:-2], "--out", "t.pt", "--json")
+    assert same(torch.load("t.pt", weights_only=True)["model"], train("listed.yaml", "0.pt", "--workers", 0))
+    assert resumed.document["epochs"] == 3
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import chain
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from photographs import HERE, RECIPE, write_photographs
 from torch.utils.data import DataLoader
 
 import dive
@@ -18,29 +18,6 @@ from dive.recipe.reading import load
 from dive.views.registry import described_space
 from dive.views.resized_crop import ResizedCrop
 from dive.workflows.data import load_dataset, open_images
-
-COUNTS = {"ant": 9, "bee": 5, "cat": 2}
-RECIPE = """\
-name: photographs
-data: {kind: folder, root: pictures}
-views: {kind: resized_crop, size: 24, jitter: [0.4, 0.4, 0.4, 0.1]}
-model: {name: resnet8, input: {mean: [0.4, 0.5, 0.6], std: [0.2, 0.25, 0.3]}}
-schedule: {epochs: 3, batch_size: 6, warmup_epochs: 1, milestones: [2]}
-"""
-HERE = ("--device", "cpu", "--precision", "fp32", "--quiet")
-
-
-def write_photographs(folder: Path, counts: dict[str, int] = COUNTS) -> None:
-    """train/<class>/ and test/<class>/ with smooth JPEGs, no two of a split of one size."""
-    rng = np.random.default_rng(0)
-    for at, (label, count) in enumerate(counts.items()):
-        for split, number in (("train", count), ("test", 2)):
-            place = folder / split / label
-            place.mkdir(parents=True)
-            for i in range(number):
-                small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-                size = (40 + 7 * i + 3 * at, 90 - 5 * i)
-                small.resize(size, Image.Resampling.BICUBIC).save(place / f"{i:03d}.jpg", quality=90)
 
 
 @pytest.fixture(scope="module")

@@ -65,5 +65,9 @@ class OutputError(DiveError):
     """A result exists already, is being written by another process, or cannot be written."""
 
 
+class BusyError(OutputError):
+    """Another process is writing the result."""
+
+
 class TrainingError(DiveError):
     """Training cannot go on, for example because the loss is not finite."""

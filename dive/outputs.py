@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dive.errors import OutputError
+from dive.errors import BusyError, OutputError
 from dive.files import KINDS, readable_size, require_regular
 
 
@@ -95,7 +95,7 @@ def require_space(path: Path, needed: int) -> None:
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Hold the right to write `path`, its folder made; raise OutputError if another process has it.
+    """Hold the right to write `path`, its folder made; raise BusyError if another process has it.
 
     The lock belongs to the operating system and dies with its process. The lock file goes when
     the writer is done.
@@ -131,7 +131,7 @@ def _lock(lock: Path, path: Path) -> int:
         except OSError as error:
             os.close(handle)
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise OutputError(f"{path} is being written by another process") from None
+                raise BusyError(f"{path} is being written by another process") from None
             raise
         if _still_there(handle, lock):
             return handle

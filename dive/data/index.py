@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from dive.data.pictures import DIGEST_BYTES
 from dive.data.sources.decode import check_header
 from dive.data.sources.picture_files import PictureFiles
 from dive.data.sources.tree import stamp
+from dive.errors import BusyError
+from dive.outputs import only_writer
 from dive.progress import Progress
 
 VERSION = 1
@@ -151,5 +154,5 @@ def _save(found: Index, others: dict[str, np.ndarray] | None, place: Path) -> No
     buffer = io.BytesIO()
     texts = np.frombuffer("\0".join(names).encode(), np.uint8)
     np.savez(buffer, version=np.int64(VERSION), names=texts, **columns)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    written.write_bytes(place, buffer.getvalue())
+    with suppress(BusyError), only_writer(place):  # another process writes what it knows of the same files
+        written.write_bytes(place, buffer.getvalue())

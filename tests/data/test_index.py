@@ -117,6 +117,27 @@ def test_a_stopped_index_resumes(files: PictureFiles, monkeypatch: pytest.Monkey
     assert 3 in rows and set(rows) <= {3, 4, 5}  # a piece that had begun was finished
 
 
+def test_two_processes_may_index_the_same_files_at_once(
+    files: PictureFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, others = os.fsync, []
+
+    def meanwhile(handle: int) -> None:
+        if not others:  # another comes just before this one is published
+            others.append(None)
+            others.append(index(files, PLACE, SILENT))
+        original(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", meanwhile)
+        found = index(files, PLACE, SILENT)
+    assert found.known.all() and others[1].known.all()
+    assert [path.name for path in PLACE.parent.iterdir()] == [PLACE.name]
+    rows = looked_at(monkeypatch)
+    index(files, PLACE, SILENT)
+    assert rows == []
+
+
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 cut"])
 def test_a_damaged_index_is_made_anew(files: PictureFiles, content: bytes) -> None:
     PLACE.parent.mkdir()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 20  # of the table of classes
 MOST_BROKEN = 10  # files named
+SHOTS = "many over 100 training images, medium 20 to 100, few under 20"
 COLOURS = {"many": "green", "medium": "yellow", "few": "red"}
 LISTS = ("train_list", "test_list", "val_list", "classes")
 
@@ -76,15 +77,15 @@ def _printable(text: object) -> str:
 def _print(found: "Survey") -> None:
     from dive.cli.tables import print_table
     from dive.files import readable_size
-    from dive.workflows.survey import PARTS
+    from dive.workflows.starter import is_small
+    from dive.workflows.survey import PARTS, counted
 
     print_table(_table(found))
+    click.echo(f"{'shots':<18} {SHOTS}")
     total = {part: int(counts.sum()) for part, counts in found.counts.items()}
     for part, name in PARTS.items():
-        if part not in total:
-            click.echo(f"{name + ' images':<18} none")
-            continue
-        click.echo(f"{name + ' images':<18} {total[part]:,}" + _origin(found, part))
+        images = f"{total[part]:,}" if part in total else "none"
+        click.echo(f"{name + ' images':<18} {images}" + _origin(found, part))
     first, last = found.order[0], found.order[-1]
     train = found.counts["train"]
     click.echo(
@@ -93,7 +94,11 @@ def _print(found: "Survey") -> None:
     )
     median, smallest, largest = (f"{w}×{h}" for h, w in (found.median, found.smallest, found.largest))
     click.echo(f"{'pixels':<18} median {median}, smallest {smallest}, largest {largest}")
-    click.echo(f"{'in memory':<18} {readable_size(found.decoded_bytes)} decoded")
+    kept = "held in memory" if is_small(found) else "read from their files as they are needed"
+    click.echo(f"{'decoded':<18} {readable_size(found.decoded_bytes)}, {kept}")
+    if found.left_out:
+        others = _printable(counted(found.left_out))
+        click.echo(f"{'left out':<18} files that are no images by their names: {others}")
     if names := found.untested:
         click.echo(f"{'no test image':<18} {_listed(names)}; left out of accuracies by group and class")
     if found.broken:
@@ -102,12 +107,18 @@ def _print(found: "Survey") -> None:
             click.echo(f"    {_printable(line)}")
         if len(found.broken) > MOST_BROKEN:
             click.echo(f"    and {len(found.broken) - MOST_BROKEN} more")
+    elif found.checked:
+        click.echo(f"{'broken files':<18} none")
+    else:
+        click.echo(f"{'broken files':<18} none by their headers; --check decodes every picture")
 
 
 def _origin(found: "Survey", part: str) -> str:
-    """Where a part comes from, if it is not laid out as one."""
+    """Where a part that is not laid out as one comes from, or could come from."""
     if part == "test" and found.test_share is not None:
-        return f" (data.test_share: {100 * found.test_share:g} % of each class, chosen by file name)"
+        return f"; data.test_share is {100 * found.test_share:g} % of each class, by file name"
+    if part == "val" and part not in found.counts:
+        return "; data.val_share sets some aside" if found.kind == "folder" else "; data.val_list names some"
     return ""
 
 

@@ -1,14 +1,17 @@
 """Looking at pictures before a recipe is written for them: the work of `dive init`."""
 
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dive.data.sources.decode import check_header
+from dive.data.sources.names import has_extension, is_hidden
 from dive.data.sources.picture_files import PictureFiles
 from dive.data.sources.registry import open_source
 from dive.data.sources.source import Split
@@ -27,7 +30,8 @@ class Survey:
     kind, place: of the data, as a recipe has them. classes: C names. counts: images of each class by part,
     (C,) each; without `val` where there is no validation part. sides: (N, 2) height and width in pixels of
     the pictures that can be read. broken: a line for each of the others. test_share: of each class, set aside
-    for the test; None where there is a test part.
+    for the test; None where there is a test part. checked: whether every picture was decoded, not its header
+    alone. left_out: files of a folder that are no images by their names, by extension.
     """
 
     kind: str
@@ -37,6 +41,8 @@ class Survey:
     sides: np.ndarray
     broken: list[str] = field(default_factory=list)
     test_share: float | None = None
+    checked: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def order(self) -> list[int]:
@@ -93,6 +99,8 @@ class Survey:
             "sizes": sizes,
             "decoded_bytes": self.decoded_bytes,
             "broken": self.broken,
+            "checked": self.checked,
+            "left_out": dict(self.left_out),
             "test_share": self.test_share,
         }
 
@@ -107,10 +115,15 @@ def survey(kind: str, place: Mapping[str, Any], check: bool = False, progress: P
     for key, value in place.items():
         if fault := bounds.path(value):
             raise DataError(f"data.{key} {fault}")
+    root = Path(place["root"]).expanduser()
+    if not root.exists():
+        raise DataError(f"there is no {root}; give the folder your pictures lie in, or a .zip of it")
     source = open_source(kind, **place)
+    left_out = Counter(_left_out(root)) if kind == "folder" and root.is_dir() else Counter()
     if len(source.classes) < 2:
+        others = f" (left out: {counted(left_out)})" if left_out else ""
         raise DataError(
-            f"the data set has one class only, {source.classes[0]}; there is nothing to tell apart"
+            f"the data set has one class only, {source.classes[0]}; there is nothing to tell apart{others}"
         )
     parts = {part: split for part in PARTS if (split := getattr(source, part)) is not None}
     looked = _looked_at([split for split in parts.values() if len(split.keys)], check, progress)
@@ -128,7 +141,32 @@ def survey(kind: str, place: Mapping[str, Any], check: bool = False, progress: P
         sides=np.array(sides, dtype=np.int64),
         broken=broken,
         test_share=source.test_share,
+        checked=check,
+        left_out=left_out,
     )
+
+
+def counted(left_out: Mapping[str, int], most: int = 5) -> str:
+    """Files by their extensions, in words.
+
+    >>> counted({".txt": 1, ".heic": 3})
+    '3 .heic, 1 .txt'
+    """
+    order = sorted(left_out, key=lambda extension: (-left_out[extension], extension))
+    shown = [f"{left_out[extension]} {extension or 'without extension'}" for extension in order[:most]]
+    rest = sum(left_out[extension] for extension in order[most:])
+    return ", ".join(shown + [f"{rest} more"] * (rest > 0))
+
+
+def _left_out(root: Path) -> Iterator[str]:
+    """The extension of each file below a folder that no source takes for an image; none is hidden."""
+    for _, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        yield from (
+            os.path.splitext(name)[1].lower()
+            for name in names
+            if not is_hidden(name) and not has_extension(name)
+        )
 
 
 def _looked_at(splits: list[Split], check: bool, progress: Progress) -> list[tuple[int, int] | str]:
@@ -145,7 +183,7 @@ def _looked_at(splits: list[Split], check: bool, progress: Progress) -> list[tup
     def look(piece: list[tuple[PictureFiles, int]]) -> list[tuple[int, int] | str]:
         return [_sides(of, position, check) for of, position in piece]
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, progress.bar("look", len(files)) as bar:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, progress.bar("pictures", len(files)) as bar:
         with splits[0].reading():
             try:
                 for sides in pool.map(look, pieces):

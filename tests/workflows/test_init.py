@@ -68,6 +68,8 @@ def test_broken_files_are_named_and_those_cut_short_where_every_picture_is_decod
     Image.fromarray(noise(0, 64, 64)).save(cut)
     cut.write_bytes(cut.read_bytes()[:2000])
     by_header, decoded = (survey("folder", {"root": str(root)}, check).broken for check in (False, True))
+    shown = succeed("init", root, "--quiet").out
+    assert re.search(r"broken files +1; training refuses them", shown)
     assert len(by_header) == 1 and "train/ant/no.png is not a readable image" in by_header[0]
     assert sorted("cut.jpg" in line for line in decoded) == [False, True]
 
@@ -186,7 +188,7 @@ def test_a_recipe_is_replaced_with_force_alone_and_another_file_never(tmp_path: 
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (("nowhere",), "there is no nowhere"),
+        (("nowhere",), "there is no nowhere; give the folder your pictures lie in, or a .zip of it"),
         (("images", "--out", "x.yml"), "must end in .yaml"),
         (("images", "--out", "-.yaml"), "names the outputs"),
         (("images", "--train-list", "x.txt"), "give both --train-list and --test-list"),
@@ -209,6 +211,38 @@ def test_pictures_none_of_which_can_be_read_are_refused(tmp_path: Path) -> None:
         for i in range(2):
             (tmp_path / "images" / label / f"{i}.png").write_bytes(b"no")
     assert "not one of 4 pictures can be read" in dive("init", "images", "--quiet").complaint
+
+
+def test_files_that_are_no_images_by_their_names_are_counted(tmp_path: Path) -> None:
+    root = lay_out(tmp_path / "images", {"ant": 3, "bee": 2})
+    names = (
+        "Thumbs.db",
+        "train/README",
+        "train/ant/a.HEIC",
+        "test/bee/b.heic",
+        ".DS_Store",
+        "train/.git/c.py",
+    )
+    for name in names:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"x")
+    assert survey("folder", {"root": str(root)}).left_out == {".db": 1, "": 1, ".heic": 2}
+    shown = succeed("init", root, "--quiet").out
+    assert re.search(
+        r"left out +files that are no images by their names: 2 \.heic, 1 without extension, 1 \.db\n", shown
+    )
+    assert re.search(r"broken files +none by their headers; --check decodes every picture\n", shown)
+    assert re.search(r"broken files +none\n", succeed("init", root, "--check", "--force", "--quiet").out)
+
+
+def test_a_class_whose_images_have_unknown_names_is_explained(tmp_path: Path) -> None:
+    root = lay_out(tmp_path / "images", {"ant": 3}, tests=None)
+    (root / "bee").mkdir()
+    (root / "bee" / "0.heic").write_bytes(b"x")
+    assert (
+        "one class only, ant; there is nothing to tell apart (left out: 1 .heic)"
+        in dive("init", root, "--quiet").complaint
+    )
 
 
 def test_a_folder_whose_name_cannot_be_recorded_is_one_line(tmp_path: Path) -> None:

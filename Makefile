@@ -5,7 +5,7 @@
 # make reproduce: the runs behind RESULTS.md, about an hour each on two cores; resumes where it was stopped.
 #   DATA=PATH says where CIFAR-100 is, or is downloaded to.
 # make results: RESULTS.md again from the records in results/.
-# make torture: two hundred kills at random moments; writes results/reliability/torture.json.
+# make torture: two hundred kills at random moments on the digits, 24 on photographs; writes results/reliability/.
 # All make the environment in .venv first.
 
 PYTHON ?= python3
@@ -51,6 +51,7 @@ bench-gpu: env
 
 torture: env
 	$(VENV)/bin/python tests/torture.py --kills 200 --out results/reliability/torture.json
+	$(VENV)/bin/python tests/torture.py --photographs --kills 24 --out results/reliability/photographs.json
 
 reproduce: env
 	$(VENV)/bin/python -m reproduction.runs $(if $(DATA),--data $(DATA))

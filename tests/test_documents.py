@@ -1,5 +1,6 @@
 """What the documents show is what there is: the demo's output, the README's result, and every command."""
 
+import json
 import os
 import re
 import shlex
@@ -197,3 +198,17 @@ def test_every_command_in_the_documents_can_be_given(document, command):
     assert subcommand is not None
     with subcommand.make_context(name, words, click.Context(group, **group.context_settings)):
         pass
+
+
+@pytest.mark.parametrize("name", ["torture", "photographs"])
+def test_the_reliability_page_says_what_the_records_of_kills_say(name, repository):
+    path = Path("results/reliability", f"{name}.json")
+    record = json.loads((repository / path).read_text())
+    page = (repository / "docs/reliability.md").read_text()
+    (line,) = (line for line in page.splitlines() if f"`{path}`" in line)
+    commands = ("teacher", "student", "export-logits")
+    kills = ", ".join(f"{command} {record['kills'][command]}" for command in commands)
+    told = f"{sum(record['kills'].values())} kills that hit ({kills})"
+    told += f" over {sum(record['runs'].values())} runs in {record['seconds']:.0f} s"
+    assert f"seed {record['seed']}" in line
+    assert line.endswith(f": {told}, {len(record['faults'])} faults.")

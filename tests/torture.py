@@ -1,14 +1,18 @@
-"""SIGKILL at random moments: export, teacher and student on the digits, each resumed until it is done.
+"""SIGKILL at random moments: export, teacher and student, each resumed until it is done.
 
     python tests/torture.py --kills 200 --out results/reliability/torture.json
+    python tests/torture.py --photographs --kills 24 --out results/reliability/photographs.json
 
-The suite runs it with fewer kills. A kill counts if it hit: a command that was done before is not
-counted. After each kill nothing under a final name may be half, and the result that the last resume
-ends in must be that of a run nobody killed: the cache in every byte, weights bit for bit, histories
-without gap or repeat.
+The first is of the digits; the second of a list of JPEGs that worker processes read on demand, 1, 2 and 4 of
+them in turn from attempt to attempt. The suite runs both with fewer kills. A kill counts if it hit: a command
+that was done before is not counted. After each kill nothing under a final name may be half, every process
+that the command started must end within seconds, and the result that the last resume ends in must be that of
+a run nobody killed: the cache in every byte, weights bit for bit, histories without gap or repeat.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import math
 import multiprocessing
@@ -18,7 +22,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +31,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import chain
+import photographs
+import processes
 
 from dive.cache.reader import LogitCache
 from dive.errors import DiveError
@@ -34,42 +40,78 @@ from dive.models import checkpoint
 
 EPOCHS = 8
 KILLS_A_RUN = 4  # then the run is left to end
+COUNTS = {"ant": 16, "bee": 11, "cat": 4}  # photographs of a class
+WORKERS = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is killed. commands: by name, without outputs. workers: numbers that attempts have in turn."""
+
+    commands: Mapping[str, tuple]
+    workers: tuple[int, ...] = ()
 
 
 @dataclass
 class Report:
-    """What a session of kills saw. faults: what should not have been, empty if all is well."""
+    """What a session of kills saw. faults: what should not have been, empty if all is well.
+
+    kills_by_workers: of targets that have any. slowest_end: seconds from a command's end to that of the last
+    process that it had started.
+    """
 
     kills: dict[str, int] = field(default_factory=dict)
+    kills_by_workers: dict[int, int] = field(default_factory=dict)
     runs: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    slowest_end: float = 0.0
     seconds: float = 0.0
 
 
-def commands(digits: chain.Chain) -> dict[str, tuple]:
-    """The commands to kill, each without its output."""
+def of_digits(digits: chain.Chain) -> Target:
+    """The chain on the digits."""
     training = (*chain.DIGITS, "--epochs", EPOCHS)
-    return {
-        "teacher": ("teacher", *training),
-        "student": ("student", *training, "--cache", digits.cache),
-        "export-logits": ("export-logits", *chain.DIGITS, "--teacher", digits.teacher),
-    }
+    return Target(
+        {
+            "teacher": ("teacher", *training),
+            "student": ("student", *training, "--cache", digits.cache),
+            "export-logits": ("export-logits", *chain.DIGITS, "--teacher", digits.teacher),
+        }
+    )
 
 
-def torture(digits: chain.Chain, folder: Path, kills: int, seed: int) -> Report:
+def of_photographs(folder: Path) -> Target:
+    """The chain on a list of JPEGs, which are written into `folder` with a teacher and its cache."""
+    photographs.write_all(COUNTS, folder)
+    recipe = ("--config", folder / "listed.yaml", *photographs.HERE)
+    teacher, cache = folder / "teacher.pt", folder / "cache.h5"
+    export = ("export-logits", *recipe, "--teacher", teacher, "--views", 20)
+    with contextlib.chdir(folder):  # where the index of the pictures is put
+        chain.succeed("teacher", *recipe, "--workers", 0, "--out", teacher)
+        chain.succeed(*export, "--workers", 0, "--out", cache)
+    training = (*recipe, "--epochs", EPOCHS)
+    return Target(
+        {
+            "teacher": ("teacher", *training),
+            "student": ("student", *training, "--cache", cache),
+            "export-logits": export,
+        },
+        WORKERS,
+    )
+
+
+def torture(target: Target, folder: Path, kills: int, seed: int) -> Report:
     """Kill until there were `kills` hits; folder: where to work."""
     report, generator, start = Report(), random.Random(seed), time.monotonic()
-    whole = {name: _whole(name, words, folder / "whole") for name, words in commands(digits).items()}
-    names = list(whole)
-    number = 0
+    whole = {name: _whole(name, target, folder / "whole") for name in target.commands}
+    report.kills = dict.fromkeys(whole, 0)
+    workers = itertools.cycle(target.workers or (None,))
     while sum(report.kills.values()) < kills and not report.faults:
-        name = names[number % len(names)]
-        place = folder / f"run{number}"
+        name = min(report.kills, key=lambda one: report.kills[one])  # which was killed least
+        place = folder / f"run{sum(report.runs.values())}"
         place.mkdir()
-        words = commands(digits)[name]
-        report.faults += _one_run(name, words, place, whole[name], generator, report)
+        report.faults += _one_run(name, target, place, whole[name], generator, workers, report)
         report.runs[name] = report.runs.get(name, 0) + 1
-        number += 1
     report.seconds = round(time.monotonic() - start, 1)
     return report
 
@@ -86,64 +128,91 @@ def _output(name: str, folder: Path) -> Path:
     return folder / ("cache.h5" if name == "export-logits" else f"{name}.pt")
 
 
-def _whole(name: str, words: tuple, folder: Path) -> Whole:
+def _whole(name: str, target: Target, folder: Path) -> Whole:
     folder.mkdir(exist_ok=True)
     out = _output(name, folder)
+    words = (*target.commands[name], *_option(next(iter(target.workers), None)), "--force")
     seconds = []
     for _ in range(2):  # the first also starts the server that the processes come from
         start = time.monotonic()
-        assert _run(words, out, force=True, moment=None) == 0
+        assert _run(words, out, moment=None).code == 0
         seconds.append(time.monotonic() - start)
     return Whole(out, min(seconds))
 
 
+def _option(workers: int | None) -> tuple:
+    return () if workers is None else ("--workers", workers)
+
+
 def _one_run(
-    name: str, words: tuple, folder: Path, whole: Whole, generator: random.Random, report: Report
+    name: str,
+    target: Target,
+    folder: Path,
+    whole: Whole,
+    generator: random.Random,
+    workers: Iterator[int | None],
+    report: Report,
 ) -> Iterator[str]:
     """Kill one run some times at random moments, resume it each time, and yield what was wrong."""
     out = _output(name, folder)
-    for _ in range(KILLS_A_RUN):
+    for count in itertools.islice(workers, KILLS_A_RUN):
         moment = generator.uniform(0, 1.1 * whole.seconds)
-        code = _run(words, out, force=False, moment=moment)
-        where = f"{folder.name}, {name} killed after {moment:.3f} s"
-        if code == -signal.SIGKILL:
-            report.kills[name] = report.kills.get(name, 0) + 1
-        elif code != 0:
-            yield f"{where}: exit code {code}"
+        ended = _run((*target.commands[name], *_option(count)), out, moment)
+        where = f"{folder.name}, {name}, workers {count}, killed after {moment:.3f} s"
+        if ended.code == -signal.SIGKILL:
+            report.kills[name] += 1
+            if count is not None:
+                report.kills_by_workers[count] = report.kills_by_workers.get(count, 0) + 1
+        elif ended.code != 0:
+            yield f"{where}: exit code {ended.code}"
             return
+        report.slowest_end = max(report.slowest_end, ended.lingering)
+        if ended.lingering >= processes.LAST_BREATH:
+            yield f"{where}: processes that it started outlived it"
         yield from (f"{where}: {fault}" for fault in _half(out))
         if out.exists():
             break
-    refused = (
-        1 if out.exists() else 0
-    )  # a finished result is not replaced, but what a kill left beside it goes
-    if (code := _run(words, out, force=False, moment=None)) != refused:
-        yield f"{folder.name}, {name}: the last call ended with exit code {code}"
+    # A finished result is not replaced, but what a kill left beside it goes.
+    refused = 1 if out.exists() else 0
+    ended = _run((*target.commands[name], *_option(next(workers))), out, moment=None)
+    if ended.code != refused or ended.lingering >= processes.LAST_BREATH:
+        yield f"{folder.name}, {name}: the last call ended with {ended}"
         return
     yield from (f"{folder.name}, {name}: {fault}" for fault in _differs(out, whole.path))
 
 
-def _run(words: tuple, out: Path, force: bool, moment: float | None) -> int:
-    """Run a command in a process of its own, killed after `moment` seconds; its exit code."""
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code, and the seconds that processes it had started lived on."""
+
+    code: int
+    lingering: float
+
+
+def _run(words: tuple, out: Path, moment: float | None) -> Ended:
+    """Run a command in a process of its own, killed after `moment` seconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(chain.PRELOADED)
-    every_word = [*map(str, words), "--out", str(out), *(["--force"] if force else [])]
+    every_word = [*map(str, words), "--out", str(out)]
     child = context.Process(target=_child, args=(every_word, torch.get_num_threads(), str(out.parent)))
     child.start()
+    assert child.pid is not None
     if moment is not None:
         child.join(moment)
-        if child.exitcode is None and child.pid is not None:
+        if child.exitcode is None:
             os.kill(child.pid, signal.SIGKILL)
     child.join(120)
     if child.exitcode is None:
         child.kill()
-        return 124
-    return child.exitcode
+        return Ended(124, 0.0)
+    return Ended(child.exitcode, processes.lingering(child.pid))
 
 
 def _child(words: list[str], threads: int, folder: str) -> None:
     from dive.training import loop
 
+    os.setsid()  # by which what it starts is known
+    multiprocessing.set_forkserver_preload(["dive.feeds.images"])  # for its workers, which need no more
     torch.set_num_threads(threads)
     loop.SAVING_SHARE = math.inf  # after every epoch, so that there is something to break
     os.chdir(folder)
@@ -184,8 +253,8 @@ def _differs(out: Path, whole: Path) -> Iterator[str]:
             yield "the weights differ"
         if _history(out) != _history(whole):
             yield "the history differs"
-    wanted = {path.name for path in whole.parent.iterdir() if path.stem.partition(".")[0] == out.stem}
-    left = {path.name for path in out.parent.iterdir()} - {"stderr"}
+    wanted = {name for name in chain.files_under(whole.parent) if name.startswith((f"{out.stem}.", "cache/"))}
+    left = set(chain.files_under(out.parent)) - {"stderr"}
     if left != wanted:
         yield f"files {sorted(left)}, not {sorted(wanted)}"
 
@@ -201,6 +270,7 @@ def _history(path: Path) -> list[dict]:
 def main() -> None:
     """Kill as often as asked for, print and write what was seen; exit code 1 where something was wrong."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--photographs", action="store_true", help="of JPEGs read on demand, not the digits")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -208,7 +278,8 @@ def main() -> None:
     torch.set_num_threads(min(2, torch.get_num_threads()))
     with tempfile.TemporaryDirectory(prefix="dive-torture-") as name:
         folder = Path(name)
-        report = torture(chain.Chain(folder), folder, options.kills, options.seed)
+        target = of_photographs(folder) if options.photographs else of_digits(chain.Chain(folder))
+        report = torture(target, folder, options.kills, options.seed)
     document = {"seed": options.seed, **vars(report)}
     print(json.dumps(document, indent=2))
     if options.out is not None:

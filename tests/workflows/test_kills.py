@@ -1,4 +1,4 @@
-"""Forty kills at random moments; `make torture` does two hundred."""
+"""Kills at random moments, forty on the digits and three on photographs; `make torture` does more of both."""
 
 import multiprocessing
 from pathlib import Path
@@ -12,10 +12,17 @@ from dive.cache.reader import LogitCache
 
 @pytest.mark.slow
 def test_nothing_is_lost_or_half_written_whenever_a_command_is_killed(digits, tmp_path):
-    report = torture.torture(digits, tmp_path, kills=40, seed=0)
+    report = torture.torture(torture.of_digits(digits), tmp_path, kills=40, seed=0)
     assert report.faults == []
     assert sum(report.kills.values()) >= 40
     assert all(report.kills[name] >= 5 for name in ("teacher", "student", "export-logits"))
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_and_no_worker_left_where_photographs_are_read_on_demand(tmp_path):
+    report = torture.torture(torture.of_photographs(tmp_path), tmp_path, kills=3, seed=0)
+    assert report.faults == []
+    assert sum(report.kills.values()) == sum(report.kills_by_workers.values()) >= 3
 
 
 @pytest.mark.slow

@@ -1,15 +1,18 @@
 """Networks of other families from the command line: the whole chain on a small folder of pictures."""
 
+import importlib.util
 import json
 from pathlib import Path
 
 import chain
 import folders
 import own_networks
+import photographs
 import pytest
 import torch
 import yaml
 from PIL import Image
+from torchvision.transforms import v2
 
 import dive
 from dive.models import checkpoint
@@ -76,6 +79,34 @@ def test_torchvisions_networks_go_through_the_whole_chain(recipe):
         "--set",
         "optimizer.lr=0.001",
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("torchvision/resnet18", ()),
+        pytest.param(
+            "timm/test_resnet",
+            (),
+            marks=pytest.mark.skipif(not importlib.util.find_spec("timm"), reason="timm is not installed"),
+        ),
+        ("tiny:build", ("--model", "tiny:build")),
+    ],
+)
+def test_a_network_trains_on_photographs_for_an_epoch_and_classifies_one(name, own):
+    own_networks.write()
+    photographs.write_all()
+    told = ("--config", "folder.yaml", "--set", f"model.name={name}", "--set", "views.size=32")
+    chain.succeed("teacher", *told, *ONE, "--workers", 1, "--out", "t.pt")
+    path = Path("pictures/test/bee/000.jpg")
+    predicted = chain.succeed("predict", "t.pt", path, "--top", 3, *own, "--json", "--quiet").document
+    network = dive.load_model("t.pt", own=name)
+    shown = v2.Compose([v2.Resize(round(32 * 256 / 224)), v2.CenterCrop(32), v2.PILToTensor()])
+    with torch.no_grad():
+        wanted = network(shown(Image.open(path).convert("RGB"))[None])[0].softmax(0).tolist()
+    given = {one["class"]: one["probability"] for one in predicted["images"][0]["top"]}
+    assert given == pytest.approx(dict(zip(("ant", "bee", "cat"), wanted, strict=True)), abs=1e-4)
 
 
 @pytest.fixture

@@ -82,9 +82,11 @@ def laid_over(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _state_kind(below: dict[str, Any], above: Mapping[str, Any], part: str, kind: str) -> None:
     """Write the kind that a part of `below` has unsaid into it, where `above` names one."""
-    parts = below.get(part), above.get(part)
-    if all(isinstance(one, Mapping) for one in parts) and "kind" in parts[1] and "kind" not in parts[0]:
-        below[part] = {"kind": kind, **parts[0]}
+    unsaid, named = below.get(part), above.get(part)
+    if not (isinstance(unsaid, Mapping) and isinstance(named, Mapping)):
+        return
+    if "kind" in named and "kind" not in unsaid:
+        below[part] = {"kind": kind, **unsaid}
 
 
 def build(document: Mapping[str, Any], where: str = "the recipe") -> Recipe:

@@ -121,7 +121,8 @@ def device_name(device: torch.device, threads: int | None = None) -> str:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads() if threads is None else threads} threads"
+    count = torch.get_num_threads() if threads is None else threads
+    return f"{_processor()}, {count} thread{'s' * (count > 1)}"
 
 
 def _processor() -> str:

@@ -131,7 +131,8 @@ class _Runs:
         runtime = self._choose_runtime(spec, network, inputs, state)
         self._progress.note(
             f"{spec.kind}: {spec.architecture.name}, {parameter_count(network):,} parameters, "
-            f"{spec.epochs} epochs of {spec.steps_per_epoch} steps, "
+            f"{spec.epochs} epoch{'s' * (spec.epochs > 1)} of {spec.steps_per_epoch} "
+            f"step{'s' * (spec.steps_per_epoch > 1)}, "
             f"on {device_name(self._device, runtime.threads)}"
         )
         measured = (self._prepared.evaluator, self._options.eval_every, state, self._prepared.validator)

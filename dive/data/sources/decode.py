@@ -73,11 +73,12 @@ def _named(where: str) -> Iterator[None]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{where} is far too large an image: {error}") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{where} is not a readable image: its content is no {_LISTED}") from error
+        raise DataError(f"{where} is not a readable image: its content is no {_LISTED}; {_ADVICE}") from error
     except Exception as error:  # Pillow's plugins raise nearly anything at a damaged file
-        raise DataError(f"{where} is not a readable image: {error}") from error
+        raise DataError(f"{where} is not a readable image: {error}; {_ADVICE}") from error
 
 
+_ADVICE = "repair it or remove it"
 _LISTED = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 
 

@@ -13,6 +13,11 @@ from dive.models import checkpoint
 
 SPACED = ("data_fingerprint", "weights_hash", "cache_hash", "free_views", "fixed_view", "trained_together")
 ADDED = ("group_confusion", "fingerprint_version", "digests")  # since
+ADDED_TO_RECIPES = {
+    "optimizer": ("kind", "body_factor", "clip_norm"),
+    "schedule": ("accumulate",),
+    "teacher": ("label_smoothing",),
+}
 
 
 def fingerprint(classes: list[str], keys: list[str], labels: list[int], images: list[np.ndarray]) -> str:
@@ -36,9 +41,10 @@ def recipe(document: dict[str, Any]) -> dict[str, Any]:
     old = {"source": data.pop("kind"), "path": data.pop("root", "data"), **data, "size": size}
     old |= {"mean": given["mean"], "std": given["std"]}
     views = {key: value for key, value in document["views"].items() if key != "size"}
-    optimizer = {key: value for key, value in document["optimizer"].items() if key != "kind"}
     parts = {"data": old, "views": views, "model": {"name": document["model"]["name"]}}
-    return document | parts | {"optimizer": optimizer}
+    for part, added in ADDED_TO_RECIPES.items():
+        parts[part] = {key: value for key, value in document[part].items() if key not in added}
+    return document | parts
 
 
 def record(document: dict[str, Any], data_fingerprint: str) -> dict[str, Any]:

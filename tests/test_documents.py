@@ -17,7 +17,7 @@ from dive.cli.group import group
 # What differs from run to run and from machine to machine, and what is compared in its place.
 MASKS = (
     (r"(\d+ h )?\d+ (s|min)\b", "TIME"),
-    (r"\bon .+, \d+ threads", "on PROCESSOR, N threads"),
+    (r"\bon .+, \d+ threads?", "on PROCESSOR, N threads"),
     (r"\bloss \d+\.\d+", "loss LOSS"),
     (r"\d+\.\d\d points (above|below)", "SOME points above or below"),
 )

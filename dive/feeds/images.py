@@ -21,6 +21,8 @@ from dive.views.space import SEVERAL_SIZES, DeviceSpace, HostSpace, Picture, Vie
 from dive.workers import begin_worker
 
 AHEAD = 4  # batches that each worker reads before they are needed
+# What is raised where a worker dies while a batch of it is being taken over.
+_CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)
 
 
 class Pictures(Protocol):
@@ -173,7 +175,7 @@ class StreamedImages:
         if sides is None:
             raise DataError(SEVERAL_SIZES)
         shape = (*sides, pictures.channels)
-        self._loaded = torch.zeros(batch_size if self._cuda else 0, *shape, dtype=torch.uint8, device=device)
+        self._buffer = torch.zeros(batch_size, *shape, dtype=torch.uint8, device=device)
         self._plan, self._waits = _Plan(), waits_of(device)
         self._loader = DataLoader(
             _Filling(pictures, space, shape),
@@ -208,25 +210,23 @@ class StreamedImages:
         try:
             with self._waits:
                 filled = next(self._coming)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, *_CUT_OFF) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise DataError(
-                f"a process that reads pictures died ({str(error).splitlines()[0]}); is there enough memory?"
+                f"a process that reads pictures died ({reason}); is there enough memory?"
             ) from error
         if isinstance(filled, DataError):
             try:
                 raise filled
             finally:
                 del filled  # in a cycle with its own traceback workers would live on until it is collected
-        if self._cuda:  # to one place for all batches: a captured step reads there
-            self._loaded[: len(filled)].copy_(filled, non_blocking=True)
-        else:
-            self._loaded = filled
+        self._buffer[: len(filled)].copy_(filled, non_blocking=True)  # a captured step reads there
 
     def batch(self, rows: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Views (B, channels, H, W) uint8 of the batch loaded last, in channels-last memory."""
-        loaded = self._loaded[: len(rows)]
+        loaded = self._buffer[: len(rows)]
         if self._space is not None:
             places = torch.arange(len(rows), device=self._device)
             loaded = self._space.render(self._space.prepare(loaded), places, ids)

@@ -173,6 +173,23 @@ def test_a_worker_that_dies_is_an_error_in_one_line():
     assert re.fullmatch(r"a process that reads pictures died \(.*\); is there enough memory\?", told)
 
 
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(104, "Connection reset by peer"), EOFError(), FileNotFoundError(2, "gone")]
+)
+def test_a_worker_that_dies_while_its_batch_is_taken_over_is_an_error_in_one_line(error):
+    feed = StreamedImages(OnDemand(list(PIXELS), (SIDE, SIDE)), HOST, 5, CPU, workers=0)
+
+    def coming() -> Iterator[torch.Tensor]:
+        raise error
+        yield
+
+    feed._coming = coming()
+    with pytest.raises(
+        DataError, match=r"^a process that reads pictures died \(.+\); is there enough memory\?$"
+    ):
+        feed.load()
+
+
 def test_another_error_of_a_worker_is_not_taken_for_its_death():
     class Broken(OnDemand):
         def read(self, row: int) -> np.ndarray:

@@ -180,7 +180,7 @@ def test_a_resumed_student_keeps_its_threads_and_the_next_one_does_not_take_them
     records = [json.loads(Path(name).with_suffix(".json").read_text()) for name in NAMES[:2]]
     assert [record["threads"] for record in records] == [before, before + 1]
     assert [record["device"].rsplit(", ")[-1] for record in records] == [
-        f"{count} threads" for count in (before, before + 1)
+        f"{count} thread{'s' * (count > 1)}" for count in (before, before + 1)
     ]
     assert same_weights(NAMES[0], whole / NAMES[0])
 

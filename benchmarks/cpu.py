@@ -102,7 +102,7 @@ def export(folder: Path, full: bool) -> Iterator[Figure]:
 def tune(folder: Path, full: bool) -> Iterator[Figure]:
     """The tune pass at iNaturalist's shape against a softmax pass for each pair in torch."""
     cache = _inaturalist(folder, share=1 if full else 8)
-    logits = torch.from_numpy(cache.whole())
+    logits = torch.from_numpy(cache.encoded_whole())
     peaks = []
     reading = []
 
@@ -136,7 +136,7 @@ def _inaturalist(folder: Path, share: int) -> LogitCache:
         digests=np.zeros((n, 16), np.uint8),
         classes=tuple(map(str, range(classes))),
         class_counts=np.bincount(labels, minlength=classes),
-        dtype="float16",
+        store="float16",
         identity={"scene": "random"},
         facts={"clean_id": 0},
     )
@@ -183,7 +183,7 @@ def reading(folder: Path, full: bool) -> Iterator[Figure]:
     resident, path = scene.logits.feed(GATHER), scene.cache.path
     with h5py.File(path) as file:
         offset = file["logits"].id.get_offset()
-    mapped = np.memmap(path, scene.cache.dtype, "r", offset=offset, shape=scene.cache.shape)
+    mapped = np.memmap(path, np.float16, "r", offset=offset, shape=scene.cache.shape)
     n, views, _ = mapped.shape
     draws = np.random.default_rng(0).integers(0, (n, views), (200, GATHER, 2))
     as_torch = [(torch.from_numpy(draw[:, 0].copy()), torch.from_numpy(draw[:, 1].copy())) for draw in draws]

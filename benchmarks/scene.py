@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dive.cache.encodings.codec import Head
+from dive.cache.encodings.registry import ENCODINGS
 from dive.cache.reader import LogitCache
 from dive.cache.writer import CacheWriter, Content
 from dive.data.longtail import Samples, class_counts
@@ -32,6 +34,9 @@ from dive.views.registry import view_space
 from dive.workflows.results import architecture_of
 
 CLASSES = 100
+HEAD = Head(
+    np.random.default_rng(1).standard_normal((CLASSES, 64), dtype=np.float32), np.zeros(CLASSES, np.float32)
+)
 
 
 class RememberedViews:
@@ -108,6 +113,7 @@ class Scene:
         self.labels = torch.from_numpy(labels).to(device)
         self.views = np.tile(np.arange(self.space.size, dtype=np.int32), (len(labels), 1))
         self.place = np.arange(len(labels))
+        self._stored: dict[str, LogitCache] = {}
 
     def network(self, seed: int = 0) -> Network:
         """A ResNet-32 in the memory layout of training."""
@@ -140,8 +146,8 @@ class Scene:
             made.append(feed.batch(*places))
         return made
 
-    def content(self, samples: int | None = None) -> Content:
-        """What an all-views cache of the first samples holds besides its logits."""
+    def content(self, samples: int | None = None, store: str = "float16") -> Content:
+        """What an all-views cache of the first samples holds besides its rows."""
         n = len(self.samples) if samples is None else samples
         return Content(
             views=self.views[:n],
@@ -150,15 +156,23 @@ class Scene:
             digests=self.samples.digests[:n],
             classes=self.samples.classes,
             class_counts=np.bincount(self.samples.labels[:n], minlength=CLASSES),
-            dtype="float16",
+            store=store,
             identity={"scene": "random"},
             facts={"clean_id": self.space.clean_id},
+            head=HEAD if ENCODINGS[store].of_features else None,
         )
 
     @cached_property
     def cache(self) -> LogitCache:
         """An all-views cache of random logits."""
         return write_cache(self.folder / "scene.h5", self.content())
+
+    def stored_cache(self, store: str) -> LogitCache:
+        """An all-views cache of random rows in an encoding."""
+        if store not in self._stored:
+            path = self.folder / f"scene-{store}.h5"
+            self._stored[store] = write_cache(path, self.content(store=store))
+        return self._stored[store]
 
     @cached_property
     def logits(self) -> CachedLogits:
@@ -170,7 +184,8 @@ class Scene:
     ) -> Student:
         """A student, or without a source one that trains on the labels alone.
 
-        source: `cache` (resident), `streamed` or `online`: where the teacher's logits come from.
+        source: where the teacher's logits come from: `cache` (resident), `streamed`, `online`, or the name of
+        an encoding, for a resident cache in it.
         """
         recipe = recipe or self.recipe
         d, size = recipe.distillation, recipe.schedule.batch_size
@@ -202,17 +217,19 @@ class Scene:
             return OnlineTeacher(self.network(1).eval(), views, self.runtime)
         if source == "streamed":
             return StreamedLogits(self.cache, self.place, size, self.device)
+        if source in ENCODINGS:
+            return CachedLogits(self.stored_cache(source), self.place, self.device).feed(size)
         assert self.logits.resident, "the cache of the scene does not fit on the device"
         return self.logits.feed(size)
 
 
 def write_cache(path: Path, content: Content) -> LogitCache:
-    """A cache of random logits: one random block, with which all are filled."""
-    n, v, c = content.shape
+    """A cache of random rows: one random block, with which all are filled."""
+    _, v, _ = content.shape
     path.unlink(missing_ok=True)
     with CacheWriter(path, content) as writer:
         rows = writer.rows(0).stop
-        block = np.random.default_rng(0).standard_normal((rows, v, c), dtype=np.float32) * 3
+        block = np.random.default_rng(0).standard_normal((rows, v, content.codec.width), dtype=np.float32) * 3
         for number in range(writer.blocks):
             part = writer.rows(number)
             writer.write(number, block[: part.stop - part.start])

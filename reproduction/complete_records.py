@@ -34,7 +34,7 @@ def completed(record: dict[str, Any]) -> dict[str, Any]:
     """A student's record with what it lacks, beside what it says of its cache already."""
     unbounded = record["recipe"]["views"]["kind"] == "autoaugment"
     views = "clean" if record["free_views"] else "50" if unbounded else "all"
-    told = {"cache": {"views": views, "view_seed": 0, "dtype": "float16"}, "fixed_view": False}
+    told = {"cache": {"views": views, "view_seed": 0, "store": "float16"}, "fixed_view": False}
     entries: dict[str, Any] = {}
     for key, value in record.items():
         entries[key] = value

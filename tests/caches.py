@@ -1,4 +1,4 @@
-"""Small logit caches of any content, for tests that need no teacher."""
+"""Small logit caches of any content and encoding, for tests that need no teacher."""
 
 import struct
 import zlib
@@ -10,6 +10,8 @@ import h5py
 import numpy as np
 
 from dive.cache import seal
+from dive.cache.encodings.codec import Head
+from dive.cache.encodings.registry import ENCODINGS
 from dive.cache.reader import LogitCache
 from dive.cache.writer import CacheWriter, Content, block_rows
 
@@ -25,17 +27,36 @@ def random_logits(n: int, v: int, c: int, seed: int = 0, scale: float = 3.0) -> 
     return (np.random.default_rng(seed).standard_normal((n, v, c)) * scale).astype(np.float32)
 
 
+STORES = list(ENCODINGS)
+MORE_FEATURES = 3  # than classes, of caches of features
+
+
+def values(store: str, n: int, v: int, c: int, seed: int = 0, scale: float = 3.0) -> np.ndarray:
+    """What an encoding stores: logits (N, V, C), or features (N, V, C + 3), of both signs."""
+    width = c + MORE_FEATURES if ENCODINGS[store].of_features else c
+    return random_logits(n, v, width, seed, scale)
+
+
+def head(classes: int, seed: int = 5) -> Head:
+    """The head of caches of features with so many classes."""
+    generator = np.random.default_rng(seed)
+    weight = generator.standard_normal((classes, classes + MORE_FEATURES)).astype(np.float32)
+    return Head(weight, generator.standard_normal(classes).astype(np.float32))
+
+
 def content_for(
     logits: np.ndarray,
     *,
     labels: Iterable[int] | None = None,
     views: np.ndarray | None = None,
-    dtype: str = "float16",
+    store: str = "float16",
     clean_id: int = 0,
     **changes: Any,
 ) -> Content:
-    """Everything of a cache besides its logits (N, V, C); labels go round the classes if not given."""
+    """Everything of a cache besides its `values` (N, V, …); labels go round the classes if not given."""
     n, v, c = logits.shape
+    of_features = ENCODINGS[store].of_features
+    c -= MORE_FEATURES if of_features else 0
     labels = np.arange(n) % c if labels is None else np.asarray(labels, dtype=np.int64)
     return Content(
         views=np.tile(np.arange(v, dtype=np.int32), (n, 1)) if views is None else views,
@@ -44,7 +65,8 @@ def content_for(
         digests=changes.get("digests", np.zeros((n, 16), dtype=np.uint8)),
         classes=changes.get("classes", tuple(f"class {label}" for label in range(c))),
         class_counts=np.bincount(labels, minlength=c),
-        dtype=dtype,
+        store=store,
+        head=changes.get("head", head(c)) if of_features else None,
         identity=changes.get("identity", IDENTITY),
         facts=changes.get("facts", {"precision": "fp32", "clean_id": clean_id, "teacher": {}}),
     )
@@ -71,13 +93,13 @@ def resealed(path: Path, change: Callable[[h5py.File], None]) -> None:
     with h5py.File(path, "r+") as file:
         change(file)
     with h5py.File(path, "r+") as file:
-        logits = file["logits"]
-        rows = block_rows(logits.shape[1])
-        blocks = [logits[start : start + rows] for start in range(0, logits.shape[0], rows)]
+        table = file[table_of(file)]
+        rows = block_rows(table.shape[1])
+        blocks = [table[start : start + rows] for start in range(0, table.shape[0], rows)]
         crcs = np.array([zlib.crc32(block.tobytes()) for block in blocks], dtype=np.uint32)
         file["block_crc32"][:] = crcs
-        place = (logits.id.get_offset(), logits.id.get_storage_size())
-        block_bytes = rows * logits.shape[1] * logits.shape[2] * logits.dtype.itemsize
+        place = (table.id.get_offset(), table.id.get_storage_size())
+        block_bytes = rows * table.nbytes // table.shape[0]
     with open(path, "r+b") as file:
         seal.write(file, crcs, place, block_bytes)
 
@@ -91,20 +113,41 @@ def edited(part: Path, change: Callable[[h5py.File], None]) -> None:
     part.write_bytes(part.read_bytes().ljust(length, b"\0")[:length] + whole[length:])
 
 
+def table_of(file: h5py.File) -> str:
+    """The name of the data set that holds the rows."""
+    return "features" if "features" in file else "logits"
+
+
 def stored(path: Path) -> np.ndarray:
-    """The logits (N, V, C) that a cache's file holds, as h5py reads them."""
+    """The rows (N, V, …) that a cache's file holds, as h5py reads them."""
     with h5py.File(path, "r") as file:
-        return file["logits"][:]
+        return file[table_of(file)][:]
+
+
+def decoded(path: Path) -> np.ndarray:
+    """The logits (N, V, C) of a cache's file in float64, computed by the formulas of the format."""
+    with h5py.File(path, "r") as file:
+        rows = file[table_of(file)][:]
+        if rows.dtype.names:
+            found = rows["values"].astype(np.float64) * rows["scale"].astype(np.float64)[..., None]
+            if "offset" in rows.dtype.names:
+                found += rows["offset"].astype(np.float64)[..., None]
+        else:
+            found = rows.astype(np.float64)
+        if "head_weight" not in file:
+            return found
+        weight, bias = (file[name][:].astype(np.float64) for name in ("head_weight", "head_bias"))
+        return np.einsum("nvd,cd->nvc", found, weight) + bias
 
 
 def offset(path: Path) -> int:
-    """Where the logits begin in a cache's file, in bytes."""
+    """Where the rows begin in a cache's file, in bytes."""
     with h5py.File(path, "r") as file:
-        return file["logits"].id.get_offset()
+        return file[table_of(file)].id.get_offset()
 
 
 def write_cache(path: Path, logits: np.ndarray, **options: Any) -> LogitCache:
-    """A finished cache of these logits (N, V, C), opened for reading."""
+    """A finished cache of these `values` (N, V, …), opened for reading."""
     content = content_for(logits, **options)
     with CacheWriter(path, content) as writer:
         for block in writer.missing():

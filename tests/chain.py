@@ -223,6 +223,11 @@ class Chain:
         return self._export("all.h5")
 
     @cached_property
+    def features_cache(self) -> Path:
+        """All nine views, the features."""
+        return self._export("features.h5", "--store", "features")
+
+    @cached_property
     def clean_cache(self) -> Path:
         """The clean view alone."""
         return self._export("clean.h5", "--views", "clean")

@@ -55,7 +55,7 @@ def record(document: dict[str, Any], data_fingerprint: str) -> dict[str, Any]:
     old |= {"recipe": recipe(document["recipe"]), "architecture": architecture}
     if "cache" in old:
         cache = document["cache"]
-        old["cache"] = {"views": cache["views"], "view seed": cache["view_seed"], "dtype": cache["dtype"]}
+        old["cache"] = {"views": cache["views"], "view seed": cache["view_seed"], "dtype": cache["store"]}
     return old | {"data fingerprint": data_fingerprint}
 
 

@@ -225,7 +225,7 @@ def _half(out: Path) -> Iterator[str]:
     """What stands under a final name and is not whole."""
     if out.exists():
         try:
-            LogitCache(out).whole() if out.suffix == ".h5" else checkpoint.load_finished(out)
+            LogitCache(out).encoded_whole() if out.suffix == ".h5" else checkpoint.load_finished(out)
         except DiveError as error:
             yield f"a half result: {error}"
     for path in out.parent.glob("*.state"):

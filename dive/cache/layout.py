@@ -1,4 +1,4 @@
-"""The layout of a logit cache: every byte of its file besides the logits, computed in memory.
+"""The layout of a logit cache: every byte of its file besides the rows, computed in memory.
 
 HDF5 lays the file out, but into memory: the library crashes where a disk fills or a file may not grow,
 and it believes what a damaged or hostile file says. What it laid out is written to the disk, compared
@@ -10,26 +10,30 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import h5py
 import numpy as np
 
 from dive.cache import seal
-from dive.cache.reader import FORMAT, VERSION
+from dive.cache.encodings.codec import Codec, Head
+from dive.cache.encodings.registry import ENCODINGS
+from dive.cache.tables import FORMAT, HEAD, VERSION
 
 _PAGE = 1 << 16
-_ALIGNMENT = 64  # bytes, of every table: the logits are mapped and used in place
+_ALIGNMENT = 64  # bytes, of every table: the rows are mapped and used in place
 _BLOCK_TABLES = {"block_crc32": "<u4", "block_done": "u1", "block_correct": "<u4"}
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a cache is made of besides the logits.
+    """What a cache is made of besides its rows.
 
     views: (N, V) view ids. labels: (N,). keys: N texts. digests: (N, 16) uint8, of the images.
-    classes: C names. class_counts: (C,). identity: nested plain values that must be equal for an
-    unfinished export to be resumed. facts: further plain values to record (precision, versions, …).
+    classes: C names. class_counts: (C,). store: the name of its encoding. identity: nested plain values
+    that must be equal for an unfinished export to be resumed. facts: further plain values to record
+    (precision, versions, …). head: of an encoding of features.
     """
 
     views: np.ndarray
@@ -38,22 +42,28 @@ class Content:
     digests: np.ndarray
     classes: tuple[str, ...]
     class_counts: np.ndarray
-    dtype: str
+    store: str
     identity: dict[str, Any]
     facts: dict[str, Any]
+    head: Head | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(N, V, C)."""
         return (*self.views.shape, len(self.classes))
 
+    @cached_property
+    def codec(self) -> Codec:
+        """How its rows are encoded."""
+        return Codec(ENCODINGS[self.store], len(self.classes), self.head)
+
     @property
     def bytes(self) -> int:
         """Size of the file, but for some kilobytes of HDF5's own."""
-        n, v, c = self.shape
+        n, v, _ = self.shape
         keys = n * max(len(key.encode()) for key in self.keys)
-        tables = (self.views, self.labels, self.digests)
-        return n * v * c * np.dtype(self.dtype).itemsize + sum(table.nbytes for table in tables) + keys
+        tables = [self.views, self.labels, self.digests, *_head_tables(self.head).values()]
+        return n * v * self.codec.row.itemsize + sum(table.nbytes for table in tables) + keys
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,7 @@ class Place:
 class Layout:
     """A cache's file as it is before the first row: all blocks to do, not complete, not sealed.
 
-    length: of the file in bytes. logits, block_crc32, block_done, block_correct: where these tables lie.
+    length: of the file in bytes. rows, block_crc32, block_done, block_correct: where these tables lie.
     complete: the place of the byte that says so. digest: SHA-256 in hexadecimal of every byte that never
     changes again, and of its place.
     """
@@ -81,7 +91,7 @@ class Layout:
         self._memory = memory
         self.length = len(memory)
         self.complete = complete
-        self.logits = tables["logits"]
+        self.rows = tables["rows"]
         self.block_crc32, self.block_done, self.block_correct = (tables[name] for name in _BLOCK_TABLES)
         changing = [Place(0, room), complete, *tables.values()]
         self._fixed = _between(changing, self.length)
@@ -96,8 +106,8 @@ class Layout:
                 yield start, self._memory.at(start, min(1 << 20, place.stop - start))
 
     def write(self, handle: int) -> None:
-        """Write everything but the logits to an empty file; raises OSError."""
-        for offset, content in self._pieces(_between([self.logits], self.length)):
+        """Write everything but the rows to an empty file; raises OSError."""
+        for offset, content in self._pieces(_between([self.rows], self.length)):
             write_at(handle, content, offset)
 
     def damage(self, handle: int) -> list[tuple[int, bytes]]:
@@ -118,6 +128,7 @@ def lay_out(content: Content, producer: str, blocks: int) -> Layout:
         for key, value in {
             "format": FORMAT,
             "version": VERSION,
+            "encoding": content.store,
             "producer": producer,
             "identity": json.dumps(content.identity),
             "facts": json.dumps(content.facts),
@@ -129,12 +140,13 @@ def lay_out(content: Content, producer: str, blocks: int) -> Layout:
             file[name] = np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded))))
         file["labels"], file["views"] = content.labels, content.views
         file["class_counts"], file["digests"] = content.class_counts, content.digests
-        _allocate_logits(file, content)
+        for name, table in _head_tables(content.head).items():
+            file[name] = table
+        _allocate_rows(file, content)
         for name, kind in _BLOCK_TABLES.items():
             file[name] = np.zeros(blocks, dtype=kind)
-        tables = {
-            name: Place(file[name].id.get_offset(), file[name].nbytes) for name in ("logits", *_BLOCK_TABLES)
-        }
+        places = {"rows": content.codec.encoding.table} | {name: name for name in _BLOCK_TABLES}
+        tables = {what: Place(file[name].id.get_offset(), file[name].nbytes) for what, name in places.items()}
         file.flush()
         memory.watch()
         file.attrs.modify("complete", np.bool_(False))
@@ -142,14 +154,23 @@ def lay_out(content: Content, producer: str, blocks: int) -> Layout:
     return Layout(memory, tables, Place(complete, 1), room)
 
 
-def _allocate_logits(file: h5py.File, content: Content) -> None:
+def _head_tables(head: Head | None) -> dict[str, np.ndarray]:
+    """The tables of a head, little-endian."""
+    if head is None:
+        return {}
+    return {name: table.astype("<f4") for name, table in zip(HEAD, (head.weight, head.bias), strict=True)}
+
+
+def _allocate_rows(file: h5py.File, content: Content) -> None:
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_layout(h5py.h5d.CONTIGUOUS)
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     plan.set_obj_track_times(False)  # the same content makes the same bytes
-    kind = h5py.h5t.py_create(np.dtype(content.dtype).newbyteorder("<"))
-    h5py.h5d.create(file.id, b"logits", kind, h5py.h5s.create_simple(content.shape), plan)
+    codec = content.codec
+    space = h5py.h5s.create_simple((*content.views.shape, *codec.row.shape))
+    name = codec.encoding.table.encode()
+    h5py.h5d.create(file.id, name, h5py.h5t.py_create(codec.row.base, logical=True), space, plan)
 
 
 def _between(places: list[Place], length: int) -> list[Place]:

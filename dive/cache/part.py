@@ -18,7 +18,8 @@ from typing import Any
 from dive import files, outputs
 from dive.cache import seal
 from dive.cache.layout import read_at
-from dive.cache.reader import FOREIGN, FORMAT, LogitCache
+from dive.cache.reader import LogitCache
+from dive.cache.tables import FOREIGN, FORMAT
 from dive.errors import CacheError, OutputError
 
 VERSION = 1

@@ -1,7 +1,7 @@
 """The seal of a logit cache: what proves the file before any HDF5 code reads it.
 
-It lies in the HDF5 file's user block and holds SHA-256 of every byte outside `/logits`, the place
-of `/logits`, the file's length, and the table of CRC32s, one for each block of rows.
+It lies in the HDF5 file's user block and holds SHA-256 of every byte outside the rows, the place of
+the rows, the file's length, and the table of CRC32s, one for each block of rows.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from dive.files import open_regular
 from dive.outputs import Kind
 
 VERSION = 1
-# magic, version, number of blocks, SHA-256, offset and length of /logits, file length, bytes a block
+# magic, version, number of blocks, SHA-256, offset and length of the rows, file length, bytes a block
 _SEAL = struct.Struct("<8sII32sQQQQ")
 _MAGIC = b"DIVESEAL"
 _DIGEST = slice(16, 48)
@@ -63,7 +63,7 @@ def write(
 ) -> None:
     """Seal a finished file, open for reading and writing; the whole user block is written.
 
-    crcs: a CRC32 for each block of rows. place: offset and length of /logits in bytes. length: of the
+    crcs: a CRC32 for each block of rows. place: offset and length of the rows in bytes. length: of the
     finished file, where more follows that will be cut off. A seal that is right already is not touched,
     so that it stays whole if this is killed. Raises OSError.
     """
@@ -80,7 +80,7 @@ def write(
 
 
 def _digest(file: BinaryIO, start: bytes, place: tuple[int, int], length: int) -> bytes:
-    """SHA-256 of every byte outside /logits, the digest's own field counted as zeros.
+    """SHA-256 of every byte outside the rows, the digest's own field counted as zeros.
 
     start: what the file begins with, at least the seal without its CRCs.
     """
@@ -104,7 +104,7 @@ def is_sealed(start: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Seal:
-    """A seal that was checked: its digest, the place of /logits, and the CRC32 of each block."""
+    """A seal that was checked: its digest, the place of the rows, and the CRC32 of each block."""
 
     digest: bytes
     offset: int

@@ -6,6 +6,7 @@ import numpy as np
 
 from dive.cache.reader import LogitCache
 from dive.errors import CacheError, DiveError
+from dive.printable import excerpt
 from dive.randomness import key_hashes, stored_choice
 from dive.views.registry import described_space
 from dive.views.space import ViewSpace
@@ -64,16 +65,17 @@ def space_of(cache: LogitCache) -> ViewSpace | None:
 
 
 def require_stated_views(cache: LogitCache) -> None:
-    """Raise CacheError unless a cache's view ids, type and clean id are those of its identity.
+    """Raise CacheError unless a cache's view ids, encoding and clean id are those of its identity.
 
     The ids must be of its view space, and where the identity says that they are the whole space, the clean
     view or a seeded draw, those very ids. The first that is not is named with its sample's key. What a
     cache does not state cannot be false.
     """
     identity, space = cache.identity, space_of(cache)
-    if identity.get("dtype", cache.dtype.name) != cache.dtype.name:
+    if identity.get("store", cache.store) != cache.store:
         raise CacheError(
-            f"{cache.path} says its logits are {identity['dtype']}, they are {cache.dtype}; export it again"
+            f"{cache.path} says its rows are {excerpt(identity['store'])}, they are {cache.store}; "
+            "export it again"
         )
     if space is None:
         return

@@ -17,7 +17,7 @@ from dive import files, outputs
 from dive.cache import seal
 from dive.cache.layout import Content, Layout, Place, lay_out, read_at, write_at
 from dive.cache.part import Record, begun, open_part, part_path, require_own_files
-from dive.cache.reader import correct_views, crc
+from dive.cache.reader import crc
 from dive.errors import CacheError, OutputError
 from dive.recipe.documents import differences
 from dive.version import __version__
@@ -43,12 +43,11 @@ class CacheWriter:
     def __init__(self, path: Path, content: Content) -> None:
         self._path, self._part = path, part_path(path)
         require_own_files(path)
-        n, v, c = content.shape
+        n, v, _ = content.shape
         self._samples, self._rows_a_block = n, block_rows(v)
         self.blocks = -(-n // self._rows_a_block)
-        self._labels, self._row_shape = content.labels, (v, c)
-        self._dtype = np.dtype(content.dtype).newbyteorder("<")
-        self._row_bytes = v * c * self._dtype.itemsize
+        self._labels, self._views, self._codec = content.labels, v, content.codec
+        self._sample_bytes = v * self._codec.row.itemsize
         record, producer = begun(self._part), f"dive {__version__}"
         if record is not None:
             _require_same(self._part, record, content.identity)
@@ -105,17 +104,18 @@ class CacheWriter:
         return [
             block
             for block in range(self.blocks)
-            if done[block] != 1 or self._of_stored(block) != (crcs[block], correct[block])
+            if done[block] != 1 or not self._is_stored(block, crcs[block], int(correct[block]))
         ]
 
-    def _of_stored(self, block: int) -> tuple[int, int]:
-        """CRC32 of a block's rows as they lie on the disk, and in how many views they are right."""
+    def _is_stored(self, block: int, wanted_crc: int, correct: int) -> bool:
+        """Whether a block's rows, as they lie on the disk, have this CRC32 and are right in so many views."""
         rows = self.rows(block)
         count = rows.stop - rows.start
-        offset = self._layout.logits.offset + rows.start * self._row_bytes
-        content = read_at(self._handle, count * self._row_bytes, offset)
-        stored = np.frombuffer(content, self._dtype).reshape(count, *self._row_shape)
-        return crc(stored), correct_views(stored, self._labels[rows])
+        offset = self._layout.rows.offset + rows.start * self._sample_bytes
+        content = read_at(self._handle, count * self._sample_bytes, offset)
+        row = self._codec.row
+        stored = np.frombuffer(content, row.base).reshape(count, self._views, *row.shape)
+        return crc(stored) == wanted_crc and self._codec.confirms(stored, self._labels[rows], correct)
 
     def _table(self, place: Place, kind: str) -> np.ndarray:
         return np.frombuffer(read_at(self._handle, place.size, place.offset), kind)
@@ -127,20 +127,21 @@ class CacheWriter:
             error.filename = str(self._part)
             raise
 
-    def write(self, block: int, logits: np.ndarray) -> None:
-        """Write a block's logits (rows, V, C); raises CacheError where they are not finite."""
-        with np.errstate(over="ignore"):
-            stored = logits.astype(self._dtype, copy=False)
-        if not np.isfinite(stored).all():
-            raise CacheError(
-                f"{self._path}: the teacher's logits are not finite in {stored.dtype} "
-                f"(samples {self.rows(block).start} to {self.rows(block).stop - 1}); "
-                "try --dtype float32, or another teacher"
-            )
+    def write(self, block: int, values: np.ndarray) -> None:
+        """Write a block's logits (rows, V, C) or, of an encoding of features, those (rows, V, D).
+
+        Raises CacheError where they are not finite as they are stored.
+        """
         rows, tables = self.rows(block), self._layout
-        stored = np.ascontiguousarray(stored)
-        self._put(stored.view("u1").reshape(-1).data, tables.logits.offset + rows.start * self._row_bytes)
-        correct = correct_views(stored, self._labels[rows])
+        try:
+            stored = self._codec.encode(values)
+        except ValueError as error:
+            raise CacheError(
+                f"{self._path}: the teacher's {error} (samples {rows.start} to {rows.stop - 1}); "
+                "try --store float32, or another teacher"
+            ) from error
+        self._put(stored.reshape(-1).view("u1").data, tables.rows.offset + rows.start * self._sample_bytes)
+        correct = self._codec.correct(stored, self._labels[rows])
         self._put(crc(stored).to_bytes(4, "little"), tables.block_crc32.offset + 4 * block)
         self._put(correct.to_bytes(4, "little"), tables.block_correct.offset + 4 * block)
         self._put(
@@ -155,9 +156,9 @@ class CacheWriter:
         layout = self._layout
         self._put(b"\1", layout.complete.offset)
         crcs = self._table(layout.block_crc32, "<u4")
-        place = (layout.logits.offset, layout.logits.size)
+        place = (layout.rows.offset, layout.rows.size)
         with os.fdopen(os.dup(self._handle), "r+b") as file:
-            seal.write(file, crcs, place, self._rows_a_block * self._row_bytes, layout.length)
+            seal.write(file, crcs, place, self._rows_a_block * self._sample_bytes, layout.length)
         os.fsync(self._handle)
         os.ftruncate(self._handle, layout.length)
         os.fsync(self._handle)
@@ -185,7 +186,7 @@ def _require_same(part: Path, record: Record, identity: dict[str, Any]) -> None:
     if record.block_rows != (rows := block_rows(record.shape[1])):
         raise OutputError(
             f"{part} has blocks of {record.block_rows} samples, here of {rows}: its tables do not fit its "
-            "logits; --force starts over"
+            "rows; --force starts over"
         )
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from dive.cache.encodings.registry import DEFAULT, ENCODINGS
 from dive.cli import options
 from dive.workflows.places import cache_of, checkpoint_of
 
@@ -20,11 +21,11 @@ from dive.workflows.places import cache_of, checkpoint_of
     help="Views of each image: the whole space, the clean one, or K drawn by seed [all; AutoAugment: 50].",
 )
 @click.option(
-    "--dtype",
-    type=click.Choice(["float16", "float32"]),
-    default="float16",
+    "--store",
+    type=click.Choice(list(ENCODINGS)),
+    default=DEFAULT,
     show_default=True,
-    help="How the logits are stored.",
+    help="What the cache holds of a view: its logits, or the input of the teacher's last Linear.",
 )
 @click.option("--out", type=options.FILE, help="Cache to write [cache/<recipe>.h5].")
 @options.apply(
@@ -41,7 +42,7 @@ from dive.workflows.places import cache_of, checkpoint_of
 def command(
     teacher: Path | None,
     views: str | None,
-    dtype: str,
+    store: str,
     out: Path | None,
     config: Path | None,
     assignments: tuple[str, ...],
@@ -55,8 +56,11 @@ def command(
 ) -> None:
     """Run the teacher once over every view and keep its logits.
 
-    Says how large the file will be before it starts. Started again after a stop, it resumes
-    with the first block that is missing.
+    Says how large the file will be before it starts, and how large with every --store. float16 and float32
+    keep logits as they are, int8 with a scale and an offset for each view. features keeps what the teacher's
+    last linear layer turns into logits, in float16, and that layer once: smaller where there are fewer
+    features than classes, and more exact than float16 logits; features-int8 keeps it in int8. Started again
+    after a stop, it resumes with the first block that is missing.
     """
     recipe = options.read_recipe(config, assignments, data__root=data, precision=precision)
     from dive.cli.tables import cell, new_table, print_table
@@ -68,7 +72,7 @@ def command(
         teacher=teacher or checkpoint_of(recipe, "teacher"),
         out=out or cache_of(recipe),
         views=views,
-        dtype=dtype,
+        store=store,
         device=device,
         force=force,
         workers=workers,
@@ -79,11 +83,11 @@ def command(
         return
     n, v, c = exported.record["shape"]
     table = new_table(
-        f"Logit cache {exported.path}", ["teacher"], ["samples", "views", "classes", "dtype", "size"]
+        f"Logit cache {exported.path}", ["teacher"], ["samples", "views", "classes", "store", "size"]
     )
     exported_model = exported.record["teacher"]
     size = readable_size(exported.record["bytes"])
     table.add_row(
-        cell(model_name(exported_model["kind"], exported_model)), f"{n:,}", f"{v}", f"{c}", dtype, size
+        cell(model_name(exported_model["kind"], exported_model)), f"{n:,}", f"{v}", f"{c}", store, size
     )
     print_table(table)

@@ -99,7 +99,7 @@ def _shape(document: dict[str, Any]) -> str:
     if "samples" not in document:
         return ""
     shape = f"{document['samples']} samples × {document['views']} views × {document['classes']} classes"
-    return f"{shape}, {document['dtype']}" if "dtype" in document else shape
+    return f"{shape}, {document['store']}" if "store" in document else shape
 
 
 def _teacher(facts: Any, weights: Any) -> str:

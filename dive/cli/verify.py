@@ -14,14 +14,18 @@ from dive.cli import options
     "--sample",
     type=options.Whole(1, 10**9),
     metavar="N",
-    help="Run the teacher again on N random (sample, view) pairs.",
+    help="N random (sample, view) pairs, for --teacher or --against.",
 )
-@click.option("--teacher", type=options.FILE, help="With --sample: the teacher's checkpoint.")
+@click.option(
+    "--teacher", type=options.FILE, help="With --sample: the teacher's checkpoint, to run it again."
+)
+@click.option("--against", type=options.FILE, help="A cache of the same samples and views, taken as exact.")
 @options.apply(options.data, options.device, options.own, options.seed, options.as_json, options.quiet)
 def command(
     cache: Path,
     sample: int | None,
     teacher: Path | None,
+    against: Path | None,
     data: str | None,
     device: str,
     own: tuple[str, ...],
@@ -34,26 +38,34 @@ def command(
     Seal, CRCs, shapes, finiteness, labels against class counts, view ids against the space or the draw
     that the cache says they are of, and that the teacher is right in as many views as the export counted,
     which rows that slipped against their labels are not. With --sample and
-    --teacher the teacher itself is asked again; --data says where the images are, --seed which pairs.
+    --teacher the teacher itself is asked again; --data says where the images are, --seed which pairs. With
+    --against the logits of another cache take its place. Either way it shows how far the stored targets are
+    from the exact ones: KL(exact ‖ stored) in nats at T = τ/p = 1, 2, 6 and 12, and as a share of
+    KL(exact ‖ uniform), what the target tells.
     """
+    from dive.cache.reader import LogitCache
+    from dive.workflows.fidelity import compare
     from dive.workflows.verify import sample as run_again
     from dive.workflows.verify import verify
 
-    if (sample is None) != (teacher is None):
-        raise click.UsageError("--sample N and --teacher FILE belong together")
+    if (sample is None) if teacher else (sample is not None and against is None):
+        raise click.UsageError("--sample N and --teacher FILE, or --against FILE, belong together")
     progress = options.reporter(quiet)
     verified = verify(cache, progress)
     document: dict[str, Any] = {
         "cache": str(cache),
         "hash": verified.hash,
         "shape": list(verified.shape),
+        "store": verified.store,
         "stored_views_accuracy": verified.accuracy,
     }
     if sample is not None and teacher is not None:
         count = min(sample, verified.shape[0] * verified.shape[1])
-        document["sampled"] = vars(
-            run_again(verified, teacher, count, seed or 0, data, device, progress, own)
-        )
+        again = run_again(verified, teacher, count, seed or 0, data, device, progress, own)
+        document["sampled"] = again.document()
+    if against is not None:
+        compared = compare(verified, LogitCache(against), sample, seed or 0, progress)
+        document["against"] = {"cache": str(against), **compared.document()}
     if as_json:
         options.print_json(document)
     else:
@@ -79,4 +91,24 @@ def _print_table(document: dict[str, Any]) -> None:
                 f"(rounding: up to {again['allowed']:.3g}), top-1 agreement {percent(again['agreement'])} %"
             ),
         )
+    if other := document.get("against"):
+        table.add_row(
+            cell(f"against {other['cache']}"),
+            f"{other['pairs']} views: largest difference {other['largest']:.3g}, "
+            f"top-1 agreement {percent(other['agreement'])} %",
+        )
+    print_table(table)
+    for part in ("sampled", "against"):
+        if part in document:
+            _print_fidelity(document[part]["fidelity"], document["store"])
+
+
+def _print_fidelity(fidelity: list[dict[str, float | None]], store: str) -> None:
+    from dive.cli.tables import ABSENT, new_table, print_table
+
+    columns = ["T = τ/p", "KL(exact ‖ stored)", "KL(exact ‖ uniform)", "share"]
+    table = new_table(f"Targets from {store}, mean over views in nats", [], columns)
+    for one in fidelity:
+        share = ABSENT if one["share"] is None else f"{100 * one['share']:.2g} %"
+        table.add_row(f"{one['temperature']:g}", f"{one['kl']:.2g}", f"{one['signal']:.3f}", share)
     print_table(table)

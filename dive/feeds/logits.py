@@ -2,11 +2,12 @@
 
 A cache that fits lies on the training device (on a CPU it is the memory-mapped file itself) and a
 batch is one gather there. A larger one stays in its file: a thread gathers the rows of the coming
-steps into pinned memory while the device computes.
+steps into pinned memory while the device computes. Either way rows travel as they are stored, and a
+batch of them is decoded on the device.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import torch
 
 from dive.cache.reader import LogitCache
 from dive.feeds.feed import Batch, Feed, fits
+from dive.files import readable_size
 
 AHEAD = 4  # batches gathered before they are needed
 
@@ -30,13 +32,21 @@ class CachedLogits:
         self._cache, self._rows, self._device = cache, rows, device
         self._resident: ResidentLogits | None = None
         if fits(cache.nbytes, device):
-            logits = torch.from_numpy(cache.whole()).to(device)  # on a CPU the mapped file itself
-            self._resident = ResidentLogits(logits, torch.from_numpy(rows).to(device))
+            self._resident = ResidentLogits.of(cache, rows, device)
 
     @property
     def resident(self) -> bool:
-        """Whether the logits lie on the device."""
+        """Whether the rows lie on the device."""
         return self._resident is not None
+
+    def told(self, batch_size: int) -> str:
+        """Where the rows lie and how much of them a step moves, for a person."""
+        row = self._cache.codec.row.itemsize
+        where = "lies on the device" if self.resident else "is streamed from its file"
+        return (
+            f"{self._cache.path} ({self._cache.store}, {row} bytes a view) {where}; "
+            f"a step moves {readable_size(row * min(batch_size, len(self._rows)))} of it"
+        )
 
     def feed(self, batch_size: int) -> Feed:
         """A feed of batches of logits (B, C), at most `batch_size` in each."""
@@ -47,10 +57,23 @@ class CachedLogits:
 
 @dataclass(frozen=True)
 class ResidentLogits:
-    """A cache on the device. logits: (N', V, C). place: (N,) the cache row of each sample."""
+    """A cache on the device.
 
-    logits: torch.Tensor
+    rows: (N'·V, words) as `Codec.words` has them. views: V. place: (N,) the cache's place of each sample.
+    decode: rows (B, words) to logits (B, C) float32.
+    """
+
+    rows: torch.Tensor
+    views: int
     place: torch.Tensor
+    decode: Callable[[torch.Tensor], torch.Tensor]
+
+    @classmethod
+    def of(cls, cache: LogitCache, place: np.ndarray, device: torch.device) -> "ResidentLogits":
+        """A cache brought to a device, every block checked; on a CPU it is the mapped file itself."""
+        rows = torch.from_numpy(cache.codec.words(cache.encoded_whole())).to(device)
+        here = torch.from_numpy(place).to(device)
+        return cls(rows, cache.shape[1], here, cache.codec.on_device(device))
 
     def begin(self, plan: Iterable[Batch]) -> None:
         """Nothing to prepare."""
@@ -60,7 +83,7 @@ class ResidentLogits:
 
     def batch(self, rows: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Logits (B, C) of samples and cache columns, each (B,)."""
-        return self.logits[self.place[rows], columns]
+        return self.decode(self.rows.index_select(0, self.place[rows] * self.views + columns))
 
 
 class StreamedLogits:
@@ -69,8 +92,10 @@ class StreamedLogits:
     def __init__(self, cache: LogitCache, place: np.ndarray, batch_size: int, device: torch.device) -> None:
         self._cache, self._place = cache, place
         self._cuda = device.type == "cuda"
-        kind = torch.from_numpy(np.empty(0, cache.dtype)).dtype
-        shape = (min(batch_size, len(place)), cache.shape[2])
+        self._decode = cache.codec.on_device(device)
+        row = cache.codec.row
+        blank = torch.from_numpy(cache.codec.words(np.zeros((1, *row.shape), row.base)))
+        kind, shape = blank.dtype, (min(batch_size, len(place)), blank.shape[1])
         slots = [torch.empty(shape, dtype=kind, pin_memory=self._cuda) for _ in range(AHEAD)]
         self._free: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque((s, None) for s in slots)
         self._buffer = torch.zeros(shape, dtype=kind, device=device)
@@ -99,7 +124,7 @@ class StreamedLogits:
         if copied is not None:
             copied.synchronize()  # the device may still be copying out of this slot
         count = len(batch)
-        self._cache.gather(self._place[batch.rows], batch.columns, out=slot.numpy()[:count])
+        self._cache.encoded(self._place[batch.rows], batch.columns, out=slot.numpy()[:count])
         return slot, count
 
     def load(self) -> None:
@@ -115,4 +140,4 @@ class StreamedLogits:
 
     def batch(self, rows: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Logits (B, C) of the batch loaded last; which samples it is of was said in `begin`."""
-        return self._buffer[: len(rows)]
+        return self._decode(self._buffer[: len(rows)])

@@ -12,18 +12,18 @@ import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from dive.cache.encodings.codec import Decoder
 from dive.cache.reader import LogitCache
-from dive.data.longtail import shot_means
+from dive.data.longtail import shot_groups, shot_means
 from dive.errors import CacheError
+from dive.method.tally import LOG2_E, tally
 from dive.workers import begin_worker
 
-LOG2_E = math.log2(math.e)
-SAFE_EXPONENT = 60.0  # sums of powers of 2 up to this, and their inverses, are far from float32's ends
 MOST_WORKERS = 16  # more would wait for memory
-CHUNK_BYTES = 768 * 1024  # of float32 logits in one step: near the core, and long against a call
 DEFAULT_TAUS = (1.0, 3.0, 6.0, 20.0)
 DEFAULT_POWERS = (0.5, 1.0)
 
@@ -34,13 +34,15 @@ class Distribution:
 
     per_class: (C,) virtual examples, summing to the number of samples. shots: their mean per class
     in many, medium and few, None where there is no such class. information: the mean over samples
-    of log C − H(t), in nats.
+    of log C − H(t), in nats. errors: where they are estimated from a sample, the standard errors of shots
+    and `information`.
     """
 
     temperature: float
     per_class: np.ndarray
     shots: dict[str, float | None]
     information: float
+    errors: dict[str, float | None] | None = None
 
     @property
     def ratio(self) -> float:
@@ -64,26 +66,39 @@ def effective_temperature(tau: float, power: float) -> float:
 
 
 def examine(
-    cache: LogitCache, taus: Iterable[float], powers: Iterable[float], clean: bool = False
+    cache: LogitCache,
+    taus: Iterable[float],
+    powers: Iterable[float],
+    clean: bool = False,
+    sample: int | None = None,
+    seed: int = 0,
 ) -> list[Pair]:
     """The distribution of every pair of τ and p, ordered by p and τ; equal τ/p are computed once.
 
-    Averaged over the stored views, or with `clean` of the clean view alone. Raises CacheError where
-    the cache is corrupt, not finite, or has no clean view.
+    Averaged over the stored views, or with `clean` of the clean view alone. sample, seed: as
+    `virtual_examples` takes them. Raises CacheError where the cache is corrupt, not finite, or has no clean
+    view.
     """
     pairs = [(tau, power) for power in sorted(set(powers)) for tau in sorted(set(taus))]
     temperatures = sorted({effective_temperature(*pair) for pair in pairs})
-    found = {d.temperature: d for d in virtual_examples(cache, temperatures, clean)}
+    found = {d.temperature: d for d in virtual_examples(cache, temperatures, clean, sample, seed)}
     return [Pair(tau, power, found[effective_temperature(tau, power)]) for tau, power in pairs]
 
 
 def virtual_examples(
-    cache: LogitCache, temperatures: Sequence[float], clean: bool = False
+    cache: LogitCache,
+    temperatures: Sequence[float],
+    clean: bool = False,
+    sample: int | None = None,
+    seed: int = 0,
 ) -> list[Distribution]:
     """The virtual examples of every class at each effective temperature T = τ/p, in one pass over the cache.
 
-    Averaged over the stored views, or with `clean` of the clean view alone. Raises CacheError where the cache
-    is corrupt, not finite, or has no clean view; ValueError where a temperature is not above 0.
+    Averaged over the stored views, or with `clean` of the clean view alone. Rows are decoded in chunks. With
+    `sample` they are estimated from so many images, drawn by `seed` without replacement, each in all its
+    views, and `errors` are their standard errors; only the blocks that hold one are read. Raises CacheError
+    where the cache is corrupt, not finite, or has no clean view; ValueError where a temperature is not above
+    0 or a sample has less than two images.
 
     >>> import dive
     >>> cache = dive.open_cache("cache/digits_lt_bbn.h5")
@@ -92,30 +107,87 @@ def virtual_examples(
     True
     >>> sharp.ratio > flat.ratio
     True
+    >>> (estimate,) = dive.virtual_examples(cache, [6], sample=100)
+    >>> abs(estimate.shots["few"] - flat.shots["few"]) < 4 * estimate.errors["few"]
+    True
     """
     if wrong := [temperature for temperature in temperatures if not temperature > 0]:
         raise ValueError(f"an effective temperature must be above 0, not {wrong[0]}")
-    column = _clean_columns(cache) if clean else None
-    n, v, c = cache.shape
-    sums, information = np.zeros((len(temperatures), c)), np.zeros(len(temperatures))
-    with _workers(_Pass(cache, column, temperatures)) as pool:
-        for block_sums, block_information in pool.map(_tally_block, range(cache.block_count)):
+    if sample is not None and sample < 2:
+        raise ValueError(f"a sample has at least two images, not {sample}")
+    n = cache.shape[0]
+    drawn = None
+    if sample is not None and sample < n:
+        drawn = np.sort(np.random.default_rng(seed).choice(n, sample, replace=False))
+    running = _Pass(cache, _clean_columns(cache) if clean else None, temperatures, drawn)
+    count = n if drawn is None else len(drawn)
+    sums = np.zeros((len(temperatures), cache.shape[2]))
+    of_images: list[np.ndarray] = []  # (T, images, …) of each block of a sample
+    information = np.zeros(len(temperatures))
+    with _workers(running) as pool:
+        for block_sums, block_information, images in pool.map(_tally_block, running.blocks):
             sums += block_sums
             information += block_information
-    views = 1 if clean else v
+            of_images += [] if images is None else [images]
+    errors = [None] * len(temperatures) if drawn is None else _errors(np.concatenate(of_images, 1), cache)
+    per_class, information = sums * (n / count), information / count
     return [
-        Distribution(t, s / views, shot_means(s / views, cache.class_counts), float(i / (n * views)))
-        for t, s, i in zip(temperatures, sums, information, strict=True)
+        Distribution(t, s, shot_means(s, cache.class_counts), float(i), error)
+        for t, s, i, error in zip(temperatures, per_class, information, errors, strict=True)
     ]
+
+
+def _errors(images: np.ndarray, cache: LogitCache) -> list[dict[str, float | None]]:
+    """The standard errors of the shots' means and of the information, of each temperature.
+
+    images: (T, n, G + 1), the mean over the classes of each shot, and the information, of each image of a
+    simple random sample without replacement.
+    """
+    n = images.shape[1]
+    spread = images.astype(np.float64).std(axis=1, ddof=1)  # (T, G + 1)
+    error = spread * math.sqrt((1 - n / cache.shape[0]) / n)
+    names, _ = _groups(cache.class_counts)
+    return [
+        dict.fromkeys(shot_groups(cache.class_counts))
+        | dict(zip(names, (one[:-1] * cache.shape[0]).tolist(), strict=True))
+        | {"information": float(one[-1])}
+        for one in error
+    ]
+
+
+def _groups(class_counts: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The shots that have classes, and weights (C, G) of the classes whose sum is a shot's mean."""
+    members = {shot: places for shot, places in shot_groups(class_counts).items() if len(places)}
+    weights = np.zeros((len(class_counts), len(members)), np.float32)
+    for group, places in enumerate(members.values()):
+        weights[places, group] = 1 / len(places)
+    return list(members), weights
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """What the workers of one pass share. column: (N,) of each sample's clean view; None takes all views."""
+    """What the workers of one pass share.
+
+    column: (N,) of each sample's clean view; None takes all views. drawn: (n,) samples in order; None takes
+    all.
+    """
 
     cache: LogitCache
     column: np.ndarray | None
     temperatures: Sequence[float]
+    drawn: np.ndarray | None
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """Of the cache's rows."""
+        return self.cache.codec.decoder(LOG2_E)
+
+    @property
+    def blocks(self) -> list[int]:
+        """The blocks to read."""
+        if self.drawn is None:
+            return list(range(self.cache.block_count))
+        return np.unique(self.drawn // self.cache.block_rows).tolist()
 
 
 _running: _Pass  # of this process, set before its workers' first block
@@ -144,130 +216,32 @@ def _begin_worker(running: _Pass) -> None:
     _set_running(running)
 
 
-def _tally_block(block: int) -> tuple[np.ndarray, np.ndarray]:
-    """`_tally` of a block of the running pass, its CRC checked first."""
-    cache, column = _running.cache, _running.column
-    rows, logits = cache.block(block)  # (rows, V, C)
+def _tally_block(block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Of a block of the running pass, its CRC checked first, averaged over views and summed over images.
+
+    Σ t (T, C) and Σ information (T,); of a sample also what `_errors` takes of each image.
+    """
+    cache, column, drawn = _running.cache, _running.column, _running.drawn
+    rows, stored = cache.encoded_block(block)  # (rows, V, …)
+    images = np.arange(rows.start, rows.stop)
+    groups = None
+    if drawn is not None:
+        images = drawn[np.searchsorted(drawn, rows.start) : np.searchsorted(drawn, rows.stop)]
+        stored = stored[images - rows.start]
+        groups = _groups(cache.class_counts)[1]
     if column is not None:
-        logits = np.take_along_axis(logits, column[rows, None, None], axis=1)
-    return _tally(cache, logits.reshape(-1, cache.shape[2]), _running.temperatures)
-
-
-@dataclass(frozen=True)
-class _Exponential:
-    """How 2^{z/T} of one temperature comes about, and where it is put.
-
-    index: the temperature's place among those asked for. source: the buffer that holds 2^{z/(m·T)},
-    whose m-th power it is; None computes it anew. power: that m, 2 or 3.
-    """
-
-    temperature: float
-    index: int
-    buffer: int
-    source: int | None
-    power: int
-
-    def compute(self, z: np.ndarray, buffers: np.ndarray, work: np.ndarray, out: np.ndarray) -> None:
-        """Write 2^{z/T} to `out`. z, work, out: (rows, C) float32. buffers: (B, rows, C)."""
-        if self.source is None:
-            np.multiply(z, np.float32(1 / self.temperature), out=out)
-            np.exp2(out, out=out)
-            return
-        source = buffers[self.source]
-        if self.power == 3:
-            np.multiply(source, source, out=work)
-            np.multiply(work, source, out=out)
-        else:
-            np.multiply(source, source, out=out)
-
-
-def _exponentials(temperatures: Sequence[float]) -> list[_Exponential]:
-    """The order in which to compute the exponentials, and their buffers.
-
-    A product costs a fraction of an exponential, so a temperature that is half or a third of another
-    is got from it: depth first, the last one derived taking its source's buffer over. Rounding grows
-    with the power taken in all, to some 10⁻⁶ over a grid like 1 3 6 12.
-    """
-    index = {t: i for i, t in enumerate(temperatures)}
-    derived: dict[float, list[tuple[float, int]]] = {t: [] for t in index}
-    roots = []
-    for t in sorted(index, reverse=True):
-        above = [(u, m) for u in sorted(index) for m in (2, 3) if math.isclose(u, m * t, rel_tol=1e-9)]
-        if above:
-            source, power = above[0]
-            derived[source].append((t, power))
-        else:
-            roots.append(t)
-    steps: list[_Exponential] = []
-
-    def visit(t: float, buffer: int, source: int | None, power: int) -> None:
-        steps.append(_Exponential(t, index[t], buffer, source, power))
-        for place, (smaller, m) in enumerate(derived[t], start=1):
-            last = place == len(derived[t])
-            visit(smaller, buffer if last else buffer + 1, buffer, m)
-
-    for t in roots:
-        visit(t, 0, None, 1)
-    return steps
-
-
-def _magnitude(logits: np.ndarray) -> float:
-    """The largest absolute value of logits of a cache; infinite or NaN where one is not finite."""
-    if logits.dtype.itemsize == 4:
-        return float(np.abs(logits).max())
-    # Of float16 the bits below the sign grow with the absolute value, infinity and NaN last of all.
-    positive, negative = int(logits.view("<i2").max()), int(logits.view("<u2").max()) - 0x8000
-    return float(np.array(max(positive, negative, 0), np.uint16).view(np.float16))
-
-
-def _to_bits(logits: np.ndarray, out: np.ndarray) -> None:
-    """Write finite logits of a cache times log₂ e to `out`, float32: e^z is 2 to the power of those.
-
-    NumPy turns float16 into float32 one by one. A float16's bits, moved to where float32 has its
-    exponent and mantissa, are the number divided by 2¹¹².
-    """
-    if logits.dtype.itemsize == 4:
-        np.multiply(logits, np.float32(LOG2_E), out=out)
-        return
-    bits = out.view(np.int32)
-    np.copyto(bits, logits.view("<i2"))  # with the sign in every bit above
-    bits <<= 13
-    bits &= np.int32(-0x70002000)  # 0x8fffe000: sign, five bits of exponent, ten of mantissa
-    out *= np.float32(2.0**112 * LOG2_E)
-
-
-def _tally(
-    cache: LogitCache, logits: np.ndarray, temperatures: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Σ t over rows, (T, C), and Σ (log C − H(t)), (T,), of a block's logits (rows, C), in chunks."""
-    rows, c = logits.shape
-    size = max(1, CHUNK_BYTES // (4 * c))
-    steps = _exponentials(temperatures)
-    z_memory, scratch = np.empty((size, c), np.float32), np.empty((size, c), np.float32)
-    buffers = np.empty((1 + max(step.buffer for step in steps), size, c), np.float32)
-    sums, part = np.zeros((len(temperatures), c), np.float32), np.empty(c, np.float32)
-    totals, products = np.empty((2, len(temperatures), rows), np.float32)  # Σ 2^{z/T} and Σ 2^{z/T}·z
-    ones = np.ones(c, np.float32)
-    for start in range(0, rows, size):
-        chunk = logits[start : start + size]
-        of_chunk = slice(start, start + len(chunk))
-        z, work = z_memory[: len(chunk)], scratch[: len(chunk)]
-        magnitude = _magnitude(chunk)
-        if not math.isfinite(magnitude):
-            raise CacheError(f"{cache.path} holds logits that are not finite; export it again")
-        _to_bits(chunk, z)
-        if magnitude * LOG2_E > SAFE_EXPONENT * min(temperatures):
-            z -= z.max(axis=1, keepdims=True)
-        for step in steps:
-            e = buffers[step.buffer, : len(chunk)]
-            step.compute(z, buffers[:, : len(chunk)], work, out=e)
-            total = np.dot(e, ones, out=totals[step.index, of_chunk])
-            np.vecdot(e, z, out=products[step.index, of_chunk])
-            sums[step.index] += np.dot(1 / total, e, out=part)
-    # H(t) = log Σe − Σ e·(z/T)·ln 2 / Σe
-    expected = products / (totals * np.array(temperatures, np.float32)[:, None] * np.float32(LOG2_E))
-    information = math.log(c) - np.log(totals) + expected
-    return sums.astype(np.float64), information.sum(axis=1, dtype=np.float64)
+        stored = stored[np.arange(len(images)), column[images]][:, None]
+    views, temperatures = stored.shape[1], _running.temperatures
+    flat = stored.reshape(-1, *cache.codec.row.shape)
+    try:
+        found = tally(_running.decoder, flat, cache.shape[2], temperatures, groups)
+    except ValueError as error:
+        raise CacheError(f"{cache.path} holds {error}; export it again") from error
+    of_rows = None
+    if found.shares is not None:
+        of_views = np.concatenate([found.shares, found.information[..., None]], axis=2)
+        of_rows = of_views.reshape(len(temperatures), len(images), views, -1).mean(axis=2)
+    return found.sums / views, found.information.sum(axis=1, dtype=np.float64) / views, of_rows
 
 
 def _clean_columns(cache: LogitCache) -> np.ndarray:

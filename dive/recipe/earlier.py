@@ -29,6 +29,9 @@ def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
     document = dict(record)
     if version == 1:
         document = _from_1(document)
+    cache = document.get("cache")
+    if isinstance(cache, dict) and "dtype" in cache:  # its name before caches of features
+        document["cache"] = {("store" if key == "dtype" else key): value for key, value in cache.items()}
     return document
 
 

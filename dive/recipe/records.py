@@ -99,7 +99,7 @@ _OF_SOME: dict[str, s.Check] = {  # a record of an earlier version lacks these
     "producer": s.text,
     "cache/views": s.text,
     "cache/view_seed": s.whole(),
-    "cache/dtype": s.text,
+    "cache/store": s.text,
     "fixed_view": s.truth,
     "initial_weights": s.text,
     "digests": s.one_of("pixels", "files"),

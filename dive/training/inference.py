@@ -2,19 +2,30 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from dive.feeds.feed import Batch
 from dive.feeds.images import Images
-from dive.models.network import Network
 from dive.training.device import Runtime
+
+
+class Viewer(Protocol):
+    """What looks at views: a network, or what gives its features."""
+
+    def sees(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """The (H, W) that it looks at, of views of (H, W)."""
+
+    def __call__(self, views: torch.Tensor) -> torch.Tensor:
+        """Its answer (B, …) to views (B, channels, H, W) uint8."""
+
 
 PIXELS = {"cpu": 256 * 32 * 32, "cuda": 2048 * 32 * 32}  # of the views in one forward pass
 
 
-def batch_size(shape: tuple[int, int], device: torch.device, network: Network | None = None) -> int:
+def batch_size(shape: tuple[int, int], device: torch.device, network: Viewer | None = None) -> int:
     """Views of (H, W) in one forward pass: fewer where they are larger, at most as many as of 32×32.
 
     network: that sees them, perhaps larger than they are.
@@ -31,9 +42,9 @@ def clean_plan(count: int, clean_id: int, size: int) -> Iterator[Batch]:
 
 @torch.inference_mode()
 def outputs(
-    network: Network, images: Images, plan: Iterable[Batch], runtime: Runtime
+    network: Viewer, images: Images, plan: Iterable[Batch], runtime: Runtime
 ) -> Iterator[torch.Tensor]:
-    """The network's logits (B, C) float32 of each batch of a plan, in order; on CUDA they are not waited for.
+    """The network's answer (B, …) float32 to each batch of a plan, in order; on CUDA it is not waited for.
 
     The network must be in eval mode and on the runtime's device. No batch may be larger than `batch_size`
     gives for the views.

@@ -9,6 +9,7 @@ import torch
 
 from dive import files, outputs
 from dive.cache import part, seal
+from dive.cache.encodings.registry import DEFAULT
 from dive.cache.layout import Content
 from dive.cache.part import part_path, require_own_files
 from dive.cache.reader import LogitCache
@@ -29,6 +30,7 @@ from dive.versions import versions, warn_if_others
 from dive.views.registry import view_space
 from dive.views.space import ViewSpace
 from dive.workflows.data import load_training, warn_of_workers
+from dive.workflows.export_asked import Asked
 from dive.workflows.export_blocks import write_missing
 from dive.workflows.places import cache_of, checkpoint_of
 
@@ -39,13 +41,14 @@ class ExportOptions:
 
     teacher: the checkpoint to ask, checkpoints/<recipe>/teacher.pt if not given. out: the cache to write,
     cache/<recipe>.h5 if not given. views: `all`, `clean` or a number K of views drawn for each sample; None
-    takes all, or 50 where the view space is unbounded. workers: as those of training.
+    takes all, or 50 where the view space is unbounded. store: the name of an encoding. workers: as those of
+    training.
     """
 
     teacher: Path | None = None
     out: Path | None = None
     views: str | None = None
-    dtype: str = "float16"
+    store: str = DEFAULT
     device: str = "auto"
     force: bool = False
     workers: int | None = None
@@ -64,8 +67,9 @@ def export_logits(
 ) -> Exported:
     """Write the logit cache of a checkpoint; resumes what an earlier export left.
 
-    Raises CheckpointError where the checkpoint is of another architecture or another draw,
-    OutputError where the output cannot be written or is another export's, DataError for the data.
+    Raises CheckpointError where the checkpoint is of another architecture or another draw, ModelError where
+    features are to be stored of a network that does not end in one Linear, OutputError where the output
+    cannot be written or is another export's, DataError for the data.
 
     >>> import dive
     >>> recipe = dive.load_recipe("digits_lt/bbn")
@@ -104,6 +108,7 @@ def _export(recipe: Recipe, options: _Wanted, progress: Progress) -> Exported:
     views = stored_views(choice, space, recipe.views.seed, train.hashes)
     identity = _identity(recipe, options, document, train, space)
     network = network.on(device).eval()
+    asked = Asked.of(network, options.store, options.teacher, train.pictures.channels, space.shape)
     with outputs.only_writer(options.out):
         _refuse_finished(options)  # again: another process may have finished it meanwhile
         files.remove_stale(part_path(options.out))
@@ -117,23 +122,25 @@ def _export(recipe: Recipe, options: _Wanted, progress: Progress) -> Exported:
             digests=train.digests,
             classes=train.classes,
             class_counts=train.counts,
-            dtype=options.dtype,
+            store=options.store,
             identity=identity,
             facts=facts,
+            head=asked.head,
         )
         n, v, c = content.shape
         size = files.readable_size(content.bytes)
-        progress.note(f"{options.out}: {n} samples × {v} views × {c} classes in {options.dtype}: {size}")
+        progress.note(f"{options.out}: {n} samples × {v} views × {c} classes in {options.store}: {size}")
+        progress.note(asked.sizes(n * v, c, options.store))
         start = time.monotonic()
         with CacheWriter(options.out, content) as writer:
-            write_missing(writer, network, images, views, runtime, progress)
+            write_missing(writer, asked.viewer, images, views, runtime, progress)
             writer.finish()
     seconds = time.monotonic() - start
     progress.note(f"{options.out}: complete in {duration(seconds)}")
     record = {
         "cache": str(options.out),
         "shape": [n, v, c],
-        "dtype": options.dtype,
+        "store": options.store,
         "bytes": options.out.stat().st_size,
         "seconds": round(seconds, 1),
         "stored_views_accuracy": LogitCache(options.out).accuracy,
@@ -185,7 +192,7 @@ def _check_draw(path: Path, document: dict[str, Any], train: Samples) -> None:
 def _identity(
     recipe: Recipe, options: _Wanted, document: dict[str, Any], train: Samples, space: ViewSpace
 ) -> dict[str, Any]:
-    """What a cache is of: equal identities hold equal logits, but for the precision."""
+    """What a cache is of: equal identities hold equal rows, but for the precision."""
     return {
         "recipe": recipe.name,
         "data": recipe.data.identity(),
@@ -195,7 +202,7 @@ def _identity(
         "view_space": space.describe(),
         "views": options.views,
         "view_seed": recipe.views.seed,
-        "dtype": options.dtype,
+        "store": options.store,
         "teacher": {
             "kind": document["kind"],
             "weights_hash": document["weights_hash"],

@@ -11,15 +11,14 @@ import torch
 from dive.cache.writer import CacheWriter
 from dive.feeds.feed import Batch
 from dive.feeds.images import Images
-from dive.models.network import Network
 from dive.progress import Progress
 from dive.training.device import Runtime
-from dive.training.inference import batch_size, outputs
+from dive.training.inference import Viewer, batch_size, outputs
 
 
 def write_missing(
     writer: CacheWriter,
-    network: Network,
+    network: Viewer,
     images: Images,
     views: np.ndarray,
     runtime: Runtime,
@@ -27,27 +26,28 @@ def write_missing(
 ) -> None:
     """Compute and write the blocks still missing; a thread writes one while the next is computed.
 
-    network: in eval mode, on the runtime's device. views: (N, V) ids.
+    network: gives what the cache's encoding stores, logits or features; in eval mode, on the runtime's
+    device. views: (N, V) ids.
     """
     if writer.repaired:
-        progress.warn("the unfinished export was damaged outside its logits and is repaired; check the disk")
+        progress.warn("the unfinished export was damaged outside its rows and is repaired; check the disk")
     missing = writer.missing()
     done = writer.blocks - len(missing)
     if done:
         progress.note(f"resuming: {done} of {writer.blocks} blocks are written already")
     size = batch_size(images.space.shape, runtime.device, network)
     plan = (batch for block in missing for batch in _batches(writer.rows(block), views, size))
-    logits = outputs(network, images, plan, runtime)
+    answers = outputs(network, images, plan, runtime)
     with ThreadPoolExecutor(1) as pool, progress.bar("export", writer.blocks, done) as bar:
         writing: Future[None] | None = None
         for block in missing:
             shape = views[writer.rows(block)].shape
-            together = torch.cat([next(logits) for _ in range(math.ceil(shape[0] * shape[1] / size))])
+            together = torch.cat([next(answers) for _ in range(math.ceil(shape[0] * shape[1] / size))])
             computed = _Computed.of(together.view(*shape, -1))
             if writing is not None:
                 writing.result()
                 bar.advance()
-            writing = pool.submit(lambda at, logits: writer.write(at, logits.numpy()), block, computed)
+            writing = pool.submit(lambda at, answers: writer.write(at, answers.numpy()), block, computed)
         if writing is not None:
             writing.result()
             bar.advance()
@@ -63,23 +63,23 @@ def _batches(samples: slice, views: np.ndarray, size: int) -> Iterator[Batch]:
 
 @dataclass(frozen=True)
 class _Computed:
-    """Logits (rows, V, C) float32 on the host, there once `ready`, a CUDA event; at once where it is None."""
+    """Answers (rows, V, …) float32 on the host, there once `ready`, a CUDA event; at once if None."""
 
-    logits: torch.Tensor
+    answers: torch.Tensor
     ready: torch.cuda.Event | None
 
     @classmethod
-    def of(cls, logits: torch.Tensor) -> "_Computed":
-        """Logits of any device, brought to the host without waiting for them."""
-        if logits.device.type != "cuda":
-            return cls(logits, None)
-        host = torch.empty(logits.shape, pin_memory=True).copy_(logits, non_blocking=True)
+    def of(cls, answers: torch.Tensor) -> "_Computed":
+        """Answers on any device, brought to the host without waiting for them."""
+        if answers.device.type != "cuda":
+            return cls(answers, None)
+        host = torch.empty(answers.shape, pin_memory=True).copy_(answers, non_blocking=True)
         ready = torch.cuda.Event(blocking=True)
         ready.record()
         return cls(host, ready)
 
     def numpy(self) -> np.ndarray:
-        """The logits, waited for."""
+        """The answers, waited for."""
         if self.ready is not None:
             self.ready.synchronize()
-        return self.logits.numpy()
+        return self.answers.numpy()

@@ -33,7 +33,8 @@ def inspect(path: Path) -> dict[str, Any]:
 
 
 def _cache(path: Path) -> dict[str, Any]:
-    from dive.cache.reader import FORMAT, VERSION, LogitCache
+    from dive.cache.reader import LogitCache
+    from dive.cache.tables import FORMAT
 
     cache = LogitCache(path)
     n, views, classes = cache.shape
@@ -41,14 +42,15 @@ def _cache(path: Path) -> dict[str, Any]:
         "file": str(path),
         "kind": "logit cache",
         "complete": True,
-        "format": f"{FORMAT} {VERSION}",
+        "format": f"{FORMAT} {cache.version}",
         "producer": cache.producer,
         "bytes": path.stat().st_size,
         "hash": cache.hash,
         "samples": n,
         "views": views,
         "classes": classes,
-        "dtype": cache.dtype.name,
+        "store": cache.store,
+        "bytes_a_view": cache.codec.row.itemsize,
         "stored_views_accuracy": cache.accuracy,
         "identity": cache.identity,
         "facts": cache.facts,

@@ -114,8 +114,7 @@ def train_students(
     prepared = prepare(first, replace(dataset, train=train), device, training.workers)
     warn_of_workers(prepared.images, training.workers, progress)
     teacher = CachedLogits(cache, rows, device)
-    if not teacher.resident:
-        progress.note(f"{cache.path} is larger than the memory there is and is streamed from its file")
+    progress.note(teacher.told(first.schedule.batch_size))
     views = FreeViews(space) if options.free_views else StoredViews(cache.views[rows])
     specs = [
         _spec(recipe, place, prepared, cache, teacher, views, options)
@@ -265,7 +264,7 @@ def _spec(
     facts = {
         "loss": DiVELoss.name,
         "cache_hash": cache.hash,
-        "cache": {key: cache.identity[key] for key in ("views", "view_seed", "dtype")},
+        "cache": {key: cache.identity[key] for key in ("views", "view_seed", "store")},
         "teacher": cache.facts["teacher"],
         "free_views": options.free_views,
         "fixed_view": options.fixed_view,

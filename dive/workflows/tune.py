@@ -24,7 +24,8 @@ class TuneOptions:
     """What is asked of the tune step.
 
     taus, powers: to try, those of the paper where they are empty. clean: the clean view alone instead of all
-    stored views. plot: where to draw the means, None for nowhere.
+    stored views. plot: where to draw the means, None for nowhere. sample: estimate from so many images, drawn
+    by `seed`; None takes all.
     """
 
     taus: tuple[float, ...] = ()
@@ -32,6 +33,8 @@ class TuneOptions:
     clean: bool = False
     plot: Path | None = None
     force: bool = False
+    sample: int | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Tuned:
     """What a cache holds at each pair of τ and p, and the recommendation.
 
     clean: whether of its clean view alone. counts: the mean training images per class in many, medium, few.
+    sample: of how many images, None for all.
     """
 
     cache: LogitCache
@@ -46,6 +50,7 @@ class Tuned:
     counts: dict[str, float | None]
     pairs: list[Pair]
     advice: Advice
+    sample: int | None = None
 
     @property
     def model(self) -> str:
@@ -58,7 +63,8 @@ class Tuned:
     def views(self) -> str:
         """The views that were averaged over, in words."""
         stored = self.cache.shape[1]
-        return "the clean view" if self.clean else f"{stored} stored view{'s' * (stored > 1)}"
+        views = "the clean view" if self.clean else f"{stored} stored view{'s' * (stored > 1)}"
+        return views if self.sample is None else f"{views} of {self.sample} images"
 
     def document(self) -> dict[str, Any]:
         """All of it in plain values."""
@@ -67,7 +73,9 @@ class Tuned:
             "cache": str(cache.path),
             "cache_hash": cache.hash,
             "model": self.model,
+            "store": cache.store,
             "views": "clean" if self.clean else cache.shape[1],
+            "sample": self.sample,
             "images": self.counts,
             "pairs": [
                 {
@@ -77,6 +85,7 @@ class Tuned:
                     **pair.distribution.shots,
                     "ratio": pair.distribution.ratio if math.isfinite(pair.distribution.ratio) else None,
                     "information": pair.distribution.information,
+                    "standard_errors": pair.distribution.errors,
                     "per_class": pair.distribution.per_class.tolist(),
                 }
                 for pair in self.pairs
@@ -107,9 +116,11 @@ def tune(caches: Sequence[Path], options: TuneOptions = TuneOptions()) -> list[T
 def _tuned(path: Path, options: TuneOptions) -> Tuned:
     cache = LogitCache(path)
     taus, powers = options.taus or DEFAULT_TAUS, options.powers or DEFAULT_POWERS
-    pairs = examine(cache, taus, powers, options.clean)
+    sample = options.sample if options.sample and options.sample < cache.shape[0] else None
+    pairs = examine(cache, taus, powers, options.clean, sample, options.seed)
     counts = shot_means(cache.class_counts, cache.class_counts)
-    return Tuned(cache, options.clean, counts, pairs, recommend([pair.distribution for pair in pairs]))
+    advice = recommend([pair.distribution for pair in pairs])
+    return Tuned(cache, options.clean, counts, pairs, advice, sample)
 
 
 def _refuse_plot(plot: Path, caches: Sequence[Path], force: bool) -> None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dive.cache.reader import LogitCache, correct_views
+from dive.cache.reader import LogitCache
 from dive.errors import CacheError, CheckpointError
 from dive.progress import Progress
+from dive.workflows.fidelity import Comparison
 
 if TYPE_CHECKING:
     from dive.data.longtail import Samples
@@ -20,15 +21,17 @@ if TYPE_CHECKING:
 class Sampled:
     """The teacher run again on some (sample, view) pairs, against the cache.
 
-    largest: the largest absolute difference of a logit. agreement: the share of pairs with the same
-    top-1 class. allowed: the difference that storing and precision explain.
+    comparison: its logits, as the exact ones, with those of the cache. allowed: the largest difference that
+    storing and precision explain.
     """
 
-    pairs: int
-    largest: float
-    agreement: float
+    comparison: Comparison
     allowed: float
     precision: str
+
+    def document(self) -> dict[str, Any]:
+        """It in plain values."""
+        return self.comparison.document() | {"allowed": self.allowed, "precision": self.precision}
 
 
 def verify(path: Path, progress: Progress) -> LogitCache:
@@ -37,22 +40,25 @@ def verify(path: Path, progress: Progress) -> LogitCache:
     The view ids must be those that its identity states: see `stored_views`.
 
     The rows of each block must classify as many of its views rightly as the export counted: rows that
-    slipped against their labels do not. Raises CacheError at the first fault, naming the samples.
+    slipped against their labels do not (`Codec.confirms`). Raises CacheError at the first fault, naming the
+    samples.
     """
     from dive.cache.stored_views import require_stated_views
 
     cache = LogitCache(path)
     require_stated_views(cache)
     with progress.bar("verify", cache.block_count) as bar:
-        for block, (rows, logits) in enumerate(cache.blocks()):
+        for block in range(cache.block_count):
+            rows, stored = cache.encoded_block(block)
             where = f"{path}: samples {rows.start} to {rows.stop - 1}"
-            if not np.isfinite(logits).all():
+            if not np.isfinite(cache.codec.decode(stored)).all():
                 raise CacheError(f"{where} hold logits that are not finite; export it again")
-            right = correct_views(logits, cache.labels[rows])
-            if right != cache.block_correct[block]:
+            labels, counted = cache.labels[rows], int(cache.block_correct[block])
+            if not cache.codec.confirms(stored, labels, counted):
                 raise CacheError(
-                    f"{where} do not fit their labels: the teacher is right in {right} of their views, the "
-                    f"export counted {cache.block_correct[block]}; export it again"
+                    f"{where} do not fit their labels: the teacher is right in "
+                    f"{cache.codec.correct(stored, labels)} of their views, the export counted {counted}; "
+                    "export it again"
                 )
             bar.advance()
     return cache
@@ -114,21 +120,17 @@ def sample(
     plan = list(drawn.split(batch_size(views.shape, target, network)))
     images = Images(train.pictures, views, target)
     live = np.concatenate([logits.cpu().numpy() for logits in outputs(network, images, plan, runtime)])
-    stored = cache.logits(rows, columns)
-    sampled = Sampled(
-        pairs=count,
-        largest=float(np.abs(live - stored).max()),
-        agreement=float((live.argmax(axis=1) == stored.argmax(axis=1)).mean()),
-        allowed=_allowed(cache, np.abs(live).max()),
-        precision=runtime.precision,
-    )
-    if sampled.largest > sampled.allowed:
+    stored = cache.codec.unpacked(cache.encoded(rows, columns))
+    comparison = Comparison()
+    comparison.add(live, cache.codec.decode(stored))
+    allowed = _allowed(cache, np.abs(live).max()) + float(cache.codec.rounding(stored).max())
+    if comparison.largest > allowed:
         raise CacheError(
-            f"{cache.path} does not hold what {teacher} says: a logit differs by {sampled.largest:.3g}, "
-            f"rounding explains {sampled.allowed:.3g}, top-1 agreement is {sampled.agreement:.1%}; "
+            f"{cache.path} does not hold what {teacher} says: a logit differs by {comparison.largest:.3g}, "
+            f"rounding explains {allowed:.3g}, top-1 agreement is {comparison.agreement:.1%}; "
             "export it again"
         )
-    return sampled
+    return Sampled(comparison, allowed, runtime.precision)
 
 
 def _recipe_of(cache: LogitCache, root: str | None, of_teacher: dict[str, Any]) -> "Recipe":
@@ -162,11 +164,10 @@ def _rows_here(cache: LogitCache, train: "Samples") -> np.ndarray:
 
 
 def _allowed(cache: LogitCache, largest: float) -> float:
-    """How far a logit may lie from the stored one, by rounding alone.
+    """How far a logit may lie from the one that was stored, by computing it again.
 
     In fp32 kernels of another batch size may differ by some 10⁻⁴ of the largest logit, in TF32 and bf16
-    by four units in its last place; storing adds half a unit of the cache's own type.
+    by four units in its last place.
     """
     computing = {"fp32": 1e-4, "tf32": 4 * 2.0**-11}.get(cache.facts["precision"], 4 * 2.0**-8)
-    storing = float(np.finfo(cache.dtype).eps) / 2
-    return float(largest) * (computing + storing)
+    return float(largest) * computing

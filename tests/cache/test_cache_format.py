@@ -23,7 +23,7 @@ def specification(repository) -> str:
 
 
 def test_the_documents_reader_reads_a_row(specification):
-    (program,) = re.findall(r"```python\n(.*?)```", specification, flags=re.DOTALL)
+    program = re.findall(r"```python\n(.*?)```", specification, flags=re.DOTALL)[0]
     found: dict = {}
     exec(program, found)
     np.testing.assert_array_equal(found["logits"], LOGITS[0, 0].astype(np.float16).astype(np.float32))
@@ -31,14 +31,48 @@ def test_the_documents_reader_reads_a_row(specification):
         assert found["view_id"] == file["views"][0, 0]
 
 
-def test_every_dataset_and_attribute_is_in_the_document_and_none_else(specification):
+@pytest.mark.parametrize("store", caches.STORES)
+def test_the_documents_reader_of_each_encoding_reads_a_row_in_five_lines(specification, store):
+    part = re.search(rf"^### [^\n]*`{store}`.*?(?=^##)", specification, flags=re.MULTILINE | re.DOTALL)[0]
+    (program,) = re.findall(r"```python\n(.*?)```", part, flags=re.DOTALL)
+    assert len(program.splitlines()) <= 5
+    PATH.unlink()
+    caches.write_cache(PATH, caches.values(store, 5, 3, 4), store=store)
     with h5py.File(PATH) as file:
-        assert set(re.findall(r"^\| `/([a-z_0-9]+)`", specification, flags=re.MULTILINE)) == set(file)
+        found = {"file": file, "np": np, "row": 3, "column": 2}
+        exec(program, found)
+    assert found["logits"].dtype == np.float32
+    np.testing.assert_allclose(found["logits"], caches.decoded(PATH)[3, 2], rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("store", caches.STORES)
+def test_the_documents_table_of_encodings_is_what_a_file_has(specification, store):
+    _, table, row, size = re.search(
+        rf"^\| `{store}` \|(.*)\|(.*)\|(.*)\|$", specification, re.MULTILINE
+    ).group(0, 1, 2, 3)
+    PATH.unlink()
+    cache = caches.write_cache(PATH, caches.values(store, 5, 3, 4), store=store)
+    with h5py.File(PATH) as file:
+        rows = file[caches.table_of(file)]
+        assert file.attrs["encoding"] == store and f"`{rows.name}`" in table
+        kinds = rows.dtype.fields or {rows.dtype.name: (rows.dtype,)}
+        told = re.findall(r"`(\w+)`", row) if rows.dtype.fields else [row.strip()]
+        assert list(kinds) == told
+        expected = eval(size.replace("·", "*"), {"C": 4, "D": 4 + caches.MORE_FEATURES})
+        assert rows.nbytes == 5 * 3 * expected == cache.nbytes
+
+
+def test_every_dataset_and_attribute_is_in_the_document_and_none_else(specification):
+    caches.write_cache(Path("features.h5"), caches.values("features", 5, 3, 4), store="features")
+    with h5py.File(PATH) as file, h5py.File("features.h5") as other:
+        told = set(re.findall(r"^\| `/([a-z_0-9]+)`", specification, flags=re.MULTILINE))
+        assert told == {*file, *other}
         table = specification.split("## Attributes")[1].split("\n## ")[0]
         first_cells = re.findall(r"^\| (`[^|]*) \|", table, flags=re.MULTILINE)
         told = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
-        assert told == set(file.attrs)
-        assert all(file[name].chunks is None and not file[name].external for name in file)
+        assert told == set(file.attrs) == set(other.attrs)
+        for one in (file, other):
+            assert all(one[name].chunks is None and not one[name].external for name in one)
 
 
 def test_keys_of_identity_and_facts_are_in_the_document(specification, digits):

@@ -66,6 +66,17 @@ def test_six_hundred_damaged_caches_are_refused_or_give_the_clean_result(digits)
     assert sum("refused" in case for case in found) == 600
 
 
+@pytest.mark.parametrize("store", [store for store in caches.STORES if store != "float16"])
+def test_damaged_caches_of_every_encoding_are_refused_or_give_the_clean_result(store):
+    caches.write_cache(PATH, caches.values(store, 40, 3, 4), store=store)
+    found = outcomes(PATH.read_bytes(), 60)
+    clean = next(case["result"] for case in found if case["case"] == "whole")
+    assert len(found) == 60 + WORKERS
+    for case in found:
+        assert "damaged.h5" in case["refused"] if "refused" in case else case["result"] == clean, case
+    assert sum("refused" in case for case in found) == 60
+
+
 def test_two_hundred_damaged_checkpoints_are_refused(digits):
     whole, generator = digits.student.read_bytes(), random.Random(0)
     path = Path("damaged.pt")
@@ -198,6 +209,214 @@ def test_a_hostile_file_with_a_right_seal_is_refused_in_one_line(change):
         LogitCache(PATH)
     assert "cache.h5" in str(refusal.value)
     assert "cache.h5" in chain.dive("inspect", PATH).complaint
+
+
+@pytest.mark.parametrize("store", [store for store in caches.STORES if store != "float16"])
+@pytest.mark.parametrize(
+    "change", [external_link, virtual, huge, scalar, wrong_kind], ids=lambda c: c.__name__
+)
+def test_hostile_tables_are_refused_whatever_the_encoding(change, store):
+    caches.write_cache(PATH, caches.values(store, 50, 3, 4), store=store)
+    caches.resealed(PATH, change)
+    with pytest.raises(CacheError, match=r"cache\.h5"):
+        LogitCache(PATH)
+
+
+# What a forger may do to rows and head.
+
+
+def encoding_unknown(file: h5py.File) -> None:
+    file.attrs["encoding"] = "int4"
+
+
+def encoding_of_another_type(file: h5py.File) -> None:
+    file.attrs["encoding"] = np.arange(3)
+
+
+def encoding_missing(file: h5py.File) -> None:
+    del file.attrs["encoding"]
+
+
+def encoding_of_other_rows(file: h5py.File) -> None:
+    other = {"float16": "float32", "float32": "float16", "int8": "features-int8"}
+    file.attrs["encoding"] = other.get(file.attrs["encoding"], "int8")
+
+
+def rows_linked(file: h5py.File) -> None:
+    name = caches.table_of(file)
+    file.move(name, "hidden")
+    file[name] = h5py.SoftLink("/hidden")
+
+
+def rows_of_another_type(file: h5py.File) -> None:
+    name = caches.table_of(file)
+    values = file[name][:]
+    kind = np.dtype([("values", "i1", (values.nbytes // values.size,))]) if values.dtype.names else ">f2"
+    del file[name]
+    file[name] = np.zeros(values.shape, kind)
+
+
+def rows_of_another_width(file: h5py.File) -> None:
+    name = caches.table_of(file)
+    shape, kind = file[name].shape, file[name].dtype
+    del file[name]
+    file[name] = np.zeros((*shape[:-1], shape[-1] + 1), kind)
+
+
+TO_ROWS = [
+    encoding_unknown,
+    encoding_of_another_type,
+    encoding_missing,
+    encoding_of_other_rows,
+    rows_linked,
+    rows_of_another_type,
+    rows_of_another_width,
+]
+
+
+@pytest.mark.parametrize("store", caches.STORES)
+@pytest.mark.parametrize("change", TO_ROWS, ids=lambda change: change.__name__)
+def test_forged_rows_are_refused_in_one_line(change, store):
+    caches.write_cache(PATH, caches.values(store, 50, 3, 4), store=store)
+    caches.resealed(PATH, change)
+    with pytest.raises(CacheError, match=r"cache\.h5") as refusal:
+        LogitCache(PATH)
+    assert "\n" not in str(refusal.value)
+
+
+def head_missing(file: h5py.File) -> None:
+    del file["head_bias"]
+
+
+def head_of_other_classes(file: h5py.File) -> None:
+    values = file["head_weight"][:]
+    del file["head_weight"]
+    file["head_weight"] = values[:-1]
+
+
+def head_of_other_features(file: h5py.File) -> None:
+    values = file["head_weight"][:]
+    del file["head_weight"]
+    file["head_weight"] = values[:, :-1]
+
+
+def head_without_features(file: h5py.File) -> None:
+    del file["head_weight"]
+    file["head_weight"] = np.zeros((4, 0), np.float32)
+
+
+def head_of_float64(file: h5py.File) -> None:
+    values = file["head_weight"][:].astype(np.float64)
+    del file["head_weight"]
+    file["head_weight"] = values
+
+
+def head_not_finite(file: h5py.File) -> None:
+    file["head_weight"][2, 3] = np.nan
+
+
+def head_infinite(file: h5py.File) -> None:
+    file["head_bias"][1] = np.inf
+
+
+def head_flat(file: h5py.File) -> None:
+    values = file["head_weight"][:].reshape(-1)
+    del file["head_weight"]
+    file["head_weight"] = values
+
+
+def head_scalar(file: h5py.File) -> None:
+    del file["head_bias"]
+    file["head_bias"] = np.float32(1)
+
+
+def head_elsewhere(file: h5py.File) -> None:
+    with h5py.File("elsewhere.h5", "w") as other:
+        other["head_weight"] = file["head_weight"][:]
+    del file["head_weight"]
+    file["head_weight"] = h5py.ExternalLink("elsewhere.h5", "/head_weight")
+
+
+def head_filtered(file: h5py.File) -> None:
+    replace_table(file, "head_weight", chunks=True, compression="gzip")
+
+
+def head_huge(file: h5py.File) -> None:
+    del file["head_weight"]
+    file.create_dataset("head_weight", (4, 2**38), "f4", chunks=(4, 1024))
+
+
+TO_HEADS = [
+    head_missing,
+    head_of_other_classes,
+    head_of_other_features,
+    head_without_features,
+    head_of_float64,
+    head_not_finite,
+    head_infinite,
+    head_flat,
+    head_scalar,
+    head_elsewhere,
+    head_filtered,
+    head_huge,
+]
+
+
+@pytest.mark.parametrize("store", ["features", "features-int8"])
+@pytest.mark.parametrize("change", TO_HEADS, ids=lambda change: change.__name__)
+def test_a_forged_head_is_refused_in_one_line(change, store):
+    caches.write_cache(PATH, caches.values(store, 50, 3, 4), store=store)
+    caches.resealed(PATH, change)
+    with pytest.raises(CacheError, match=r"cache\.h5") as refusal:
+        LogitCache(PATH)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("store", "field", "value"),
+    [
+        ("int8", "scale", np.nan),
+        ("int8", "scale", np.inf),
+        ("int8", "offset", -np.inf),
+        ("features-int8", "scale", np.nan),
+        ("features", None, np.inf),
+        ("features", None, np.nan),
+    ],
+)
+def test_rows_that_are_not_finite_under_a_right_seal_are_found(store, field, value):
+    caches.write_cache(PATH, caches.values(store, 50, 3, 4), store=store)
+
+    def change(file: h5py.File) -> None:
+        table = file[caches.table_of(file)]
+        rows = table[:]
+        if field is None:
+            rows[7, 2, 1] = value
+        else:
+            rows[field][7, 2] = value
+        table[:] = rows
+
+    caches.resealed(PATH, change)
+    for words in (("verify", PATH, "--quiet"), ("tune-tau", "--cache", PATH)):
+        assert "logits that are not finite" in chain.dive(*words).complaint
+
+
+@pytest.mark.parametrize("store", caches.STORES)
+def test_rows_that_slipped_are_found_in_every_encoding(store):
+    values = caches.values(store, 60, 3, 4)
+    labels = (
+        caches.content_for(values, store=store)
+        .codec.decode(caches.content_for(values, store=store).codec.encode(values))[:, 0]
+        .argmax(axis=1)
+    )
+    caches.write_cache(PATH, values, store=store, labels=labels)
+    chain.succeed("verify", PATH)
+
+    def slip(file: h5py.File) -> None:
+        table = file[caches.table_of(file)]
+        table[:] = np.roll(table[:], 1, axis=0)
+
+    caches.resealed(PATH, slip)
+    assert "do not fit their labels" in chain.dive("verify", PATH, "--quiet").complaint
 
 
 def test_a_cache_that_does_not_say_what_it_is_of_is_refused_by_those_who_must_know():

@@ -8,7 +8,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import caches
@@ -21,18 +21,32 @@ from dive.cache import layout
 from dive.cache import writer as cache_writer
 from dive.cache.part import part_path
 from dive.cache.reader import LogitCache
-from dive.cache.writer import CacheWriter
+from dive.cache.writer import CacheWriter, Content
 from dive.errors import CacheError, OutputError
 
 PATH = Path("cache.h5")
 PART = part_path(PATH)
-LOGITS = caches.random_logits(13, 3, 4)
-CONTENT = caches.content_for(
-    LOGITS,
-    digests=np.random.default_rng(1).integers(0, 256, (13, 16), dtype=np.uint8),
-    facts={"precision": "fp32", "clean_id": 0, "teacher": {"seed": 3}, "versions": {"torch": "2.9.0"}},
-)
 USER_BLOCK = 512
+
+
+def content_of(values: np.ndarray, store: str) -> Content:
+    """The content of the exports of these tests."""
+    return caches.content_for(
+        values,
+        store=store,
+        digests=np.random.default_rng(1).integers(0, 256, (13, 16), dtype=np.uint8),
+        facts={"precision": "fp32", "clean_id": 0, "teacher": {"seed": 3}, "versions": {"torch": "2.9.0"}},
+    )
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """An export of seven blocks that was stopped after four: its part, and the cache that it ends in."""
+
+    part: bytes
+    whole: bytes
+    content: Content
+    values: np.ndarray
 
 
 @pytest.fixture(autouse=True)
@@ -40,32 +54,32 @@ def two_samples_a_block(monkeypatch):
     monkeypatch.setattr(cache_writer, "BLOCK_IMAGES", 6)
 
 
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory) -> tuple[bytes, bytes]:
-    """An export of seven blocks that was stopped after four, and the cache that it ends in."""
+@pytest.fixture(scope="module", params=caches.STORES)
+def stopped(request, tmp_path_factory) -> Stopped:
+    """The stopped export of each encoding."""
     folder = tmp_path_factory.mktemp("stopped")
+    values = caches.values(request.param, 13, 3, 4)
+    content = content_of(values, request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache_writer, "BLOCK_IMAGES", 6)
-        caches.write_cache(folder / "whole.h5", LOGITS, **_options())
-        caches.write_blocks(folder / "c.h5", CONTENT, LOGITS, range(4))
-    return (folder / "c.h5.part").read_bytes(), (folder / "whole.h5").read_bytes()
+        caches.write_blocks(folder / "whole.h5", content, values)
+        caches.finish(folder / "whole.h5", content)
+        caches.write_blocks(folder / "c.h5", content, values, range(4))
+    part, whole = (folder / "c.h5.part").read_bytes(), (folder / "whole.h5").read_bytes()
+    return Stopped(part, whole, content, values)
 
 
-def _options() -> dict:
-    return {"digests": CONTENT.digests, "facts": CONTENT.facts}
-
-
-def resume(*beside: str) -> str | None:
+def resume(stopped: Stopped, *beside: str) -> str | None:
     """Resume the part as an export does and finish it; the line with which it was refused, or None.
 
     beside: the files that lie here besides it.
     """
     before = PART.read_bytes()
     try:
-        facts = cache_writer.unfinished(PATH, CONTENT.identity)
-        with CacheWriter(PATH, replace(CONTENT, facts=facts)) as writer:
+        facts = cache_writer.unfinished(PATH, stopped.content.identity)
+        with CacheWriter(PATH, replace(stopped.content, facts=facts)) as writer:
             for block in writer.missing():
-                writer.write(block, LOGITS[writer.rows(block)])
+                writer.write(block, stopped.values[writer.rows(block)])
             writer.finish()
     except OutputError as error:
         assert "\n" not in str(error) and "cache.h5.part" in str(error) and "--force" in str(error)
@@ -80,7 +94,12 @@ def resume(*beside: str) -> str | None:
 
 Damage = Callable[[Path, random.Random], None]
 TABLES = ("views", "labels", "class_counts", "digests", "keys", "classes")
-BLOCK_TABLES = ("block_crc32", "block_done", "block_correct", "logits")
+BLOCK_TABLES = ("block_crc32", "block_done", "block_correct", "rows")
+
+
+def table_called(file: h5py.File, name: str) -> h5py.Dataset:
+    """A table of a cache; `rows` are those of its encoding."""
+    return file[caches.table_of(file) if name == "rows" else name]
 
 
 def table_entry(name: str) -> Damage:
@@ -88,10 +107,14 @@ def table_entry(name: str) -> Damage:
 
     def damage(part: Path, generator: random.Random) -> None:
         def change(file: h5py.File) -> None:
-            table = file[name]
+            table = table_called(file, name)
             at = tuple(generator.randrange(length) for length in table.shape)
             if table.dtype.kind == "S":
                 table[at] = table[at][:-1] + b"#"
+            elif table.dtype.names:
+                row = table[at]
+                row["values"][generator.randrange(len(row["values"]))] ^= 1
+                table[at] = row
             else:
                 table[at] = table[at] + table.dtype.type(generator.randrange(1, 100))
 
@@ -105,7 +128,8 @@ def whole_table(name: str) -> Damage:
 
     def damage(part: Path, _: random.Random) -> None:
         def change(file: h5py.File) -> None:
-            file[name][:] = np.flip(file[name][:])
+            table = table_called(file, name)
+            table[:] = np.flip(table[:])
 
         caches.edited(part, change)
 
@@ -174,9 +198,10 @@ def replaced(name: str, **how: object) -> Damage:
 
     def damage(part: Path, _: random.Random) -> None:
         def change(file: h5py.File) -> None:
-            values = file[name][:]
-            del file[name]
-            file.create_dataset(name, data=values, **how)
+            table = table_called(file, name)
+            place, values = table.name, table[:]
+            del file[place]
+            file.create_dataset(place, data=values, **how)
 
         caches.edited(part, change)
 
@@ -224,7 +249,7 @@ TO_STRUCTURE = [
     soft_link,
     replaced("labels", chunks=True),
     replaced("views", chunks=True, compression="gzip"),
-    replaced("logits", chunks=True),
+    replaced("rows", chunks=True),
 ]
 DAMAGES = [
     *(("tables", damage) for damage in TO_TABLES),
@@ -234,14 +259,14 @@ DAMAGES = [
 
 
 def test_of_sixty_damages_to_a_part_none_reaches_the_finished_cache(stopped):
-    part, whole = stopped
+    part, whole = stopped.part, stopped.whole
     found = Counter()
     for number, (kind, damage) in enumerate(DAMAGES):
         PATH.unlink(missing_ok=True)
         PART.write_bytes(part)
         damage(PART, random.Random(number))
         assert PART.read_bytes() != part, (number, kind)
-        refusal = resume()
+        refusal = resume(stopped)
         assert refusal or PATH.read_bytes() == whole, (number, kind)
         found[kind, "refused" if refusal else "equal"] += 1
         PART.unlink(missing_ok=True)
@@ -251,15 +276,26 @@ def test_of_sixty_damages_to_a_part_none_reaches_the_finished_cache(stopped):
     assert found["structure", "equal"] >= 8 and found["structure", "refused"] >= 5, found
 
 
+def test_a_damaged_head_of_a_part_is_mended(stopped):
+    if stopped.content.head is None:
+        pytest.skip("logits need no head")
+    for number, damage in enumerate(map(table_entry, ("head_weight", "head_bias"))):
+        PATH.unlink(missing_ok=True)
+        PART.write_bytes(stopped.part)
+        damage(PART, random.Random(number))
+        assert PART.read_bytes() != stopped.part
+        assert resume(stopped) is None and PATH.read_bytes() == stopped.whole
+
+
 def test_every_byte_of_a_part_may_change_and_none_reaches_the_finished_cache(stopped):
-    part, whole = stopped
+    part, whole = stopped.part, stopped.whole
     generator, refused = random.Random(0), 0
     for place in sorted(generator.sample(range(len(part)), 150)):
         changed = bytearray(part)
         changed[place] ^= 1 << generator.randrange(8)
         PATH.unlink(missing_ok=True)
         PART.write_bytes(changed)
-        if resume() is None:
+        if resume(stopped) is None:
             assert PATH.read_bytes() == whole, place
         else:
             refused += 1
@@ -269,41 +305,45 @@ def test_every_byte_of_a_part_may_change_and_none_reaches_the_finished_cache(sto
 
 
 def test_a_resumed_part_keeps_the_facts_and_the_producer_of_the_export_that_began_it(stopped, monkeypatch):
-    part, whole = stopped
+    part, whole = stopped.part, stopped.whole
     PART.write_bytes(part)
     monkeypatch.setattr(cache_writer, "__version__", "99.0")
-    with CacheWriter(PATH, replace(CONTENT, facts={"precision": "bf16", "versions": {}})) as writer:
+    with CacheWriter(PATH, replace(stopped.content, facts={"precision": "bf16", "versions": {}})) as writer:
         for block in writer.missing():
-            writer.write(block, LOGITS[writer.rows(block)])
+            writer.write(block, stopped.values[writer.rows(block)])
         writer.finish()
     assert PATH.read_bytes() == whole
 
 
-@pytest.mark.parametrize("change", ["views", "labels", "digests", "keys"])
+@pytest.mark.parametrize("change", ["views", "labels", "digests", "keys", "head"])
 def test_a_part_that_was_begun_with_other_tables_is_refused_and_not_rewritten(stopped, change):
     """Its record is right and its identity is the same: its rows are of those other tables."""
+    content = stopped.content
     other = {
-        "views": {"views": CONTENT.views[:, ::-1].copy()},
-        "labels": {"labels": np.roll(CONTENT.labels, 1)},
-        "digests": {"digests": CONTENT.digests[::-1].copy()},
-        "keys": {"keys": CONTENT.keys[::-1]},
+        "views": {"views": content.views[:, ::-1].copy()},
+        "labels": {"labels": np.roll(content.labels, 1)},
+        "digests": {"digests": content.digests[::-1].copy()},
+        "keys": {"keys": content.keys[::-1]},
+        "head": {"head": caches.head(4, seed=6)},
     }[change]
-    caches.write_blocks(PATH, replace(CONTENT, **other), LOGITS, range(4))
-    refusal = resume()
+    if change == "head" and content.head is None:
+        pytest.skip("logits need no head")
+    caches.write_blocks(PATH, replace(content, **other), stopped.values, range(4))
+    refusal = resume(stopped)
     assert refusal and "was begun by dive" in refusal and "with other tables" in refusal
 
 
 @pytest.mark.parametrize("place", ["facts", "producer", "layout", "block_rows", "shape"])
 @pytest.mark.parametrize("value", [None, [], {}, "x", -1, 1e300, [1, 2, 3]])
 def test_a_forged_record_is_refused_or_has_no_effect(stopped, place, value):
-    part, whole = stopped
+    part = stopped.part
     digest, length, begin, *rest = struct.unpack("<32sQQI8s", part[-60:])
     record = json.loads(part[begin : begin + length])
     assert hashlib.sha256(part[begin : begin + length]).digest() == digest
     text = json.dumps(record | {place: value}).encode()
     footer = struct.pack("<32sQQI8s", hashlib.sha256(text).digest(), len(text), begin, *rest)
     PART.write_bytes(part[:begin] + text + footer)
-    assert resume()
+    assert resume(stopped)
     if place != "layout" or not isinstance(value, str):
         outcome = chain.dive("inspect", PART)
         assert outcome.code == 0 or outcome.complaint
@@ -316,10 +356,11 @@ def external(part: Path) -> None:
     """Logits that lie in another file."""
 
     def change(file: h5py.File) -> None:
-        shape, kind = file["logits"].shape, file["logits"].dtype
-        del file["logits"]
+        table = table_called(file, "rows")
+        place, shape, kind = table.name, table.shape, table.dtype
+        del file[place]
         size = int(np.prod(shape)) * kind.itemsize
-        file.create_dataset("logits", shape, kind, external=[("victim", 0, size)])
+        file.create_dataset(place, shape, kind, external=[("victim", 0, size)])
 
     caches.edited(part, change)
 
@@ -328,10 +369,12 @@ def linked(part: Path) -> None:
     """Logits that are a link to another HDF5 file."""
 
     def change(file: h5py.File) -> None:
+        table = table_called(file, "rows")
+        place = table.name
         with h5py.File("victim", "w") as other:
-            other["logits"] = file["logits"][:]
-        del file["logits"]
-        file["logits"] = h5py.ExternalLink("victim", "/logits")
+            other["rows"] = table[:]
+        del file[place]
+        file[place] = h5py.ExternalLink("victim", "/rows")
 
     caches.edited(part, change)
 
@@ -339,7 +382,7 @@ def linked(part: Path) -> None:
 @pytest.mark.parametrize("make", [external, linked])
 @pytest.mark.parametrize("record", ["kept", "cut off"])
 def test_a_hostile_part_writes_into_no_other_file(stopped, make, record):
-    part, whole = stopped
+    part, whole = stopped.part, stopped.whole
     Path("victim").write_bytes(bytes(5000))
     PART.write_bytes(part)
     make(PART)
@@ -347,14 +390,14 @@ def test_a_hostile_part_writes_into_no_other_file(stopped, make, record):
         PART.write_bytes(PART.read_bytes()[: len(whole)])
     victim = Path("victim").read_bytes()
     chain.dive("inspect", PART)
-    refusal = resume("victim")
+    refusal = resume(stopped, "victim")
     assert Path("victim").read_bytes() == victim
     assert refusal if record == "cut off" else PATH.read_bytes() == whole
 
 
 @pytest.mark.parametrize("nested", ["recipe", "facts"])
 def test_a_record_that_is_nested_too_deeply_is_refused_in_one_line(stopped, nested):
-    part = stopped[0]
+    part = stopped.part
     length, begin, *rest = struct.unpack("<32sQQI8s", part[-60:])[1:]
     text = part[begin : begin + length].decode()
     for depth in (900, 970, 100_000):
@@ -363,7 +406,7 @@ def test_a_record_that_is_nested_too_deeply_is_refused_in_one_line(stopped, nest
             changed = text.replace('"fp32"', "[" * depth + "]" * depth)
         footer = (hashlib.sha256(changed.encode()).digest(), len(changed), begin, *rest)
         PART.write_bytes(part[:begin] + changed.encode() + struct.pack("<32sQQI8s", *footer))
-        assert resume(), depth
+        assert resume(stopped), depth
 
 
 def test_hdf5_never_opens_an_unfinished_export(stopped):
@@ -373,12 +416,12 @@ def test_hdf5_never_opens_an_unfinished_export(stopped):
         assert isinstance(place, layout._MemoryFile), f"HDF5 was asked to open {place}"
         return real(place, *arguments, **options)
 
-    PART.write_bytes(stopped[0])
+    PART.write_bytes(stopped.part)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(h5py, "File", only_memory)
         assert chain.succeed("inspect", PART, "--json").document["blocks_done"] == 4
-        assert resume() is None
-    assert PATH.read_bytes() == stopped[1]
+        assert resume(stopped) is None
+    assert PATH.read_bytes() == stopped.whole
 
 
 def in_the_way(kind: str, place: Path) -> None:
@@ -413,7 +456,7 @@ def test_what_is_not_a_file_of_its_own_in_the_place_of_a_part_is_refused_before_
     complaint = chain.dive(*words).complaint
     assert f"{name} is in the way: it is a " in complaint and "remove it" in complaint
     with pytest.raises(OutputError, match=f"{name} is in the way"):
-        CacheWriter(PATH, CONTENT)
+        CacheWriter(PATH, content_of(caches.random_logits(13, 3, 4), "float16"))
     if kind == "link to a file":
         assert Path("mine").read_text() == "mine"
     assert os.path.lexists(name) and not PATH.exists()
@@ -467,12 +510,12 @@ def other_precision(part: Path, _: random.Random) -> None:
     ("damage", "ends"),
     [
         (table_entry("views"), "repaired"),
-        (table_entry("logits"), "equal"),
+        (table_entry("rows"), "equal"),
         (attribute("facts", "changed"), "repaired"),
         (other_precision, "refused"),
         (cut, "refused"),
     ],
-    ids=["views", "logits", "facts", "record", "cut"],
+    ids=["views", "rows", "facts", "record", "cut"],
 )
 def test_the_command_repairs_a_damaged_part_and_says_so_or_refuses_it(
     digits, half_done, monkeypatch, damage, ends
@@ -488,7 +531,7 @@ def test_the_command_repairs_a_damaged_part_and_says_so_or_refuses_it(
         chain.succeed(*words, "--force")
     else:
         assert outcome.code == 0
-        assert ("damaged outside its logits" in outcome.err) == (ends == "repaired")
+        assert ("damaged outside its rows" in outcome.err) == (ends == "repaired")
     assert PATH.read_bytes() == whole
 
 
@@ -510,14 +553,14 @@ def test_a_part_of_the_same_weights_but_another_teachers_facts_is_refused(digits
 
 def test_a_part_that_was_sealed_and_then_damaged_is_refused_or_ends_in_the_same_bytes(stopped):
     """Between cutting the record off and the move to its place an export has a seal alone."""
-    whole = stopped[1]
+    whole = stopped.whole
     generator = random.Random(5)
     PART.write_bytes(whole)
-    assert resume() is None and PATH.read_bytes() == whole
+    assert resume(stopped) is None and PATH.read_bytes() == whole
     for _ in range(40):
         changed = bytearray(whole)
         changed[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
         PATH.unlink(missing_ok=True)
         PART.write_bytes(changed)
-        assert resume() or PATH.read_bytes() == whole
+        assert resume(stopped) or PATH.read_bytes() == whole
         PART.unlink(missing_ok=True)

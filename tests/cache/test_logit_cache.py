@@ -29,6 +29,12 @@ def two_rows_a_block(monkeypatch):
     monkeypatch.setattr(writer, "BLOCK_IMAGES", 6)
 
 
+@pytest.fixture(params=caches.STORES)
+def store(request) -> str:
+    """The name of each encoding."""
+    return request.param
+
+
 def names() -> list[str]:
     return sorted(path.name for path in Path().iterdir())
 
@@ -37,7 +43,7 @@ def names() -> list[str]:
 def test_plain_h5py_reads_back_everything_that_was_written(dtype):
     logits = caches.random_logits(7, 3, 5)
     views = np.random.default_rng(1).integers(0, 162, (7, 3)).astype(np.int32)
-    content = caches.content_for(logits, views=views, dtype=dtype)
+    content = caches.content_for(logits, views=views, store=dtype)
     caches.write_blocks(PATH, content, logits)
     caches.finish(PATH, content)
     with h5py.File(PATH, "r") as file:
@@ -49,7 +55,11 @@ def test_plain_h5py_reads_back_everything_that_was_written(dtype):
         np.testing.assert_array_equal(file["class_counts"][:], [2, 2, 1, 1, 1])
         assert [key.decode() for key in file["keys"][:]] == content.keys
         assert tuple(name.decode() for name in file["classes"][:]) == content.classes
-        assert file.attrs["format"] == "dive-logits" and file.attrs["version"] == 3
+        assert (
+            file.attrs["format"] == "dive-logits"
+            and file.attrs["version"] == 4
+            and file.attrs["encoding"] == dtype
+        )
         assert file.attrs["complete"] and file.attrs["producer"].startswith("dive ")
         assert json.loads(file.attrs["identity"]) == caches.IDENTITY
         assert json.loads(file.attrs["facts"]) == content.facts
@@ -57,7 +67,7 @@ def test_plain_h5py_reads_back_everything_that_was_written(dtype):
 
 def test_the_logits_are_contiguous_and_lie_where_h5py_says():
     logits = caches.random_logits(6, 3, 4)
-    cache = caches.write_cache(PATH, logits, dtype="float32")
+    cache = caches.write_cache(PATH, logits, store="float32")
     with h5py.File(PATH, "r") as file:
         dataset = file["logits"]
         assert dataset.chunks is None and dataset.compression is None
@@ -65,7 +75,7 @@ def test_the_logits_are_contiguous_and_lie_where_h5py_says():
     raw = np.frombuffer(PATH.read_bytes(), dtype="<f4", count=6 * 3 * 4, offset=offset)
     np.testing.assert_array_equal(raw.reshape(6, 3, 4), stored)
     np.testing.assert_array_equal(cache.whole(), logits)
-    assert isinstance(cache.whole().base, np.memmap)
+    assert isinstance(cache.encoded_whole().base, np.memmap)
 
 
 def test_the_tables_of_done_blocks_and_their_crcs_are_those_of_the_rows(two_rows_a_block):
@@ -101,7 +111,7 @@ def small_contents(draw):
         logits,
         labels=draw(st.lists(st.integers(0, c - 1), min_size=n, max_size=n)),
         views=np.array(ids, dtype=np.int32).reshape(n, v),
-        dtype=dtype,
+        store=dtype,
         keys=draw(st.lists(texts, min_size=n, max_size=n, unique=True)),
         classes=tuple(draw(st.lists(texts, min_size=c, max_size=c, unique=True))),
         identity=draw(st.dictionaries(texts, st.one_of(st.integers(), texts, st.none()), max_size=3)),
@@ -119,8 +129,8 @@ def test_whatever_is_written_is_read_back(case):
         caches.write_blocks(PATH, content, logits)
         caches.finish(PATH, content)
     cache = LogitCache(PATH)
-    assert cache.shape == logits.shape and cache.dtype == logits.dtype
-    assert cache.whole().tobytes() == logits.tobytes()  # the sign of a zero too
+    assert cache.shape == logits.shape and cache.store == logits.dtype.name
+    assert cache.encoded_whole().tobytes() == logits.tobytes()  # the sign of a zero too
     np.testing.assert_array_equal(cache.views, content.views)
     np.testing.assert_array_equal(cache.labels, content.labels)
     np.testing.assert_array_equal(cache.class_counts, content.class_counts)
@@ -130,11 +140,11 @@ def test_whatever_is_written_is_read_back(case):
     assert covered == list(range(len(logits)))
 
 
-def test_the_same_content_makes_the_same_bytes_whatever_the_order_of_its_blocks(two_rows_a_block):
-    logits = caches.random_logits(9, 3, 4)
-    content = caches.content_for(logits)
+def test_the_same_content_makes_the_same_bytes_whatever_the_order_of_its_blocks(two_rows_a_block, store):
+    values = caches.values(store, 9, 3, 4)
+    content = caches.content_for(values, store=store)
     for name, order in (("a.h5", [0, 1, 2, 3, 4]), ("b.h5", [3, 0, 4, 1, 2])):
-        caches.write_blocks(Path(name), content, logits, order)
+        caches.write_blocks(Path(name), content, values, order)
         caches.finish(Path(name), content)
     assert Path("a.h5").read_bytes() == Path("b.h5").read_bytes()
     assert LogitCache(Path("a.h5")).hash == LogitCache(Path("b.h5")).hash
@@ -167,26 +177,26 @@ def test_nothing_stands_under_the_final_name_until_the_cache_is_finished(two_row
 
 @pytest.mark.parametrize("done", range(6))
 def test_an_abandoned_cache_goes_on_at_the_first_missing_block_and_ends_in_the_same_bytes(
-    two_rows_a_block, done
+    two_rows_a_block, store, done
 ):
-    logits = caches.random_logits(9, 3, 4)
-    content = caches.content_for(logits)
-    caches.write_cache(Path("whole.h5"), logits)
-    caches.write_blocks(PATH, content, logits, range(done))
+    values = caches.values(store, 9, 3, 4)
+    content = caches.content_for(values, store=store)
+    caches.write_cache(Path("whole.h5"), values, store=store)
+    caches.write_blocks(PATH, content, values, range(done))
     with h5py.File(part_path(PATH), "r") as file:
         np.testing.assert_array_equal(file["block_done"][:], [block < done for block in range(5)])
         assert not file.attrs["complete"]
     with CacheWriter(PATH, content) as writer:
         assert writer.missing() == list(range(done, 5))
-    caches.write_blocks(PATH, content, logits)
+    caches.write_blocks(PATH, content, values)
     caches.finish(PATH, content)
     assert PATH.read_bytes() == Path("whole.h5").read_bytes()
 
 
-def test_a_cache_that_was_sealed_but_not_moved_to_its_place_ends_in_the_same_bytes(two_rows_a_block):
-    logits = caches.random_logits(9, 3, 4)
-    content = caches.content_for(logits)
-    caches.write_cache(PATH, logits)
+def test_a_cache_that_was_sealed_but_not_moved_to_its_place_ends_in_the_same_bytes(two_rows_a_block, store):
+    values = caches.values(store, 9, 3, 4)
+    content = caches.content_for(values, store=store)
+    caches.write_cache(PATH, values, store=store)
     expected = PATH.read_bytes()
     PATH.rename(part_path(PATH))
     assert unfinished(PATH, content.identity) == content.facts
@@ -195,15 +205,16 @@ def test_a_cache_that_was_sealed_but_not_moved_to_its_place_ends_in_the_same_byt
 
 
 @pytest.mark.parametrize("damage", ["rows", "crc", "not done"])
-def test_a_block_that_does_not_match_its_crc_or_is_not_done_is_written_again(two_rows_a_block, damage):
-    logits = caches.random_logits(9, 3, 4)
-    content = caches.content_for(logits)
-    caches.write_cache(Path("whole.h5"), logits)
-    caches.write_blocks(PATH, content, logits)
+def test_a_block_that_does_not_match_its_crc_or_is_not_done_is_written_again(two_rows_a_block, store, damage):
+    values = caches.values(store, 9, 3, 4)
+    content = caches.content_for(values, store=store)
+    caches.write_cache(Path("whole.h5"), values, store=store)
+    caches.write_blocks(PATH, content, values)
 
     def change(file: h5py.File) -> None:
         if damage == "rows":
-            file["logits"][5, 2, 3] += 1
+            table = file[caches.table_of(file)]
+            table[5, 2] = table[4, 2]
         elif damage == "crc":
             file["block_crc32"][2] += 1
         else:
@@ -212,7 +223,7 @@ def test_a_block_that_does_not_match_its_crc_or_is_not_done_is_written_again(two
     caches.edited(part_path(PATH), change)
     with CacheWriter(PATH, content) as writer:
         assert writer.missing() == [2]
-    caches.write_blocks(PATH, content, logits)
+    caches.write_blocks(PATH, content, values)
     caches.finish(PATH, content)
     assert PATH.read_bytes() == Path("whole.h5").read_bytes()
 
@@ -253,23 +264,21 @@ def test_a_damaged_unfinished_cache_is_refused_and_left_alone(keep):
     assert part.stat().st_size == keep
 
 
-@pytest.fixture(scope="module")
-def whole_bytes(tmp_path_factory):
-    """The bytes of a cache of four blocks, with the offset and length of its logits."""
+@pytest.fixture(scope="module", params=caches.STORES)
+def whole_bytes(request, tmp_path_factory):
+    """The bytes of a cache of four blocks, with the offset and length of its rows."""
     path = tmp_path_factory.mktemp("whole") / "whole.h5"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "BLOCK_IMAGES", 6)
-        caches.write_cache(path, caches.random_logits(7, 3, 5))
-    with h5py.File(path, "r") as file:
-        dataset = file["logits"].id
-        return path.read_bytes(), dataset.get_offset(), dataset.get_storage_size()
+        caches.write_cache(path, caches.values(request.param, 7, 3, 5), store=request.param)
+    return path.read_bytes(), caches.offset(path), caches.stored(path).nbytes
 
 
 def refused(content: bytes) -> bool:
     """Whether a cache of this content is refused, at the latest when its blocks are checked."""
     PATH.write_bytes(content)
     try:
-        LogitCache(PATH).whole()
+        LogitCache(PATH).encoded_whole()
     except CacheError as error:
         assert "small.h5" in str(error) and "\n" not in str(error)
         return True
@@ -322,9 +331,9 @@ def test_a_flipped_bit_outside_the_logits_is_refused_before_hdf5_reads_the_file(
 
 
 def test_a_flipped_bit_in_the_logits_names_the_samples_it_spoils(whole_bytes):
-    whole, offset, _ = whole_bytes
+    whole, offset, size = whole_bytes
     flipped = bytearray(whole)
-    flipped[offset + 4 * 3 * 5 * 2] ^= 1  # the first value of sample 4: block 2 of two samples
+    flipped[offset + 4 * size // 7] ^= 1  # the first value of sample 4: block 2 of two samples
     PATH.write_bytes(flipped)
     cache = LogitCache(PATH)
     rows, logits = cache.block(1)
@@ -386,10 +395,10 @@ def test_logits_that_are_not_finite_as_stored_are_refused_and_their_block_stays_
 ):
     logits = caches.random_logits(5, 3, 4)
     logits[3, 1, 2] = value
-    content = caches.content_for(logits, dtype=dtype)
+    content = caches.content_for(logits, store=dtype)
     with CacheWriter(PATH, content) as writer:
         writer.write(0, logits[writer.rows(0)])
-        with pytest.raises(CacheError, match=f"not finite in {dtype} .samples 2 to 3.*--dtype float32"):
+        with pytest.raises(CacheError, match=f"not finite in {dtype} .samples 2 to 3.*--store float32"):
             writer.write(1, logits[writer.rows(1)])
         assert writer.missing() == [1, 2]
     assert not PATH.exists()
@@ -423,11 +432,11 @@ def test_whatever_fails_while_a_cache_is_laid_out_is_one_line_and_leaves_nothing
     assert names() == []
 
 
-def test_what_a_reader_does_to_the_logits_never_reaches_the_file():
-    cache = caches.write_cache(PATH, caches.random_logits(3, 2, 4))
+def test_what_a_reader_does_to_the_rows_never_reaches_the_file(store):
+    cache = caches.write_cache(PATH, caches.values(store, 3, 2, 4), store=store)
     before = PATH.read_bytes()
-    mapped = cache.whole()
-    mapped[:] = 0
+    mapped = cache.encoded_whole()
+    mapped[:] = np.zeros((), mapped.dtype)
     mapped.base.flush()
     del cache, mapped
     assert PATH.read_bytes() == before

@@ -21,13 +21,13 @@ N, V, C = 11, 3, 4
 CORRUPT = slice(4, 6)  # the samples of the block that is damaged in some tests
 
 
-@pytest.fixture(scope="module", params=["float16", "float32"])
+@pytest.fixture(scope="module", params=caches.STORES)
 def written(request, tmp_path_factory):
-    """A cache of six blocks, two samples in each but the last, and its logits as h5py reads them."""
+    """A cache of six blocks, two samples in each but the last, and its rows as h5py reads them."""
     path = tmp_path_factory.mktemp("written") / "cache.h5"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "BLOCK_IMAGES", 6)
-        caches.write_cache(path, caches.random_logits(N, V, C), dtype=request.param)
+        caches.write_cache(path, caches.values(request.param, N, V, C), store=request.param)
     return path, caches.stored(path)
 
 
@@ -36,40 +36,45 @@ def corrupt(written):
     """The same cache with one bit of sample 5 flipped, and its logits as they should be."""
     path, stored = written
     content = bytearray(path.read_bytes())
-    content[caches.offset(path) + 5 * V * C * stored.itemsize + 3] ^= 4
+    content[caches.offset(path) + 5 * stored[0].nbytes + 3] ^= 4
     PATH.write_bytes(content)
-    return LogitCache(PATH), stored
+    return LogitCache(PATH), caches.decoded(path)
+
+
+def near(found: np.ndarray, logits: np.ndarray) -> None:
+    """Compare decoded logits with those in float64."""
+    assert found.dtype == np.float32 and found.shape == logits.shape
+    np.testing.assert_allclose(found, logits, rtol=1e-6, atol=1e-5)
 
 
 pairs = st.lists(st.tuples(st.integers(0, N - 1), st.integers(0, V - 1)), max_size=20)
 
 
 @given(pairs)
-def test_gathered_logits_are_those_that_h5py_reads_in_their_stored_type(written, asked):
+def test_gathered_rows_are_those_that_h5py_reads_byte_for_byte_and_logits_are_decoded(written, asked):
     path, stored = written
     rows, columns = np.array(asked, dtype=np.int64).reshape(-1, 2).T
-    expected = np.array([stored[row, column] for row, column in asked], dtype=stored.dtype).reshape(-1, C)
-    found = LogitCache(path).gather(rows, columns)
-    assert found.dtype == stored.dtype and found.tobytes() == expected.tobytes()
-    room = np.full((len(asked), C), 7, dtype=stored.dtype)
-    assert LogitCache(path).gather(rows, columns, out=room) is room
-    assert room.tobytes() == expected.tobytes()
-    as_float32 = LogitCache(path).logits(rows, columns)
-    assert as_float32.dtype == np.float32 and as_float32.shape == (len(asked), C)
-    np.testing.assert_array_equal(as_float32, expected.astype(np.float32))
+    expected = b"".join(stored[row, column].tobytes() for row, column in asked)
+    found = LogitCache(path).encoded(rows, columns)
+    assert found.tobytes() == expected and len(found) == len(asked)
+    room = np.full_like(found, 7)
+    assert LogitCache(path).encoded(rows, columns, out=room) is room
+    assert room.tobytes() == expected
+    near(LogitCache(path).logits(rows, columns), caches.decoded(path)[rows, columns])
 
 
 def test_logits_take_lists_and_single_numbers(written):
-    path, stored = written
-    cache = LogitCache(path)
-    np.testing.assert_array_equal(cache.logits([10, 0], [2, 1]), stored[[10, 0], [2, 1]].astype(np.float32))
-    np.testing.assert_array_equal(cache.logits(3, 1), stored[3:4, 1].astype(np.float32))
+    path, _ = written
+    cache, logits = LogitCache(path), caches.decoded(path)
+    near(cache.logits([10, 0], [2, 1]), logits[[10, 0], [2, 1]])
+    near(cache.logits(3, 1), logits[3:4, 1])
 
 
 def test_the_whole_and_its_blocks_are_what_h5py_reads(written):
     path, stored = written
     cache = LogitCache(path)
-    np.testing.assert_array_equal(cache.whole(), stored)
+    assert cache.encoded_whole().tobytes() == stored.tobytes() and cache.encoded_whole().dtype == stored.dtype
+    near(cache.whole(), caches.decoded(path))
     assert cache.nbytes == stored.nbytes and cache.block_count == 6 and cache.block_rows == 2
     blocks = list(cache.blocks())
     assert [(rows.start, rows.stop) for rows, _ in blocks] == [
@@ -81,31 +86,33 @@ def test_the_whole_and_its_blocks_are_what_h5py_reads(written):
         (10, 11),
     ]
     for rows, logits in blocks:
-        np.testing.assert_array_equal(logits, stored[rows])
+        near(logits, caches.decoded(path)[rows])
 
 
-@pytest.mark.parametrize("read", ["gather", "logits"])
+@pytest.mark.parametrize("read", ["encoded", "logits"])
 def test_a_batch_that_touches_a_corrupt_block_is_refused_and_any_other_is_read(corrupt, read):
-    cache, stored = corrupt
+    cache, logits = corrupt
     sound = np.array([row for row in range(N) if row not in range(CORRUPT.start, CORRUPT.stop)])
     for _ in range(2):  # also after blocks were found sound
         for row in range(N):
             batch, columns = np.array([0, row, N - 1]), np.array([2, 0, 1])
             if row in sound:
-                np.testing.assert_array_equal(getattr(cache, read)(batch, columns), stored[batch, columns])
+                found = getattr(cache, read)(batch, columns)
+                found = cache.codec.decode(cache.codec.unpacked(found)) if read == "encoded" else found
+                near(found, logits[batch, columns])
                 continue
             with pytest.raises(
                 CacheError, match="small.h5 is corrupt: samples 4 to 5 do not match their CRC"
             ):
                 getattr(cache, read)(batch, columns)
-    np.testing.assert_array_equal(cache.gather(sound, sound * 0), stored[sound, 0])
+    near(cache.logits(sound, sound * 0), logits[sound, 0])
 
 
 def test_the_whole_of_a_corrupt_cache_is_refused_each_time(corrupt):
     cache, _ = corrupt
     for _ in range(2):
         with pytest.raises(CacheError, match="small.h5 is corrupt: samples 4 to 5"):
-            cache.whole()
+            cache.encoded_whole()
 
 
 def test_a_block_is_checked_at_its_first_use_alone(written, monkeypatch):
@@ -114,12 +121,12 @@ def test_a_block_is_checked_at_its_first_use_alone(written, monkeypatch):
     real, calls = reader.crc, []
     monkeypatch.setattr(reader, "crc", lambda rows: calls.append(len(rows)) or real(rows))
     cache = LogitCache(written[0])
-    cache.gather(np.array([0, 1, 1]), np.array([0, 0, 2]))
+    cache.encoded(np.array([0, 1, 1]), np.array([0, 0, 2]))
     assert calls == [2]
-    cache.gather(np.array([1, 10]), np.array([0, 0]))
+    cache.encoded(np.array([1, 10]), np.array([0, 0]))
     assert calls == [2, 1]
-    cache.whole()
-    cache.whole()
+    cache.encoded_whole()
+    cache.encoded_whole()
     cache.logits([4], [0])
     assert calls == [2, 1, 2, 2, 2, 2]
 
@@ -160,6 +167,7 @@ def as_version_2(file: h5py.File) -> None:
 
     file.move("digests", "pixel_digests")
     file.attrs["version"] = 2
+    del file.attrs["encoding"]
     for name in ("identity", "facts"):
         said = renamed(json.loads(file.attrs[name]))
         if name == "identity":
@@ -178,7 +186,7 @@ def test_a_cache_of_version_2_is_refused_by_the_command_that_makes_it_again(digi
     }
     for command, rest in words.items():
         complaint = chain.dive(command, *rest).complaint
-        assert "small.h5 is of another version of dive (dive-logits 2; this one reads 3)" in complaint
+        assert "small.h5 is of another version of dive (dive-logits 2; this one reads 4)" in complaint
         assert (
             "make it again with its recipe and data: dive export-logits --out small.h5 --force" in complaint
         )
@@ -192,6 +200,37 @@ def test_a_cache_of_version_2_is_refused_by_the_command_that_makes_it_again(digi
 
 def test_a_cache_of_a_later_version_is_refused_too():
     caches.write_cache(PATH, caches.random_logits(5, 2, 3))
-    caches.resealed(PATH, lambda file: file.attrs.modify("version", 4))
-    with pytest.raises(CacheError, match="of another version of dive .dive-logits 4; this one reads 3"):
+    caches.resealed(PATH, lambda file: file.attrs.modify("version", 5))
+    with pytest.raises(CacheError, match="of another version of dive .dive-logits 5; this one reads 4"):
+        LogitCache(PATH)
+
+
+def as_version_3(file: h5py.File) -> None:
+    """A cache as dive wrote it before it knew encodings: the type of the logits says which they are."""
+    said = json.loads(file.attrs["identity"])
+    said["dtype"] = said.pop("store")
+    file.attrs["identity"] = json.dumps(said)
+    file.attrs["version"] = 3
+    del file.attrs["encoding"]
+
+
+def test_a_cache_of_version_3_is_read_as_one_of_this_version(digits):
+    PATH.write_bytes(digits.cache.read_bytes())
+    caches.resealed(PATH, as_version_3)
+    old, new = LogitCache(PATH), LogitCache(digits.cache)
+    assert (old.version, old.store, old.identity) == (3, "float16", new.identity)
+    np.testing.assert_array_equal(old.whole(), new.whole())
+    for words in (("verify", PATH), ("tune-tau", "--cache", PATH), ("inspect", PATH)):
+        chain.succeed(*words)
+    trained = chain.succeed(
+        "student", *chain.DIGITS, "--epochs", 1, "--cache", PATH, "--out", "s.pt", "--json"
+    )
+    assert trained.document["cache"]["store"] == "float16"
+
+
+@pytest.mark.parametrize("store", ["int8", "features", "features-int8"])
+def test_an_encoding_that_version_3_did_not_know_is_not_read_under_its_number(store):
+    caches.write_cache(PATH, caches.values(store, 5, 2, 3), store=store)
+    caches.resealed(PATH, lambda file: file.attrs.modify("version", 3))
+    with pytest.raises(CacheError, match="not a logit cache that this version of dive can read"):
         LogitCache(PATH)

@@ -61,7 +61,7 @@ def test_the_seal_fills_the_user_block_and_hdf5_begins_behind_it(sealed):
 def test_a_cache_of_many_blocks_gets_a_larger_user_block(monkeypatch):
     monkeypatch.setattr(writer, "BLOCK_IMAGES", 1)
     logits = caches.random_logits(300, 1, 4)
-    cache = caches.write_cache(PATH, logits, dtype="float32")
+    cache = caches.write_cache(PATH, logits, store="float32")
     with h5py.File(PATH, "r") as file:
         assert file.userblock_size == 2048  # 80 bytes and 300 CRCs of 4
     np.testing.assert_array_equal(cache.whole(), logits)
@@ -119,7 +119,7 @@ def test_a_sealed_file_that_is_not_a_complete_cache_of_this_version_is_refused(s
     with h5py.File(PATH, "r+") as file:
         file.attrs.modify(attribute, value)
     seal_again()
-    with pytest.raises(CacheError, match="not a complete dive-logits file of version 3"):
+    with pytest.raises(CacheError, match="not a complete dive-logits file of version 4"):
         LogitCache(PATH)
 
 

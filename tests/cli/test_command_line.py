@@ -132,15 +132,15 @@ COMMON = {
     "teacher": "--config --set --data --device --precision --seed --json --quiet --force --loss --epochs "
     "--out --eval-every --workers --check-images",
     "export-logits": "--config --set --data --device --precision --json --quiet --force --teacher --views "
-    "--dtype --out --workers",
-    "tune-tau": "--config --set --json --quiet --force --cache --tau --power --plot --clean",
+    "--store --out --workers",
+    "tune-tau": "--config --set --json --quiet --force --cache --tau --power --plot --clean --sample --seed",
     "student": "--config --set --data --device --precision --seed --json --quiet --force --cache --tau "
     "--power --student-tau --weight --epochs --out --free-views --fixed-view --eval-every --workers "
     "--check-images",
     "eval": "--config --set --data --device --json --quiet --per-class --part --model --workers",
     "predict": "--top --csv --device --model --json --quiet",
     "inspect": "--json",
-    "verify": "--data --device --seed --json --quiet --sample --teacher --model",
+    "verify": "--data --device --seed --json --quiet --sample --teacher --model --against",
 }
 
 
@@ -186,7 +186,7 @@ def test_every_command_stands_in_the_readme(repository, name):
         (("teacher", "--epochs", "many"), "many"),
         (("teacher", "--loss", "mse"), "mse"),
         (("teacher", "--seed", "1.5"), "1.5"),
-        (("export-logits", "--dtype", "int8"), "int8"),
+        (("export-logits", "--store", "int4"), "int4"),
         (("teacher", "--precision", "fp64"), "fp64"),
         (("tune-tau", "--tau", "--power", "1"), "--tau"),
         (("tune-tau", "--tau", "1", "--quiet", "3"), "3"),

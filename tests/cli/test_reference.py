@@ -62,6 +62,6 @@ def test_a_default_that_the_help_names_in_brackets_is_told_as_such():
     )
     assert "`--student-tau T [T ...]`: The student's own temperatures. Default: the teacher's.\n" in student
     assert (
-        "`--dtype float16|float32`: How the logits are stored. Default: `float16`.\n"
-        in sections()["export-logits"]
+        "`--store float16|float32|int8|features|features-int8`: What the cache holds of a view: its logits, "
+        "or the input of the teacher's last Linear. Default: `float16`.\n" in sections()["export-logits"]
     )

@@ -7,7 +7,7 @@ import chain
 import numpy as np
 import pytest
 import torch
-from caches import random_logits, write_cache
+from caches import STORES, decoded, offset, values, write_cache
 
 from dive import memory
 from dive.cache.reader import LogitCache
@@ -19,13 +19,13 @@ from dive.models import checkpoint
 
 CPU = torch.device("cpu")
 N, VIEWS, CLASSES = 37, 5, 11
-LOGITS = random_logits(N + 3, VIEWS, CLASSES).astype(np.float16)
 
 
-@pytest.fixture
-def cache() -> LogitCache:
-    """A cache with more rows than samples."""
-    return write_cache(Path("logits.h5"), LOGITS)
+@pytest.fixture(params=STORES)
+def cache(request) -> LogitCache:
+    """A cache of each encoding, with more rows than samples."""
+    found = values(request.param, N + 3, VIEWS, CLASSES)
+    return write_cache(Path("logits.h5"), found, store=request.param)
 
 
 PLACE = np.random.default_rng(1).permutation(N + 3)[:N]
@@ -41,14 +41,15 @@ def epoch(seed: int, size: int) -> list[Batch]:
 def batch_of(feed: Feed, batch: Batch) -> np.ndarray:
     """The logits of the batch made ready, copied."""
     found = feed.batch(*(torch.from_numpy(index) for index in (batch.rows, batch.ids, batch.columns)))
-    assert found.dtype == torch.float16
+    assert found.dtype == torch.float32
     return found.numpy().copy()
 
 
-def expected(batch: Batch) -> np.ndarray:
-    """The logits of a batch, one by one."""
-    places = zip(batch.rows.tolist(), batch.columns.tolist(), strict=True)
-    return np.stack([LOGITS[PLACE[row], column] for row, column in places])
+def require(found: np.ndarray, batch: Batch) -> None:
+    """Compare the logits of a batch with those in float64, one by one."""
+    logits, places = decoded(Path("logits.h5")), zip(batch.rows.tolist(), batch.columns.tolist(), strict=True)
+    expected = np.stack([logits[PLACE[row], column] for row, column in places])
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 4, 8, 36, 37, 50])
@@ -64,7 +65,7 @@ def test_every_batch_of_every_epoch_has_its_own_rows(cache, size, streamed, monk
         feed.begin(iter(plan))
         for batch in plan:
             feed.load()
-            np.testing.assert_array_equal(batch_of(feed, batch), expected(batch))
+            require(batch_of(feed, batch), batch)
 
 
 @pytest.mark.parametrize("loaded", [0, 1, AHEAD + 2])
@@ -77,7 +78,7 @@ def test_an_epoch_may_begin_before_the_last_one_ended(cache, loaded):
     feed.begin(plan)
     for batch in plan:
         feed.load()
-        np.testing.assert_array_equal(batch_of(feed, batch), expected(batch))
+        require(batch_of(feed, batch), batch)
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -85,9 +86,10 @@ def test_a_cache_that_is_damaged_after_it_was_opened_is_refused_and_not_learned_
     cache, streamed, monkeypatch
 ):
     with open(cache.path, "r+b") as file:
-        whole = cache.path.read_bytes()
-        file.seek(whole.index(LOGITS[:1].tobytes()[:64]))
-        file.write(b"\xff")
+        file.seek(offset(cache.path))
+        byte = file.read(1)
+        file.seek(offset(cache.path))
+        file.write(bytes([byte[0] ^ 0x10]))
     monkeypatch.setattr(feeds, "fits", lambda *_: not streamed)
     with pytest.raises(CacheError, match=r"logits\.h5 is corrupt: samples 0 to \d+ do not match their CRC"):
         feed = CachedLogits(cache, np.arange(N), CPU).feed(4)
@@ -121,7 +123,10 @@ def test_a_student_of_a_streamed_cache_is_the_student_of_a_resident_one(digits, 
     outcome = chain.succeed(
         "student", *chain.DIGITS[:-1], "--epochs", 3, "--cache", digits.cache, "--out", "s.pt"
     )
-    assert f"{digits.cache} is larger than the memory there is and is streamed from its file" in outcome.err
+    told = (
+        f"{digits.cache} (float16, 20 bytes a view) is streamed from its file; a step moves 640 bytes of it"
+    )
+    assert told in outcome.err
     streamed, resident = (checkpoint.load(path)["weights_hash"] for path in (Path("s.pt"), digits.student))
     assert streamed == resident
 
@@ -139,3 +144,58 @@ def test_where_the_system_does_not_say_how_much_memory_there_is_a_cache_fits(mon
         Path("meminfo").write_text(content)
     monkeypatch.setattr(memory, "HOST_MEMORY", "meminfo")
     assert fits(10**18, CPU)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_caches_logits_are_float32_whatever_the_network_computes_in(streamed, monkeypatch):
+    """Within bf16 autocast, and where a program lets products of float32 be less exact."""
+    found = values("features", N, VIEWS, CLASSES)
+    cache = write_cache(Path("logits.h5"), found, store="features")
+    monkeypatch.setattr(feeds, "fits", lambda *_: not streamed)
+    feed = CachedLogits(cache, np.arange(N), CPU).feed(N)
+    batch = Batch(np.arange(N), np.arange(N), np.zeros(N, dtype=np.int64))
+
+    def taken() -> np.ndarray:
+        feed.begin([batch])
+        feed.load()
+        return batch_of(feed, batch)
+
+    plain, precision = taken(), torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        before = [torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision]
+        assert "ieee" not in before
+        with torch.autocast("cpu", torch.bfloat16):
+            assert taken().tobytes() == plain.tobytes()
+            assert torch.is_autocast_enabled("cpu")
+        after = [torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision]
+        assert after == before
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def test_products_are_computed_exactly_on_cuda_too_and_the_setting_is_put_back(monkeypatch):
+    """Without a GPU: what TF32 is set to while the product is computed."""
+    from dive.cache.encodings import products
+
+    seen = []
+    real = torch.addmm
+
+    def noting(*arguments: torch.Tensor) -> torch.Tensor:
+        seen.append((torch.backends.cuda.matmul.fp32_precision, torch.is_autocast_enabled("cpu")))
+        return real(*arguments)
+
+    cache = write_cache(Path("logits.h5"), values("features-int8", N, VIEWS, CLASSES), store="features-int8")
+    monkeypatch.setattr(torch, "addmm", noting)
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "tf32"
+        with torch.autocast("cpu", torch.bfloat16):
+            cache.codec.on_device(CPU)(torch.from_numpy(cache.encoded(np.array([0]), np.array([0]))))
+        assert seen == [("ieee", False)] and matmul.fp32_precision == "tf32"
+        with pytest.raises(RuntimeError, match="stop"), products.exact_products(CPU):
+            raise RuntimeError("stop")
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before

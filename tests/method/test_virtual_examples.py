@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dive.cache.encodings.registry import ENCODINGS
 from dive.cache.reader import LogitCache
 from dive.data.longtail import shot_means
 from dive.errors import CacheError
+from dive.method import tally
 from dive.method import virtual_examples as module
 from dive.method.advice import recommend
 from dive.method.virtual_examples import (
@@ -56,37 +58,54 @@ def by_pair(pairs: list[Pair]) -> dict[tuple[float, float], Distribution]:
     return {(pair.tau, pair.power): pair.distribution for pair in pairs}
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_virtual_examples_and_information_agree_with_a_naive_loop(dtype):
-    logits = caches.random_logits(23, 3, 7, scale=6).astype(dtype)
-    cache = caches.write_cache(PATH, logits, dtype=dtype)
+@pytest.mark.parametrize("store", caches.STORES)
+def test_virtual_examples_and_information_agree_with_a_naive_loop(store):
+    cache = caches.write_cache(PATH, caches.values(store, 23, 3, 7, scale=4), store=store)
+    logits = caches.decoded(PATH)
     pairs = examine(cache, (0.5, 1, 3, 20), (0.5, 1))
     assert len(pairs) == 8
     for pair in pairs:
         sums, information = naive(logits.reshape(-1, 7), pair.tau, pair.power)
-        np.testing.assert_allclose(pair.distribution.per_class, np.array(sums) / 3, rtol=2e-6)
+        np.testing.assert_allclose(pair.distribution.per_class, np.array(sums) / 3, rtol=6e-6)
         assert pair.distribution.information == pytest.approx(information, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 31, 32, 33])
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_chunks_and_blocks_change_nothing_at_their_boundaries(monkeypatch, rows, dtype):
+@pytest.mark.parametrize("store", caches.STORES)
+def test_chunks_and_blocks_change_nothing_at_their_boundaries(monkeypatch, rows, store):
     from dive.cache import writer
 
-    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * 5 * 16)  # sixteen rows of five classes
+    monkeypatch.setattr(tally, "CHUNK_BYTES", 4 * 5 * 16)  # sixteen rows of five classes
     monkeypatch.setattr(writer, "BLOCK_IMAGES", 32)
-    logits = caches.random_logits(rows, 1, 5).astype(dtype)
-    found = virtual_examples(caches.write_cache(PATH, logits, dtype=dtype), [1.0, 6.0])
+    values = caches.values(store, rows, 1, 5)
+    found = virtual_examples(caches.write_cache(PATH, values, store=store), [1.0, 6.0])
+    logits = caches.decoded(PATH)
     for temperature, distribution in zip((1.0, 6.0), found, strict=True):
         sums, information = naive(logits[:, 0], temperature, 1)
-        np.testing.assert_allclose(distribution.per_class, sums, rtol=2e-6)
+        np.testing.assert_allclose(distribution.per_class, sums, rtol=6e-6)
         assert distribution.information == pytest.approx(information, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", [63, 64, 65, 130])
+@pytest.mark.parametrize("chunk", [7, 16, 100])
+def test_products_with_a_head_change_nothing_at_their_boundaries(monkeypatch, rows, chunk):
+    """64 rows are decoded at once and worked on in chunks."""
+    from dive.cache.encodings import codec
+
+    monkeypatch.setattr(tally, "CHUNK_BYTES", 4 * 5 * chunk)
+    monkeypatch.setattr(codec, "_PRODUCT_BYTES", 1)
+    cache = caches.write_cache(PATH, caches.values("features", rows, 1, 5), store="features")
+    assert cache.codec.decoder(1.0).rows == 64
+    (found,) = virtual_examples(cache, [2.0])
+    sums, information = naive(caches.decoded(PATH)[:, 0], 2.0, 1)
+    np.testing.assert_allclose(found.per_class, sums, rtol=6e-6)
+    assert found.information == pytest.approx(information, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("rows", [64, 65, 66, 131])
 def test_chunks_of_the_real_size_change_nothing_at_their_boundaries(rows):
     classes = 3000
-    assert module.CHUNK_BYTES // (4 * classes) == 65
+    assert tally.CHUNK_BYTES // (4 * classes) == 65
     logits = caches.random_logits(rows, 1, classes).astype(np.float16)
     (found,) = virtual_examples(caches.write_cache(PATH, logits), [3.0])
     z = logits[:, 0].astype(np.float64) / 3
@@ -140,7 +159,7 @@ def test_no_worker_outlives_its_parent(number, tmp_path):
         "def slow(*_):\n"
         "    os.write(1, f'{os.getpid()}\\n'.encode())\n"
         "    time.sleep(0.5)\n"
-        "    return 0, 0\n"
+        "    return 0, 0, None\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "ve._tally_block = slow\n"
         "ve.virtual_examples(LogitCache(Path('small.h5')), [1.0])"
@@ -162,13 +181,16 @@ def test_every_finite_float16_becomes_its_float32_in_bits():
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     halves = halves[np.isfinite(halves)]
     found = np.empty(len(halves), np.float32)
-    module._to_bits(halves, found)
+    bound = ENCODINGS["float16"].numbers.widen(halves, found, np.log2(np.e))
     np.testing.assert_array_equal(found, halves.astype(np.float32) * np.float32(np.log2(np.e)))
+    assert bound == 65504
 
 
 def test_the_magnitude_of_every_float16_is_its_absolute_value():
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    found = np.array([module._magnitude(np.array([half, 0], np.float16)) for half in halves])
+    out = np.empty(2, np.float32)
+    widen = ENCODINGS["float16"].numbers.widen
+    found = np.array([widen(np.array([half, 0], np.float16), out, 1.0) for half in halves])
     finite = np.isfinite(halves)
     np.testing.assert_array_equal(found[finite], np.abs(halves[finite]).astype(np.float64))
     assert not np.isfinite(found[~finite]).any()
@@ -186,7 +208,7 @@ def test_the_magnitude_of_every_float16_is_its_absolute_value():
 )
 def test_temperatures_got_from_each_other_are_as_right_as_those_alone(temperatures):
     logits = caches.random_logits(40, 1, 9, scale=6)
-    found = virtual_examples(caches.write_cache(PATH, logits, dtype="float32"), temperatures)
+    found = virtual_examples(caches.write_cache(PATH, logits, store="float32"), temperatures)
     assert [d.temperature for d in found] == temperatures
     for distribution in found:
         sums, information = naive(logits[:, 0], distribution.temperature, 1)
@@ -195,9 +217,9 @@ def test_temperatures_got_from_each_other_are_as_right_as_those_alone(temperatur
 
 
 def test_a_class_wider_than_a_chunk_is_taken_row_by_row(monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_BYTES", 8)
+    monkeypatch.setattr(tally, "CHUNK_BYTES", 8)
     logits = caches.random_logits(5, 2, 6)
-    (found,) = virtual_examples(caches.write_cache(PATH, logits, dtype="float32"), [2.0])
+    (found,) = virtual_examples(caches.write_cache(PATH, logits, store="float32"), [2.0])
     np.testing.assert_allclose(
         found.per_class, np.array(naive(logits.reshape(-1, 6), 2, 1)[0]) / 2, rtol=2e-6
     )
@@ -209,11 +231,11 @@ def test_a_class_wider_than_a_chunk_is_taken_row_by_row(monkeypatch):
     st.integers(2, 6),
     st.integers(0, 1000),
     st.floats(0.01, 1e6),
-    st.sampled_from(["float16", "float32"]),
+    st.sampled_from(caches.STORES),
 )
-def test_virtual_examples_sum_to_the_number_of_images_at_every_temperature(n, v, c, seed, temperature, dtype):
+def test_virtual_examples_sum_to_the_number_of_images_at_every_temperature(n, v, c, seed, temperature, store):
     PATH.unlink(missing_ok=True)
-    cache = caches.write_cache(PATH, caches.random_logits(n, v, c, seed, scale=20), dtype=dtype)
+    cache = caches.write_cache(PATH, caches.values(store, n, v, c, seed, scale=20), store=store)
     (found,) = virtual_examples(cache, [temperature])
     assert found.per_class.sum() == pytest.approx(n, rel=1e-5)
     assert (found.per_class >= 0).all()
@@ -254,7 +276,7 @@ def test_the_ends_of_the_range_of_temperatures_make_no_nan_and_no_warning(temper
 def test_the_clean_view_alone_is_used_where_it_is_asked_for_wherever_it_is_stored():
     logits = caches.random_logits(9, 4, 5)
     views = np.array([np.random.default_rng(i).permutation(4) for i in range(9)], dtype=np.int32)
-    cache = caches.write_cache(PATH, logits, views=views, clean_id=2, dtype="float32")
+    cache = caches.write_cache(PATH, logits, views=views, clean_id=2, store="float32")
     clean = np.array([logits[i, list(views[i]).index(2)] for i in range(9)])
     found = by_pair(examine(cache, [3], [0.5, 1], clean=True))
     for power in (0.5, 1):
@@ -275,9 +297,9 @@ def test_pairs_of_equal_effective_temperature_are_computed_once(monkeypatch):
     asked = []
     original = module.virtual_examples
 
-    def spy(cache, temperatures, clean=False):
+    def spy(cache, temperatures, *more):
         asked.extend(temperatures)
-        return original(cache, temperatures, clean)
+        return original(cache, temperatures, *more)
 
     monkeypatch.setattr(module, "virtual_examples", spy)
     cache = caches.write_cache(PATH, caches.random_logits(5, 1, 3))
@@ -437,3 +459,72 @@ def test_the_advice_drawn_from_a_cache_is_the_smallest_temperature_at_which_few_
     assert 1 not in crossed and crossed
     advice = recommend([pair.distribution for pair in examine(cache, taus, [1])])
     assert (advice.tau, advice.power) == (crossed[0] / 2, 0.5)
+
+
+SAMPLED = [0] * 110 + [1] * 40 + [2] * 25 + [3] * 5  # one class of many, two of medium and one of few
+
+
+def sampled(store: str = "float32") -> tuple[LogitCache, np.ndarray]:
+    """A cache of 180 images in two views, and its logits in float64."""
+    values = caches.values(store, 180, 2, 4, scale=2)
+    return caches.write_cache(PATH, values, store=store, labels=SAMPLED), caches.decoded(PATH)
+
+
+@pytest.mark.parametrize("store", ["float32", "int8", "features"])
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_sample_is_estimated_from_as_simple_random_sampling_says(monkeypatch, store, clean):
+    from dive.cache import writer
+
+    monkeypatch.setattr(writer, "BLOCK_IMAGES", 14)
+    cache, logits = sampled(store)
+    found = virtual_examples(cache, [1.0, 3.0], clean, sample=50, seed=7)
+    drawn = np.sort(np.random.default_rng(7).choice(180, 50, replace=False))
+    for temperature, distribution in zip((1.0, 3.0), found, strict=True):
+        e = np.exp(logits[drawn, :1] / temperature if clean else logits[drawn] / temperature)
+        t = e / e.sum(axis=2, keepdims=True)
+        of_images = t.mean(axis=1)  # (50, C)
+        np.testing.assert_allclose(distribution.per_class, 180 / 50 * of_images.sum(axis=0), rtol=1e-5)
+        entropy = math.log(4) + (t * np.log(t)).sum(axis=2).mean(axis=1)
+        assert distribution.information == pytest.approx(entropy.mean(), rel=1e-4)
+        finite = math.sqrt((1 - 50 / 180) / 50)
+        for shot, classes in (("many", [0]), ("medium", [1, 2]), ("few", [3])):
+            each = of_images[:, classes].mean(axis=1)
+            assert distribution.shots[shot] == pytest.approx(180 * each.mean(), rel=1e-5)
+            assert distribution.errors[shot] == pytest.approx(180 * each.std(ddof=1) * finite, rel=1e-4)
+        assert distribution.errors["information"] == pytest.approx(entropy.std(ddof=1) * finite, rel=1e-3)
+
+
+def test_two_standard_errors_hold_the_truth_about_as_often_as_they_should():
+    cache, _ = sampled()
+    (true,) = virtual_examples(cache, [1.0])
+    inside = []
+    for seed in range(60):
+        (found,) = virtual_examples(cache, [1.0], sample=60, seed=seed)
+        inside += [abs(found.shots[s] - true.shots[s]) <= 2 * found.errors[s] for s in found.shots]
+    assert 0.88 < np.mean(inside) < 0.995
+
+
+def test_a_sample_of_all_is_all_and_has_no_errors_and_one_of_one_is_refused():
+    cache, _ = sampled()
+    (whole,), (all_of_it,) = (virtual_examples(cache, [2.0], sample=count) for count in (None, 180))
+    np.testing.assert_array_equal(whole.per_class, all_of_it.per_class)
+    assert whole.errors is None and all_of_it.errors is None
+    with pytest.raises(ValueError, match="at least two images"):
+        virtual_examples(cache, [2.0], sample=1)
+
+
+def test_a_shot_without_classes_has_no_error():
+    cache = caches.write_cache(PATH, caches.random_logits(30, 1, 2), labels=[0] * 25 + [1] * 5)
+    (found,) = virtual_examples(cache, [1.0], sample=9)
+    assert found.shots["many"] is None and found.errors["many"] is None
+    assert found.errors["few"] > 0
+
+
+def test_only_the_blocks_of_a_sample_are_read(monkeypatch):
+    from dive.cache import writer
+
+    monkeypatch.setattr(writer, "BLOCK_IMAGES", 6)  # three images a block
+    cache, _ = sampled()
+    drawn = np.random.default_rng(0).choice(180, 10, replace=False)
+    virtual_examples(cache, [1.0], sample=10)
+    assert set(np.flatnonzero(cache._checked)) == set(drawn // 3)

@@ -58,7 +58,7 @@ def counts(*records: dict[str, Any]) -> list[int]:
         ("cache/views", "clean"),
         ("cache/views", "9"),
         ("cache/view_seed", 1),
-        ("cache/dtype", "float32"),
+        ("cache/store", "float32"),
         ("fixed_view", True),
         ("free_views", True),
         ("loss", "bsce"),
@@ -159,7 +159,7 @@ def test_older_records_are_completed_from_what_is_known_of_their_caches(record):
     assert complete_records.completed(older) == record | {"cache": record["cache"] | {"views": "all"}}
     assert list(complete_records.completed(older)) == list(record)
     free = complete_records.completed(older | {"free_views": True})
-    assert free["cache"] == {"views": "clean", "view_seed": 0, "dtype": "float16"}
+    assert free["cache"] == {"views": "clean", "view_seed": 0, "store": "float16"}
 
 
 def test_every_kept_record_is_whole_and_says_what_its_cache_stores(repository):
@@ -308,7 +308,7 @@ def test_a_student_of_dive_0_1_reads_as_this_version_would_have_written_it():
     old = old_student()
     found = upgraded(old)
     assert fault_of(found) == "" and not [key for key in found if " " in key]
-    assert found["cache"] == {"views": "4", "view_seed": 3, "dtype": "float16"}
+    assert found["cache"] == {"views": "4", "view_seed": 3, "store": "float16"}
     assert (found["cache_hash"], found["free_views"], found["fixed_view"]) == ("c" * 64, False, True)
     assert found["trained_together"] == 2 and found["teacher"] == old["teacher"]
 

@@ -62,6 +62,7 @@ class Case:
 
     streamed: whether the teacher's logits are, streamed_images: whether the pictures are. optimizer: by its
     name here. accumulate: parts of a batch. n: samples.
+    store: how the teacher's logits are encoded.
     """
 
     views: str = "crop_flip"
@@ -71,6 +72,7 @@ class Case:
     optimizer: str = "sgd"
     accumulate: int = 1
     n: int = N
+    store: str = "float16"
     step: types.ModuleType = step
     logits: types.ModuleType = logits
     images: types.ModuleType = images
@@ -116,12 +118,12 @@ class Together:
         return self._feed
 
 
-def teacher_cache(n: int) -> LogitCache:
+def teacher_cache(n: int, store: str) -> LogitCache:
     """A cache of noise for `n` samples, written once in a test's folder."""
-    path = Path(f"teacher{n}.h5")
+    path = Path(f"teacher{n}-{store}.h5")
     if path.exists():
         return LogitCache(path)
-    return caches.write_cache(path, caches.random_logits(n, VIEWS, CLASSES, scale=1.0))
+    return caches.write_cache(path, caches.values(store, n, VIEWS, CLASSES, scale=1.0), store=store)
 
 
 def make(case: Case = Case(), objective: type[DiVELoss] = DiVELoss, out: str = "s.pt") -> Made:
@@ -131,11 +133,11 @@ def make(case: Case = Case(), objective: type[DiVELoss] = DiVELoss, out: str = "
     hashes = key_hashes([f"class/{i}.png" for i in range(n)])
     labels = torch.from_numpy(rng.integers(0, CLASSES, n))
     pixels, place = rng.integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8), rng.permutation(n)
-    cache = teacher_cache(n)
+    cache = teacher_cache(n, case.store)
     if case.streamed:
         teacher = case.logits.StreamedLogits(cache, place, SIZE, CPU)
     else:
-        teacher = case.logits.ResidentLogits(torch.from_numpy(cache.whole()), torch.from_numpy(place))
+        teacher = case.logits.ResidentLogits.of(cache, place, CPU)
     if case.streamed_images:
         views = case.images.StreamedImages(HeldPictures(pixels), space, SIZE, CPU, workers=0)
     else:
@@ -238,6 +240,18 @@ def test_three_epochs_of_captured_steps_are_those_of_eager_ones_bit_for_bit(
     assert differences(captured, eager(case)) == []
     losses_of_epochs = [captured[f"losses of epoch {epoch}"] for epoch in (1, 2, 3)]
     assert torch.stack(losses_of_epochs).isfinite().all() and losses_of_epochs[0].unique().numel() == 3
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["resident", "streamed"])
+@pytest.mark.parametrize("store", [store for store in caches.STORES if store != "float16"])
+def test_rows_are_decoded_within_the_captured_step(graphs, store, streamed):
+    """As they are without a graph, also where the network computes in bf16; streamed as resident."""
+    case = Case(streamed=streamed, precision="bf16", store=store)
+    captured = trained(case, capture=True)
+    assert [len(graph.calls) > 50 for graph in graphs.graphs] == [True, True]
+    assert differences(captured, trained(case, capture=False)) == []
+    resident = trained(Case(precision="bf16", store=store), capture=False)
+    assert differences(captured, resident) == []
 
 
 @pytest.mark.parametrize(("n", "captured"), [(32, 1), (16, 1), (9, 1), (17, 2)])

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import caches
 import chain
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from dive.cache.reader import LogitCache
 from dive.data.longtail import Samples
 from dive.feeds.feed import Batch
 from dive.feeds.images import Images, StreamedImages
+from dive.feeds.logits import CachedLogits
 from dive.method.objectives import CrossEntropyLoss
 from dive.models import checkpoint
 from dive.progress import Progress
@@ -269,3 +271,27 @@ def test_an_export_on_the_gpu_says_what_one_on_the_cpu_does(digits):
     assert gpu.identity == cpu.identity and gpu.keys == cpu.keys
     both = (cache.whole().astype(np.float32) for cache in (gpu, cpu))
     np.testing.assert_allclose(*both, atol=0.02)
+
+
+@pytest.mark.parametrize("store", caches.STORES)
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_rows_are_decoded_in_float32_whatever_the_network_computes_in(store, precision):
+    """By a captured step's operations too: a product in TF32 would be off by some 10⁻³ of the logits."""
+    device, generator = torch.device("cuda"), np.random.default_rng(0)
+    rows, columns = generator.integers(0, 200, 128), generator.integers(0, 3, 128)
+    cache = caches.write_cache(OUT.with_suffix(".h5"), caches.values(store, 200, 3, 90), store=store)
+    feed = CachedLogits(cache, np.arange(200), device).feed(128)
+    places = [torch.from_numpy(index).to(device) for index in (rows, columns, columns)]
+    with Runtime(device, precision).autocast():
+        found = feed.batch(*places).cpu().numpy()
+    expected = caches.decoded(cache.path)[rows, columns]
+    assert np.abs(found - expected).max() < 2e-5 * np.abs(expected).max()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream), Runtime(device, precision).computing():
+        feed.batch(*places)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            captured = feed.batch(*places)
+        graph.replay()
+    stream.synchronize()
+    assert np.abs(captured.cpu().numpy() - expected).max() < 2e-5 * np.abs(expected).max()

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import caches
 import chain
 import folders
 import h5py
@@ -69,21 +70,65 @@ def live_logits(insects, cache: LogitCache, batch: int = 37, bf16: bool = False)
 def test_in_fp32_the_cached_row_is_the_live_output_on_that_view_to_float16_rounding(insects):
     assert export(insects, "--precision", "fp32").code == 0
     cache = LogitCache(OUT)
-    assert cache.shape == (16, 50, 3) and cache.dtype == np.float16
+    assert cache.shape == (16, 50, 3) and cache.store == "float16"
     live = live_logits(insects, cache).astype(np.float64)
     half_a_unit = np.spacing(np.abs(live).astype(np.float16)).astype(np.float64) / 2
     # Another batch size sums in another order: a few units of fp32, at the size of the logits.
     noise = 1e-5 * np.abs(live).max()
-    assert (np.abs(cache.whole() - live) <= half_a_unit + noise).all()
+    assert (np.abs(cache.encoded_whole() - live) <= half_a_unit + noise).all()
     assert np.abs(live).max() > 0.5  # and it says something
 
 
 def test_in_fp32_a_float32_cache_holds_the_live_output_itself(insects):
-    assert export(insects, "--precision", "fp32", "--dtype", "float32").code == 0
+    assert export(insects, "--precision", "fp32", "--store", "float32").code == 0
     cache = LogitCache(OUT)
-    assert cache.dtype == np.float32
+    assert cache.store == "float32"
     live = live_logits(insects, cache)
-    np.testing.assert_allclose(cache.whole(), live, rtol=0, atol=1e-5 * np.abs(live).max())
+    np.testing.assert_allclose(cache.encoded_whole(), live, rtol=0, atol=1e-5 * np.abs(live).max())
+
+
+@pytest.mark.parametrize("store", ["int8", "features", "features-int8"])
+def test_in_fp32_the_other_encodings_decode_to_the_live_output_within_what_they_state(insects, store):
+    assert export(insects, "--precision", "fp32", "--store", store).code == 0
+    cache = LogitCache(OUT)
+    assert cache.store == cache.identity["store"] == store
+    live = live_logits(insects, cache)
+    off = np.abs(caches.decoded(OUT) - live).max(axis=-1)
+    noise = 1e-5 * np.abs(live).max()
+    assert (off <= cache.codec.rounding(cache.encoded_whole()) + noise).all()
+    assert off.max() < 0.02 * np.abs(live).max()  # which is little
+
+
+def test_the_head_of_a_cache_of_features_is_the_teachers_last_layer(insects):
+    assert export(insects, "--store", "features").code == 0
+    model = checkpoint.load(insects[1])["model"]
+    with h5py.File(OUT, "r") as file:
+        assert file["features"].shape == (16, 50, 64)
+        np.testing.assert_array_equal(file["head_weight"][:], model["linear.weight"].numpy())
+        np.testing.assert_array_equal(file["head_bias"][:], model["linear.bias"].numpy())
+
+
+def test_a_network_that_does_not_end_in_a_linear_has_no_features_and_says_so(insects, monkeypatch):
+    from dive.models import features
+
+    monkeypatch.setattr(features, "last_linear", lambda *_: None)
+    complaint = export(insects, "--store", "features", "--quiet").complaint
+    assert "--store features: of the network of" in complaint
+    assert "does not end in one torch.nn.Linear" in complaint and not OUT.exists()
+    outcome = export(insects)
+    assert outcome.code == 0 and "features" not in outcome.err
+
+
+def test_the_sizes_of_every_encoding_are_told_and_a_much_smaller_one_is_advised(digits, insects, monkeypatch):
+    told = export(insects).err
+    assert "the rows take in float16 4.8 kB, float32 9.6 kB, int8 5.6 kB, features 102 kB, " in told
+    assert "--store" not in told
+    from dive.workflows import export_asked
+
+    real = export_asked.row_sizes
+    monkeypatch.setattr(export_asked, "row_sizes", lambda classes, features: real(1000, features))
+    assert "; --store features saves more than half of float16" in export(insects, "--force").err
+    assert "saves more" not in export(insects, "--store", "features", "--force").err
 
 
 def test_in_bf16_the_cached_row_is_the_live_output_within_two_units_in_the_last_place(insects):
@@ -91,14 +136,14 @@ def test_in_bf16_the_cached_row_is_the_live_output_within_two_units_in_the_last_
     cache = LogitCache(OUT)
     live = live_logits(insects, cache, bf16=True)
     unit = 2.0 ** (np.floor(np.log2(np.abs(live).max(axis=-1, keepdims=True))) - 7)  # bf16 keeps eight bits
-    assert (np.abs(cache.whole().astype(np.float64) - live) <= 2 * unit).all()
+    assert (np.abs(cache.encoded_whole().astype(np.float64) - live) <= 2 * unit).all()
     in_fp32 = live_logits(insects, cache)
     assert not np.array_equal(live, in_fp32)  # the two are told apart
 
 
 def test_another_view_or_another_image_is_another_row(insects):
     export(insects, "--precision", "fp32")
-    rows = LogitCache(OUT).whole().reshape(-1, 3)
+    rows = LogitCache(OUT).encoded_whole().reshape(-1, 3)
     assert len(np.unique(rows, axis=0)) > 0.95 * len(rows)
 
 
@@ -117,9 +162,9 @@ def test_the_clean_export_is_the_clean_column_of_the_whole(digits):
     whole, clean = LogitCache(digits.cache), LogitCache(digits.clean_cache)
     assert clean.shape == (399, 1, 10) and (clean.views == 4).all()  # the centre of 3×3 crops
     assert clean.keys == whole.keys
-    column = whole.whole()[:, 4].astype(np.float64)
-    unit = np.spacing(np.abs(whole.whole()[:, 4])).astype(np.float64)
-    assert (np.abs(clean.whole()[:, 0] - column) <= unit).all()
+    column = whole.encoded_whole()[:, 4].astype(np.float64)
+    unit = np.spacing(np.abs(whole.encoded_whole()[:, 4])).astype(np.float64)
+    assert (np.abs(clean.encoded_whole()[:, 0] - column) <= unit).all()
 
 
 def test_k_drawn_views_are_distinct_rows_of_the_whole_differ_by_image_and_are_evenly_drawn(digits):
@@ -130,9 +175,9 @@ def test_k_drawn_views_are_distinct_rows_of_the_whole_differ_by_image_and_are_ev
     counts = np.bincount(drawn.views.ravel(), minlength=9)
     assert len(counts) == 9
     assert np.abs(counts - 399 * 4 / 9).max() < 5 * np.sqrt(399 * (4 / 9) * (5 / 9))
-    rows = np.take_along_axis(whole.whole(), drawn.views[:, :, None].astype(np.int64), axis=1)
+    rows = np.take_along_axis(whole.encoded_whole(), drawn.views[:, :, None].astype(np.int64), axis=1)
     unit = np.spacing(np.abs(rows)).astype(np.float64)
-    assert (np.abs(drawn.whole().astype(np.float64) - rows) <= unit).all()
+    assert (np.abs(drawn.encoded_whole().astype(np.float64) - rows) <= unit).all()
 
 
 def test_an_image_draws_the_same_views_in_a_smaller_data_set(digits):
@@ -176,7 +221,7 @@ def test_a_students_checkpoint_may_be_exported(digits):
     assert outcome.document["identity"]["teacher"]["kind"] == "student"
     whole = LogitCache(OUT)
     assert whole.shape == (399, 9, 10)
-    assert not np.array_equal(whole.whole(), LogitCache(digits.cache).whole())
+    assert not np.array_equal(whole.encoded_whole(), LogitCache(digits.cache).encoded_whole())
 
 
 def test_the_cache_names_its_teacher_draw_and_view_space(digits):
@@ -209,7 +254,8 @@ def test_another_checkpoint_or_choice_does_not_resume_an_unfinished_export(digit
     before = chain.files_under()
     for change, key in (
         (("--views", "4"), "views: all, now 4"),
-        (("--dtype", "float32"), "dtype: float16, now float32"),
+        (("--store", "float32"), "store: float16, now float32"),
+        (("--store", "features"), "store: float16, now features"),
         (("--set", "views.seed=3"), "view_seed: 0, now 3"),
         (("--teacher", digits.student), "teacher.kind: teacher, now student"),
         (("--teacher", digits.student), "teacher.weights_hash: "),
@@ -219,7 +265,9 @@ def test_another_checkpoint_or_choice_does_not_resume_an_unfinished_export(digit
         assert "cache.h5.part" in complaint and key in complaint and "--force" in complaint
         assert chain.files_under() == before
     chain.succeed("export-logits", *chain.DIGITS, *spoiled, "--views", "4", "--force")
-    np.testing.assert_array_equal(LogitCache(OUT).whole(), LogitCache(digits.drawn_cache).whole())
+    np.testing.assert_array_equal(
+        LogitCache(OUT).encoded_whole(), LogitCache(digits.drawn_cache).encoded_whole()
+    )
     assert not part_path(OUT).exists()
 
 
@@ -256,15 +304,15 @@ def test_an_interrupted_export_resumes_at_the_first_missing_block_says_so_and_le
         outcome = chain.succeed("export-logits", *arguments)
     assert computed == [3, 4, 5, 6]
     assert "resuming: 3 of 7 blocks are written already" in outcome.err
-    np.testing.assert_array_equal(LogitCache(OUT).whole(), LogitCache(digits.cache).whole())
+    np.testing.assert_array_equal(LogitCache(OUT).encoded_whole(), LogitCache(digits.cache).encoded_whole())
 
 
 def test_an_export_stopped_by_a_dive_of_another_block_size_is_refused_and_not_mixed_up(digits):
     arguments = (*chain.DIGITS, "--teacher", digits.teacher, "--out", OUT)
     start_and_stop(*arguments, blocks=3)
-    assert "its tables do not fit its logits" in chain.dive("export-logits", *arguments).complaint
+    assert "its tables do not fit its rows" in chain.dive("export-logits", *arguments).complaint
     chain.succeed("export-logits", *arguments, "--force")
-    np.testing.assert_array_equal(LogitCache(OUT).whole(), LogitCache(digits.cache).whole())
+    np.testing.assert_array_equal(LogitCache(OUT).encoded_whole(), LogitCache(digits.cache).encoded_whole())
 
 
 def test_a_stopped_export_keeps_its_precision(insects):
@@ -347,10 +395,10 @@ def test_logits_too_large_for_float16_leave_no_cache_and_name_the_remedy(digits)
     checkpoint.save(Path("large.pt"), document)
     arguments = ("export-logits", *chain.DIGITS, "--teacher", "large.pt", "--out", OUT)
     complaint = chain.dive(*arguments).complaint
-    assert "not finite in float16" in complaint and "--dtype float32" in complaint
+    assert "not finite in float16" in complaint and "--store float32" in complaint
     assert not OUT.exists()
-    chain.succeed(*arguments, "--dtype", "float32", "--force")
-    assert LogitCache(OUT).whole()[..., 3].min() > 9e4
+    chain.succeed(*arguments, "--store", "float32", "--force")
+    assert LogitCache(OUT).encoded_whole()[..., 3].min() > 9e4
 
 
 def test_a_checkpoint_is_not_replaced_by_its_own_cache(digits):

@@ -172,7 +172,7 @@ def rewritten(cache: LogitCache, path: Path, order: np.ndarray | None = None, **
         digests=cache.digests[rows],
         classes=cache.classes,
         class_counts=cache.class_counts,
-        dtype=cache.dtype.name,
+        store=cache.store,
         identity=cache.identity,
         facts=cache.facts,
     )

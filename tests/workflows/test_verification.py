@@ -167,7 +167,7 @@ def test_a_cache_in_tf32_is_computed_again_in_fp32_where_there_is_no_tf32(digits
         cache.facts["precision"] = precision
         found[precision] = sample(cache, digits.teacher, 50, 0, None, "cpu", Progress(quiet=True))
     assert [one.precision for one in found.values()] == ["fp32", "fp32", "bf16"]
-    assert found["tf32"].largest == found["fp32"].largest
+    assert found["tf32"].comparison.largest == found["fp32"].comparison.largest
     assert found["fp32"].allowed < found["tf32"].allowed < found["bf16"].allowed / 2
 
 
@@ -191,7 +191,7 @@ def test_inspect_shows_a_cache(digits, form):
     if form == "json":
         document = chain.succeed("inspect", digits.cache, "--json").document
         assert document["kind"] == "logit cache" and document["complete"] is True
-        assert [document[key] for key in ("samples", "views", "classes", "dtype")] == [399, 9, 10, "float16"]
+        assert [document[key] for key in ("samples", "views", "classes", "store")] == [399, 9, 10, "float16"]
         assert document["hash"] == LogitCache(digits.cache).hash
         assert (
             document["identity"]["teacher"]["weights_hash"] == checkpoint.load(digits.teacher)["weights_hash"]
@@ -324,7 +324,7 @@ def test_two_views_of_a_draw_in_the_wrong_order_are_found(digits):
         ("views", "3", "'3', that is 3 a sample, and has 4"),
         ("views", "10", "'10' of seed 0, which no export does"),
         ("views", ["4"], "which no export does"),
-        ("dtype", "float32", "says its logits are float32, they are float16"),
+        ("store", "float32", "says its rows are 'float32', they are float16"),
         ("view_space", {"kind": "crop_flip", "pad": 0, "flip": True, "image": [8, 8]}, "its view space"),
         (
             "view_space",

@@ -1,0 +1,205 @@
+"""How the rows of one cache are turned into logits and back: its encoding, with its head and width."""
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dive.cache.encodings.encoding import Encoding
+
+if TYPE_CHECKING:
+    import torch
+
+_UNIT = 2.0**-24  # of rounding in float32, relative
+_PRODUCT_BYTES = 1 << 24  # of what goes into or comes out of one product of the tune step
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last Linear of a teacher: logits are weight · features + bias.
+
+    weight: (C, D). bias: (C,). Both float32.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """The logits (…, C) float32 of features (…, D)."""
+        flat = features.reshape(-1, features.shape[-1])
+        return (flat @ self.weight.T + self.bias).reshape(*features.shape[:-1], len(self.bias))
+
+    @cached_property
+    def size(self) -> float:
+        """The largest norm of a class's weights."""
+        return float(np.linalg.norm(self.weight.astype(np.float64), axis=1).max())
+
+
+@dataclass(frozen=True)
+class Codec:
+    """An encoding of logits of so many classes, by features and a head where it is one of features."""
+
+    encoding: Encoding
+    classes: int
+    head: Head | None = None
+
+    def __post_init__(self) -> None:
+        if self.encoding.of_features != (self.head is not None):
+            raise ValueError(f"{self.encoding.name} {'takes a' if self.head is None else 'has no'} head")
+
+    @property
+    def width(self) -> int:
+        """The numbers of a row: classes C, or features D."""
+        return self.classes if self.head is None else self.head.weight.shape[1]
+
+    @cached_property
+    def row(self) -> np.dtype[Any]:
+        """The type of a row: arrays of rows have `row.base` elements and end in `row.shape`."""
+        return self.encoding.numbers.row(self.width)
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Logits (…, C), or features (…, D) where it is an encoding of features, as they are stored.
+
+        Raises ValueError, saying what they are, where they or the logits they make are not finite.
+        """
+        try:
+            stored = self.encoding.numbers.stored(values)
+        except ValueError as error:
+            raise ValueError(f"{self.encoding.table} are {error}") from error
+        if self.head is not None and not np.isfinite(self.decode(stored)).all():
+            raise ValueError("features make logits that are not finite")
+        return np.ascontiguousarray(stored)
+
+    def values(self, stored: np.ndarray) -> np.ndarray:
+        """What `encode` took, but for rounding: (…, C) or (…, D) float32."""
+        return self.encoding.numbers.values(stored)
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        """The logits (…, C) float32 of stored rows."""
+        values = self.values(stored)
+        if self.head is None:
+            return values
+        with np.errstate(over="ignore", invalid="ignore"):  # of a forger's rows
+            return self.head.logits(values)
+
+    def rounding(self, stored: np.ndarray) -> np.ndarray:
+        """How far decoded logits may lie from those that were exported, by storing alone: (…,) float32."""
+        rounding = self.encoding.numbers.rounding(stored)
+        if self.head is None:
+            return rounding.max(axis=-1)
+        rounding = np.broadcast_to(rounding, (*rounding.shape[:-1], self.width))
+        return self._products(stored) + (rounding @ np.abs(self.head.weight).T).max(axis=-1)
+
+    def _products(self, stored: np.ndarray) -> np.ndarray:
+        """How far two machines' logits of the same stored features may differ: (…,) float32.
+
+        A sum of D products and a bias, in whatever order, is off by at most D + 1 units of rounding of the
+        sum of their absolute values, which is at most the product of the norms.
+        """
+        assert self.head is not None
+        norms = np.linalg.norm(self.values(stored), axis=-1) * self.head.size
+        return 2 * (self.width + 2) * _UNIT * (norms + np.abs(self.head.bias).max())
+
+    def correct(self, stored: np.ndarray, labels: np.ndarray) -> int:
+        """In how many views of rows (rows, V, …) the first of the largest logits is the label's (rows,)."""
+        return int((self.decode(stored).argmax(axis=-1) == labels[:, None]).sum())
+
+    def confirms(self, stored: np.ndarray, labels: np.ndarray, count: int) -> bool:
+        """Whether `count` is what `correct` gives, on this machine or on another.
+
+        Decoding by a product rounds otherwise elsewhere: the count may then be off by as many views as have
+        a label whose logit is as near to the largest other one as that rounding goes.
+        """
+        off = abs(self.correct(stored, labels) - count)
+        return off == 0 or (self.head is not None and off <= self._near_ties(stored, labels))
+
+    def _near_ties(self, stored: np.ndarray, labels: np.ndarray) -> int:
+        logits = self.decode(stored)  # (rows, V, C)
+        place = np.broadcast_to(labels[:, None, None], (*logits.shape[:2], 1))
+        of_label = np.take_along_axis(logits, place, axis=2)[..., 0]
+        np.put_along_axis(logits, place, -np.inf, axis=2)
+        return int((np.abs(of_label - logits.max(axis=2)) <= 2 * self._products(stored)).sum())
+
+    def words(self, stored: np.ndarray) -> np.ndarray:
+        """Rows as integers of the widest type that divides them, (rows, words): what is copied fastest.
+
+        No copy where `stored` is contiguous; the type of torch that has it is the same.
+        """
+        size = next(size for size in (8, 4, 2, 1) if self.row.itemsize % size == 0)
+        kind = {8: np.int64, 4: np.int32, 2: np.int16, 1: np.uint8}[size]
+        return stored.reshape(-1).view(kind).reshape(-1, self.row.itemsize // size)
+
+    def unpacked(self, words: np.ndarray) -> np.ndarray:
+        """Rows (B, …) of what `words` gave of them, (B, words) and contiguous."""
+        return words.reshape(-1).view(self.row.base).reshape(len(words), *self.row.shape)
+
+    def decoder(self, factor: float) -> "Decoder":
+        """What decodes many rows in NumPy, times a factor."""
+        return Decoder(self, factor)
+
+    def on_device(self, device: "torch.device") -> "Callable[[torch.Tensor], torch.Tensor]":
+        """A function on that device: rows as `words` has them, (B, words), to logits (B, C) float32.
+
+        Tensor operations alone, fit for a CUDA graph, outside autocast and without TF32.
+        """
+        import torch
+
+        from dive.cache.encodings.products import exact_products
+
+        numbers, width = self.encoding.numbers, self.width
+        if self.head is None:
+            return lambda words: numbers.tensor(words.view(torch.uint8), width)
+        weight = torch.from_numpy(self.head.weight.T.copy()).to(device)  # (D, C)
+        bias = torch.from_numpy(self.head.bias.copy()).to(device)
+
+        def logits(words: torch.Tensor) -> torch.Tensor:
+            with exact_products(device):
+                return torch.addmm(bias, numbers.tensor(words.view(torch.uint8), width), weight)
+
+        return logits
+
+
+class Decoder:
+    """Decodes rows to logits times a factor, in place, for passes over a whole cache.
+
+    rows: how many it takes at once without loss; None where any number is as good.
+    """
+
+    def __init__(self, codec: Codec, factor: float) -> None:
+        self._codec, self._factor = codec, factor
+        self.rows: int | None = None
+        if codec.head is not None:
+            factored = codec.head.weight * np.float32(factor), codec.head.bias * np.float32(factor)
+            self._weight, self._bias = np.ascontiguousarray(factored[0].T), factored[1]
+            widest = 4 * max(codec.width, codec.classes)
+            self.rows = max(64, min(2048, _PRODUCT_BYTES // widest))
+            self._memory = threading.local()
+
+    def decode(self, stored: np.ndarray, out: np.ndarray) -> float:
+        """Write the logits of rows (rows, …) times the factor to `out`, (rows, C) float32.
+
+        Returns a bound of the logits' absolute values: infinite or NaN where one is not finite, and then
+        `out` is of no use.
+        """
+        numbers = self._codec.encoding.numbers
+        if self._codec.head is None:
+            return numbers.widen(stored, out, self._factor)
+        features = self._room(len(stored))
+        bound = numbers.widen(stored, features, 1.0)
+        if not math.isfinite(bound):
+            return bound
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.matmul(features, self._weight, out=out)
+            out += self._bias
+        return max(float(out.max()), -float(out.min())) / self._factor
+
+    def _room(self, rows: int) -> np.ndarray:
+        """Memory (rows, D) of this thread, used again: a new one costs a fault for every page of it."""
+        held: np.ndarray | None = getattr(self._memory, "features", None)
+        if held is None or len(held) < rows:
+            held = self._memory.features = np.empty((rows, self._codec.width), np.float32)
+        return held[:rows]

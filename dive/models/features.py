@@ -1,0 +1,85 @@
+"""A network's features: what its last linear layer turns into logits."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dive.errors import ModelError
+from dive.models.head import last_linear
+from dive.models.network import Network
+
+# How far W·h + b may lie from the network's own logits, as a share of their norm: float32 in another order.
+_TOLERANCE = 1e-4
+
+
+class FeatureNetwork:
+    """A network that gives the input of its last Linear, its features, in the place of its logits.
+
+    weight: (C, D) and bias: (C,), float32: of that Linear; weight · features + bias are the logits. Give it
+    views (B, channels, H, W) uint8 and it returns features (B, D).
+
+    Raises:
+        ModelError: the network does not end in one Linear.
+    """
+
+    def __init__(self, network: Network, views: torch.Tensor) -> None:
+        """views: (B, channels, H, W) uint8, of a size that the network takes, on its device; to try it on."""
+        self._network = network
+        name = last_linear(network.body, network.normalised(views))
+        if name is None:
+            raise ModelError("it does not end in one torch.nn.Linear, so it has no features to store")
+        linear = network.body.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        self._linear = linear
+        with torch.no_grad():
+            self.weight = linear.weight.detach().float()
+            self.bias = torch.zeros(len(self.weight)) if linear.bias is None else linear.bias.detach().float()
+            self.bias = self.bias.to(self.weight.device)
+            self._require_product(views)
+
+    @property
+    def count(self) -> int:
+        """D, the number of features."""
+        return self.weight.shape[1]
+
+    def sees(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """The (H, W) that the network looks at, of views of (H, W)."""
+        return self._network.sees(shape)
+
+    def __call__(self, views: torch.Tensor) -> torch.Tensor:
+        """Features (B, D) of views (B, channels, H, W) uint8."""
+        return self._both(views)[0]
+
+    def _both(self, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features and logits of views."""
+        taken: list[torch.Tensor] = []
+
+        def take(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            taken.append(args[0] if args else named["input"])
+
+        hook = self._linear.register_forward_pre_hook(take, with_kwargs=True)
+        try:
+            logits = self._network(views)
+        finally:
+            hook.remove()
+        return taken[-1], logits
+
+    def _require_product(self, views: torch.Tensor) -> None:
+        """Raise ModelError unless logits are weight · features + bias; a subclass of Linear may differ."""
+        modes = {module: module.training for module in self._network.modules()}
+        self._network.eval()
+        try:
+            features, logits = self._both(views)
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        sound = features.ndim == 2 and features.shape[1] == self.count
+        if sound:
+            made = features.double() @ self.weight.double().T + self.bias.double()
+            sound = bool((made - logits.double()).norm() <= _TOLERANCE * logits.double().norm() + 1e-12)
+        if not sound:
+            raise ModelError(
+                f"its last layer, a {type(self._linear).__name__}, does not give weight · input + bias, so "
+                "its features cannot be stored"
+            )

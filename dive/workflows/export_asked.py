@@ -1,0 +1,56 @@
+"""What an export asks of a teacher: its logits, or the features that its last Linear turns into them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dive import files
+from dive.cache.encodings.codec import Head
+from dive.cache.encodings.registry import ENCODINGS, recommended, row_sizes
+from dive.errors import DiveError, ModelError
+from dive.models.features import FeatureNetwork
+from dive.models.network import Network
+from dive.training.inference import Viewer
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a teacher. viewer: it, or what gives its features. features: D, None without any."""
+
+    viewer: Viewer
+    head: Head | None
+    features: int | None
+
+    @classmethod
+    def of(cls, network: Network, store: str, path: Path, channels: int, shape: tuple[int, int]) -> "Asked":
+        """What an encoding stores of the network of a checkpoint, which looks at views of (H, W).
+
+        Raises DiveError where there is no such encoding, ModelError where it stores features and the network
+        does not end in one Linear.
+        """
+        encoding = ENCODINGS.get(store)
+        if encoding is None:
+            raise DiveError(f"--store {store[:40]!r}: give one of {', '.join(ENCODINGS)}")
+        blank = network.blank(channels, shape)
+        pixels = 37 * torch.arange(blank.numel(), device=blank.device) % 256
+        views = pixels.to(torch.uint8).view(blank.shape)
+        try:
+            found = FeatureNetwork(network, views)
+        except ModelError as error:
+            if encoding.of_features:
+                raise ModelError(f"--store {store}: of the network of {path}, {error}") from error
+            return cls(network, None, None)
+        if not encoding.of_features:
+            return cls(network, None, found.count)
+        weight, bias = (tensor.cpu().numpy() for tensor in (found.weight, found.bias))
+        return cls(found, Head(weight, bias), found.count)
+
+    def sizes(self, views: int, classes: int, chosen: str) -> str:
+        """What so many views take in each encoding the teacher allows, and what to choose, for a person."""
+        a_view = row_sizes(classes, self.features)
+        told = ", ".join(f"{name} {files.readable_size(views * size)}" for name, size in a_view.items())
+        better = recommended(a_view)
+        if better is None or 2 * a_view[better] >= a_view[chosen]:
+            return f"the rows take in {told}"
+        return f"the rows take in {told}; --store {better} saves more than half of {chosen}"

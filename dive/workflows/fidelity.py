@@ -1,0 +1,134 @@
+"""How faithful stored logits are to exact ones: the divergence of their targets, against what these tell."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dive.cache.reader import LogitCache
+from dive.errors import CacheError
+from dive.progress import Progress
+from dive.recipe.documents import differences
+
+TEMPERATURES = (1.0, 2.0, 6.0, 12.0)
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """At an effective temperature T, the mean over views, in nats, with t = softmax(exact / T).
+
+    kl: KL(t ‖ softmax(stored / T)). signal: KL(t ‖ uniform), what the target tells.
+    """
+
+    temperature: float
+    kl: float
+    signal: float
+
+    @property
+    def share(self) -> float | None:
+        """kl as a share of the signal; None where there is none."""
+        return self.kl / self.signal if self.signal > 0 else None
+
+    def document(self) -> dict[str, float | None]:
+        """It in plain values."""
+        return {**vars(self), "share": self.share}
+
+
+class Comparison:
+    """Exact logits against stored ones, added batch by batch.
+
+    pairs: how many rows were compared. largest: the largest absolute difference of a logit.
+    """
+
+    def __init__(self) -> None:
+        self.pairs, self.largest = 0, 0.0
+        self._agreeing = 0
+        self._kl, self._signal = np.zeros((2, len(TEMPERATURES)))
+
+    def add(self, exact: np.ndarray, stored: np.ndarray) -> None:
+        """Add logits (B, C) of the same samples in the same views."""
+        self.pairs += len(exact)
+        self.largest = max(self.largest, float(np.abs(exact - stored).max()))
+        self._agreeing += int((exact.argmax(axis=1) == stored.argmax(axis=1)).sum())
+        for i, temperature in enumerate(TEMPERATURES):
+            log_exact, log_stored = (_log_softmax(z, temperature) for z in (exact, stored))
+            target = np.exp(log_exact)
+            self._kl[i] += (target * (log_exact - log_stored)).sum()
+            self._signal[i] += (target * log_exact).sum() + len(exact) * np.log(exact.shape[1])
+
+    @property
+    def agreement(self) -> float:
+        """The share of rows with the same top-1 class."""
+        return self._agreeing / self.pairs
+
+    def fidelities(self) -> list[Fidelity]:
+        """The means at each temperature."""
+        means = zip(TEMPERATURES, self._kl / self.pairs, self._signal / self.pairs, strict=True)
+        return [Fidelity(temperature, float(kl), float(signal)) for temperature, kl, signal in means]
+
+    def document(self) -> dict[str, Any]:
+        """It in plain values."""
+        return {
+            "pairs": self.pairs,
+            "largest": self.largest,
+            "agreement": self.agreement,
+            "fidelity": [one.document() for one in self.fidelities()],
+        }
+
+
+def _log_softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
+    z = logits.astype(np.float64) / temperature
+    shifted = z - z.max(axis=1, keepdims=True)
+    logs: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logs
+
+
+def compare(
+    cache: LogitCache, exact: LogitCache, count: int | None, seed: int, progress: Progress
+) -> Comparison:
+    """A cache against another of the same samples and views, which is taken as exact.
+
+    count: of random (sample, view) pairs, None for all. Raises CacheError where they are of other samples,
+    pictures, classes or views, or a block of either is corrupt.
+    """
+    rows_there = _rows_there(cache, exact)
+    views = cache.shape[1]
+    total = cache.shape[0] * views
+    chosen = np.arange(total)
+    if count is not None and count < total:
+        chosen = np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
+    comparison = Comparison()
+    with progress.bar("compare", len(chosen)) as bar:
+        for some in _pieces(chosen):
+            rows, columns = some // views, some % views
+            comparison.add(exact.logits(rows_there[rows], columns), cache.logits(rows, columns))
+            bar.advance(len(some))
+    return comparison
+
+
+def _pieces(chosen: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(chosen), _ROWS_AT_ONCE):
+        yield chosen[start : start + _ROWS_AT_ONCE]
+
+
+def _rows_there(cache: LogitCache, exact: LogitCache) -> np.ndarray:
+    """The place in `exact` of each sample of `cache`: (N,) int64."""
+    place = {key: row for row, key in enumerate(exact.keys)}
+    rows = np.array([place.get(key, -1) for key in cache.keys], dtype=np.int64)
+    there, here = ({"view_space": one.identity.get("view_space")} for one in (exact, cache))
+    what = ""
+    if len(place) != len(rows) or (rows < 0).any():
+        what = "samples"
+    elif cache.classes != exact.classes:
+        what = "classes"
+    elif (cache.digests != exact.digests[rows]).any():
+        what = "pictures"
+    elif cache.views.shape != exact.views.shape or (cache.views != exact.views[rows]).any():
+        what = "views"
+    elif different := differences(there, here):
+        what = f"views ({'; '.join(different)})"
+    if what:
+        raise CacheError(f"{exact.path} is of other {what} than {cache.path}; give a cache of the same ones")
+    return rows

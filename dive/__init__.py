@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dive.models.load import load_model as load_model
     from dive.recipe.recipe import Recipe as Recipe
     from dive.version import __version__ as __version__
+    from dive.workflows.convert import ConvertOptions as ConvertOptions
+    from dive.workflows.convert import convert as convert
     from dive.workflows.data import load_recipe as load_recipe
     from dive.workflows.data import open_images as open_images
     from dive.workflows.evaluate import evaluate as evaluate
@@ -35,6 +37,7 @@ _HOMES = {
     "__version__": "dive.version",
     "BalancedSoftmaxLoss": "dive.method.objectives",
     "CachedViews": "dive.feeds.cached_views",
+    "ConvertOptions": "dive.workflows.convert",
     "DiVELoss": "dive.method.objectives",
     "DiveError": "dive.errors",
     "ExportOptions": "dive.workflows.export",
@@ -44,6 +47,7 @@ _HOMES = {
     "StudentOptions": "dive.workflows.student",
     "TrainOptions": "dive.workflows.results",
     "TuneOptions": "dive.workflows.tune",
+    "convert": "dive.workflows.convert",
     "evaluate": "dive.workflows.evaluate",
     "export_logits": "dive.workflows.export",
     "load_model": "dive.models.load",

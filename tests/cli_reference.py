@@ -61,7 +61,8 @@ def _option(option: click.Option) -> str:
     name = ", ".join(option.opts) + (f" {_metavar(option)}" if not option.is_flag else "")
     if default and not re.search("[a-z].* ", default):  # words are no code
         default = f"`{default}`"
-    return f"- `{name}`: {_escaped(text.rstrip('.'))}." + (f" Default: {default}." if default else "")
+    more = " Always required." if option.required else f" Default: {default}." if default else ""
+    return f"- `{name}`: {_escaped(text.rstrip('.'))}." + more
 
 
 def _metavar(parameter: click.Parameter) -> str:

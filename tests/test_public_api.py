@@ -14,7 +14,7 @@ from chain import Chain
 import dive
 
 PAGE = Path("docs/python-api.md")
-NO_EXAMPLE = {"DiveError", "ExportOptions", "LabelledImages", "LogitCache", "Recipe"}
+NO_EXAMPLE = {"ConvertOptions", "DiveError", "ExportOptions", "LabelledImages", "LogitCache", "Recipe"}
 NO_EXAMPLE |= {
     "StudentOptions",
     "TrainOptions",

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: export, teacher and student, each resumed until it is done.
+"""SIGKILL at random moments: exports, a conversion and training, each resumed until it is done.
 
     python tests/torture.py --kills 200 --out results/reliability/torture.json
     python tests/torture.py --photographs --kills 24 --out results/reliability/photographs.json
@@ -76,6 +76,8 @@ def of_digits(digits: chain.Chain) -> Target:
             "teacher": ("teacher", *training),
             "student": ("student", *training, "--cache", digits.cache),
             "export-logits": ("export-logits", *chain.DIGITS, "--teacher", digits.teacher),
+            "features": ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--store", "features"),
+            "convert": ("convert", digits.features_cache, "--store", "int8", "--quiet"),
         }
     )
 
@@ -125,7 +127,7 @@ class Whole:
 
 
 def _output(name: str, folder: Path) -> Path:
-    return folder / ("cache.h5" if name == "export-logits" else f"{name}.pt")
+    return folder / f"{name}.{'pt' if name in ('teacher', 'student') else 'h5'}"
 
 
 def _whole(name: str, target: Target, folder: Path) -> Whole:

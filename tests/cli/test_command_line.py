@@ -133,6 +133,7 @@ COMMON = {
     "--out --eval-every --workers --check-images",
     "export-logits": "--config --set --data --device --precision --json --quiet --force --teacher --views "
     "--store --out --workers",
+    "convert": "--store --out --json --quiet --force",
     "tune-tau": "--config --set --json --quiet --force --cache --tau --power --plot --clean --sample --seed",
     "student": "--config --set --data --device --precision --seed --json --quiet --force --cache --tau "
     "--power --student-tau --weight --epochs --out --free-views --fixed-view --eval-every --workers "
@@ -155,7 +156,7 @@ def test_the_groups_help_names_every_command_in_the_order_of_use():
     shown = chain.succeed("--help").out.partition("Commands")[2]
     places = [shown.index(f"  {name} ") for name in COMMANDS]
     assert places == sorted(places)
-    use = ["init", "recipes", "teacher", "export-logits", "tune-tau", "student", "eval"]
+    use = ["init", "recipes", "teacher", "export-logits", "convert", "tune-tau", "student", "eval"]
     use += ["predict", "inspect", "verify"]
     assert list(COMMANDS) == use
 

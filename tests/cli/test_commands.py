@@ -102,6 +102,21 @@ def test_without_json_a_command_prints_a_table_and_with_quiet_nothing_else(digit
     assert "─" in outcome.out and "\x1b" not in outcome.out
 
 
+def test_a_sample_is_shown_with_standard_errors_and_its_seed_chooses_it(digits):
+    words = ("tune-tau", "--cache", digits.cache, "--tau", 1, "--power", 1, "--sample", 100)
+    shown = chain.succeed(*words).out
+    assert "views of 100 images" in shown and shown.count(" ± ") == 4
+    found = [chain.succeed(*words, "--seed", seed, "--json").document for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2] and found[0]["sample"] == 100
+    (whole,) = chain.succeed(*words[:-2], "--json").document["pairs"]
+    (pair,) = found[0]["pairs"]
+    errors = pair["standard_errors"]
+    assert list(errors) == ["many", "medium", "few", "information"] and whole["standard_errors"] is None
+    assert all(abs(pair[name] - whole[name]) < 4 * error for name, error in errors.items())
+    every = chain.succeed(*words[:-1], 10**6, "--json").document
+    assert every["sample"] is None and every["pairs"] == [whole]
+
+
 def test_the_tuning_line_of_the_paper_works_as_written(digits):
     shown = chain.succeed("tune-tau", "--tau", 1, 3, 6, "--power", 0.5, 1, "--cache", digits.cache).out
     rows = [line.split() for line in shown.splitlines()]

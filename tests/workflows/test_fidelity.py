@@ -23,6 +23,7 @@ from dive.training.device import Runtime
 from dive.training.inference import outputs
 from dive.views.crop_flip import CropFlip
 from dive.workflows import fidelity
+from dive.workflows.convert import ConvertOptions, convert
 from dive.workflows.data import load_training
 from dive.workflows.fidelity import Comparison, compare
 
@@ -107,6 +108,22 @@ def test_a_cache_of_other_samples_or_views_is_refused(change, what):
     with pytest.raises(CacheError, match=f"b.h5 is of other {what}.* than a.h5"):
         compare(LogitCache(A), LogitCache(B), None, 0, SILENT)
     assert "b.h5 is of other" in chain.dive("verify", A, "--against", B, "--quiet").complaint
+
+
+def test_verify_shows_how_far_a_converted_cache_is_from_its_source(digits):
+    convert(digits.features_cache, ConvertOptions("int8", A))
+    document = chain.succeed("verify", A, "--against", digits.features_cache, "--json", "--quiet").document
+    told = document["against"]
+    assert told["pairs"] == 399 * 9 and told["agreement"] > 0.98 and document["store"] == "int8"
+    exact, stored = (caches.decoded(path).reshape(-1, 10) for path in (digits.features_cache, A))
+    for one in told["fidelity"]:
+        kl, signal = naive(exact, stored, one["temperature"])
+        assert one["kl"] == pytest.approx(kl, rel=0.01, abs=1e-9) and one["signal"] == pytest.approx(
+            signal, rel=1e-4
+        )
+        assert 0 < one["share"] < 1e-3
+    shown = chain.succeed("verify", A, "--against", digits.features_cache, "--sample", 50).out
+    assert "KL(exact ‖ stored)" in shown and "50 views: largest difference" in shown
 
 
 def test_verify_shows_how_far_a_cache_is_from_its_teacher(digits):

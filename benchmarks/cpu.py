@@ -6,7 +6,6 @@ By default an eighth of the rows where a case is large; `--full` takes all.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -19,10 +18,12 @@ import numpy as np
 import torch
 
 from benchmarks.common_way import CommonWay
+from benchmarks.encodings import encodings, tune_features
 from benchmarks.measure import Figure, interleaved, report
 from benchmarks.photographs import photographs
 from benchmarks.scene import Scene, machine, write_cache
 from benchmarks.stepping import Epochs, Stepping
+from benchmarks.tuning import in_process_of_its_own
 from dive.cache.reader import LogitCache
 from dive.cache.writer import CacheWriter, Content
 from dive.feeds.feed import Batch
@@ -107,7 +108,7 @@ def tune(folder: Path, full: bool) -> Iterator[Figure]:
     reading = []
 
     def ours() -> float:
-        document, peak = _in_process_of_its_own(cache.path)
+        document, peak = in_process_of_its_own(cache.path, TEMPERATURES)
         peaks.append(peak)
         reading.append(document["reading"])
         return document["tune"]
@@ -141,31 +142,6 @@ def _inaturalist(folder: Path, share: int) -> LogitCache:
         facts={"clean_id": 0},
     )
     return write_cache(folder / "inaturalist.h5", content)
-
-
-def _in_process_of_its_own(cache: Path) -> tuple[dict[str, float], int]:
-    """What `tune_process` measured, and the most anonymous memory (bytes) it was seen to have."""
-    temperatures = map(str, TEMPERATURES)
-    command = [sys.executable, "-m", "benchmarks.tune_process", str(cache), *temperatures]
-    peak = 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        while process.poll() is None:
-            peak = max(peak, _anonymous_memory(process.pid))
-            time.sleep(0.02)
-        assert process.stdout is not None
-        document = json.loads(process.stdout.read())
-    return document, peak
-
-
-def _anonymous_memory(pid: int) -> int:
-    """Anonymous memory in bytes of a process and those it forked; what they share counts for each."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return 0
-    line = next((line for line in status.splitlines() if line.startswith("RssAnon:")), "RssAnon: 0 kB")
-    return int(line.split()[1]) * 1024 + sum(_anonymous_memory(int(child)) for child in children)
 
 
 def _softmax_passes(logits: torch.Tensor, rows: int) -> None:
@@ -219,7 +195,10 @@ def startup(folder: Path, full: bool) -> Iterator[Figure]:
     yield Figure("dive --help", times.median("help"), "s", at_most=0.5)
 
 
-BENCHMARKS = {f.__name__: f for f in (steps, epochs, export, tune, reading, photographs, startup)}
+BENCHMARKS = {
+    f.__name__: f
+    for f in (steps, encodings, epochs, export, tune, tune_features, reading, photographs, startup)
+}
 
 
 def main() -> None:

@@ -134,14 +134,13 @@ class CacheWriter:
         """
         rows, tables = self.rows(block), self._layout
         try:
-            stored = self._codec.encode(values)
+            stored, correct = self._codec.encode_counted(values, self._labels[rows])
         except ValueError as error:
             raise CacheError(
                 f"{self._path}: the teacher's {error} (samples {rows.start} to {rows.stop - 1}); "
                 "try --store float32, or another teacher"
             ) from error
         self._put(stored.reshape(-1).view("u1").data, tables.rows.offset + rows.start * self._sample_bytes)
-        correct = self._codec.correct(stored, self._labels[rows])
         self._put(crc(stored).to_bytes(4, "little"), tables.block_crc32.offset + 4 * block)
         self._put(correct.to_bytes(4, "little"), tables.block_correct.offset + 4 * block)
         self._put(

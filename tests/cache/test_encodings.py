@@ -168,6 +168,8 @@ def test_views_that_are_right_are_counted_as_a_loop_counts_them(store, n, v, see
     logits = codec.decode(stored)
     right = sum(int(logits[i, j].argmax() == labels[i]) for i in range(n) for j in range(v))
     assert codec.correct(stored, labels) == right and codec.confirms(stored, labels, right)
+    again, counted = codec.encode_counted(values, labels)
+    assert again.tobytes() == stored.tobytes() and counted == right
     assert not codec.confirms(stored, labels, right + 1) and not codec.confirms(stored, labels, right - 1)
 
 

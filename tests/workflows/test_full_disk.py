@@ -58,6 +58,14 @@ def test_an_export_says_what_it_needs_before_it_begins(digits, small_disk):
     assert names(small_disk) == ["filler"]
 
 
+def test_a_conversion_says_what_it_needs_before_it_begins(digits, small_disk):
+    fill(small_disk, 50_000)
+    words = ("convert", digits.features_cache, "--store", "float32", "--out", small_disk / "c.h5", "--quiet")
+    complaint = chain.dive(*words).complaint
+    assert "c.h5.part needs " in complaint and "the disk has " in complaint
+    assert names(small_disk) == ["filler"]
+
+
 TOO_LARGE = "File too large"
 
 

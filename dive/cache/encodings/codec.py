@@ -66,13 +66,23 @@ class Codec:
 
         Raises ValueError, saying what they are, where they or the logits they make are not finite.
         """
+        return self._encode(values)[0]
+
+    def encode_counted(self, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, int]:
+        """What `encode` gives of values (rows, V, …), and what `correct` counts; decoded once for both."""
+        stored, logits = self._encode(values)
+        return stored, _correct(logits, labels)
+
+    def _encode(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values as they are stored, and the logits that these give."""
         try:
-            stored = self.encoding.numbers.stored(values)
+            stored = np.ascontiguousarray(self.encoding.numbers.stored(values))
         except ValueError as error:
             raise ValueError(f"{self.encoding.table} are {error}") from error
-        if self.head is not None and not np.isfinite(self.decode(stored)).all():
+        logits = self.decode(stored)
+        if not np.isfinite(logits).all():
             raise ValueError("features make logits that are not finite")
-        return np.ascontiguousarray(stored)
+        return stored, logits
 
     def values(self, stored: np.ndarray) -> np.ndarray:
         """What `encode` took, but for rounding: (…, C) or (…, D) float32."""
@@ -106,7 +116,7 @@ class Codec:
 
     def correct(self, stored: np.ndarray, labels: np.ndarray) -> int:
         """In how many views of rows (rows, V, …) the first of the largest logits is the label's (rows,)."""
-        return int((self.decode(stored).argmax(axis=-1) == labels[:, None]).sum())
+        return _correct(self.decode(stored), labels)
 
     def confirms(self, stored: np.ndarray, labels: np.ndarray, count: int) -> bool:
         """Whether `count` is what `correct` gives, on this machine or on another.
@@ -161,6 +171,11 @@ class Codec:
                 return torch.addmm(bias, numbers.tensor(words.view(torch.uint8), width), weight)
 
         return logits
+
+
+def _correct(logits: np.ndarray, labels: np.ndarray) -> int:
+    """In how many views of logits (rows, V, C) the first of the largest is the label's (rows,)."""
+    return int((logits.argmax(axis=-1) == labels[:, None]).sum())
 
 
 class Decoder:

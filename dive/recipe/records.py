@@ -105,6 +105,7 @@ _OF_SOME: dict[str, s.Check] = {  # a record of an earlier version lacks these
     "digests": s.one_of("pixels", "files"),
     "val_accuracy": s.record_of(_ACCURACY),
     "teacher/val_accuracy": s.record_of(_ACCURACY),
+    "teacher/initial_weights": s.text,
     "group_confusion": s.record_of(dict.fromkeys(SHOTS, s.record_of(dict.fromkeys(SHOTS, s.whole())))),
 }
 

@@ -23,6 +23,7 @@ from dive.models.network import Network
 from dive.models.registry import network_versions
 from dive.progress import SILENT, Progress, duration
 from dive.recipe.documents import differences, plain
+from dive.recipe.reading import build
 from dive.recipe.recipe import Recipe
 from dive.training.device import NO_TF32, Runtime, choose_device, choose_precision, device_name, precisions
 from dive.training.inference import batch_size, clean_plan
@@ -33,6 +34,7 @@ from dive.workflows.data import load_training, warn_of_workers
 from dive.workflows.export_asked import Asked
 from dive.workflows.export_blocks import write_missing
 from dive.workflows.places import cache_of, checkpoint_of
+from dive.workflows.results import INITIAL
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,6 @@ def _require_same_facts(part: Path, facts: dict[str, Any], steady: dict[str, Any
 def teacher_facts(document: dict[str, Any]) -> dict[str, Any]:
     """What a cache records of the checkpoint it was made of, besides its identity; no paths."""
     facts = {key: document[key] for key in ("kind", "loss", "seed", "epochs", "accuracy", "precision")}
-    if "val_accuracy" in document:
-        facts["val_accuracy"] = document["val_accuracy"]
-    return facts | {"recipe": {key: document["recipe"][key] for key in ("name", "schedule", "distillation")}}
+    facts |= {key: document[key] for key in ("val_accuracy", INITIAL) if key in document}
+    recipe = build(document["recipe"]).as_dict()  # complete, whatever version wrote it
+    return facts | {"recipe": {key: recipe[key] for key in ("name", "schedule", "distillation")}}

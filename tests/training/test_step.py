@@ -172,13 +172,13 @@ def sgd(parameters: object, **more: float) -> torch.optim.Optimizer:
 
 def adamw(parameters: object) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
-        parameters, lr=1, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.3, foreach=False, fused=False
+        parameters, lr=1, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.3, foreach=False, fused=False
     )
 
 
 MADE = {
     "sgd": (Sgd(weight_decay=0.01), sgd),
-    "adamw": (AdamW(weight_decay=0.3, betas=(0.8, 0.95), eps=1e-6), adamw),
+    "adamw": (AdamW(weight_decay=0.3, betas=(0.8, 0.95), eps=1e-3), adamw),
 }
 
 
@@ -266,7 +266,7 @@ def by_hand(accumulate: int) -> Callable[[int], list[int]]:
 
 @pytest.mark.parametrize("accumulate", [2, 3, 5, 16])
 def test_parts_of_a_batch_without_batch_norm_are_the_whole_batch(accumulate):
-    """To float32's rounding: after nine steps the largest difference measured is 3e-7."""
+    """To float32's rounding: after nine steps the largest difference measured is 4.5e-8, by one thread."""
     whole = Run(smooth_network(), Sgd()).go()
     parts = Run(smooth_network(), Sgd(), accumulate).go()
     assert torch.equal(parts.step.correct, whole.step.correct)
@@ -274,7 +274,7 @@ def test_parts_of_a_batch_without_batch_norm_are_the_whole_batch(accumulate):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
     after = parts.network.body.state_dict()
     for name, tensor in whole.network.body.state_dict().items():
-        torch.testing.assert_close(after[name], tensor, rtol=0, atol=2e-6)
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=5e-7)
 
 
 @pytest.mark.parametrize("accumulate", [3, 5])

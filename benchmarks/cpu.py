@@ -21,11 +21,11 @@ from benchmarks.common_way import CommonWay
 from benchmarks.encodings import encodings, tune_features
 from benchmarks.measure import Figure, interleaved, report
 from benchmarks.photographs import photographs
-from benchmarks.scene import Scene, machine, write_cache
+from benchmarks.scene import Scene, machine, one_view, write_cache
 from benchmarks.stepping import Epochs, Stepping
 from benchmarks.tuning import in_process_of_its_own
 from dive.cache.reader import LogitCache
-from dive.cache.writer import CacheWriter, Content
+from dive.cache.writer import CacheWriter
 from dive.feeds.feed import Batch
 from dive.progress import Progress
 from dive.training.inference import batch_size
@@ -129,19 +129,7 @@ def tune(folder: Path, full: bool) -> Iterator[Figure]:
 def _inaturalist(folder: Path, share: int) -> LogitCache:
     """A one-view cache of iNaturalist 2018's shape."""
     n, classes = INATURALIST[0] // share, INATURALIST[1]
-    labels = np.sort(np.arange(n) % classes)
-    content = Content(
-        views=np.zeros((n, 1), np.int32),
-        labels=labels,
-        keys=[f"{label}/{i}" for i, label in enumerate(labels)],
-        digests=np.zeros((n, 16), np.uint8),
-        classes=tuple(map(str, range(classes))),
-        class_counts=np.bincount(labels, minlength=classes),
-        store="float16",
-        identity={"scene": "random"},
-        facts={"clean_id": 0},
-    )
-    return write_cache(folder / "inaturalist.h5", content)
+    return write_cache(folder / "inaturalist.h5", one_view(n, classes, "float16"))
 
 
 def _softmax_passes(logits: torch.Tensor, rows: int) -> None:

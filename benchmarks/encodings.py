@@ -9,12 +9,11 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Figure, interleaved
-from benchmarks.scene import CLASSES, Scene, write_cache
+from benchmarks.scene import CLASSES, Scene, one_view, write_cache
 from benchmarks.stepping import Stepping
 from benchmarks.tuning import in_process_of_its_own
 from dive.cache.encodings.codec import Codec, Head
 from dive.cache.encodings.registry import ENCODINGS
-from dive.cache.layout import Content
 from dive.cli.tables import new_table, print_table
 from dive.feeds.feed import Batch
 from dive.feeds.images import Images
@@ -124,20 +123,8 @@ def _tune_features(folder: Path, share: int) -> Iterator[Figure]:
     n, classes, width = IMAGENET_LT[0] // share, *IMAGENET_LT[1:]
     generator = np.random.default_rng(0)
     weight = generator.standard_normal((classes, width), dtype=np.float32) / np.float32(width**0.5)
-    labels = np.sort(np.arange(n) % classes)
-    content = Content(
-        views=np.zeros((n, 1), np.int32),
-        labels=labels,
-        keys=[f"{label}/{i}" for i, label in enumerate(labels)],
-        digests=np.zeros((n, 16), np.uint8),
-        classes=tuple(map(str, range(classes))),
-        class_counts=np.bincount(labels, minlength=classes),
-        store="features",
-        identity={"scene": "random"},
-        facts={"clean_id": 0},
-        head=Head(weight, np.zeros(classes, np.float32)),
-    )
-    cache = write_cache(folder / "imagenet.h5", content)
+    head = Head(weight, np.zeros(classes, np.float32))
+    cache = write_cache(folder / "imagenet.h5", one_view(n, classes, "features", head))
     peaks = []
 
     def ours() -> float:

@@ -223,6 +223,23 @@ class Scene:
         return self.logits.feed(size)
 
 
+def one_view(samples: int, classes: int, store: str, head: Head | None = None) -> Content:
+    """The content of a cache of one view of each sample, of classes of nearly one size."""
+    labels = np.sort(np.arange(samples) % classes)
+    return Content(
+        views=np.zeros((samples, 1), np.int32),
+        labels=labels,
+        keys=[f"{label}/{i}" for i, label in enumerate(labels)],
+        digests=np.zeros((samples, DIGEST_BYTES), np.uint8),
+        classes=tuple(map(str, range(classes))),
+        class_counts=np.bincount(labels, minlength=classes),
+        store=store,
+        identity={"scene": "random"},
+        facts={"clean_id": 0},
+        head=head,
+    )
+
+
 def write_cache(path: Path, content: Content) -> LogitCache:
     """A cache of random rows: one random block, with which all are filled."""
     _, v, _ = content.shape

@@ -157,12 +157,17 @@ def _photographs(found: Survey) -> list[str]:
         "optimizer:",
         "  kind: sgd",
         f"  lr: {0.1 * batch / 256:g}  # 0.1 for batches of 256, in proportion for others",
+        "  # body_factor: 0.1  # with weights: everything but the new last layer learns at a tenth of lr",
         "schedule:",
         "  epochs: 100",
         "  warmup_epochs: 5",
         "  decay: cosine",
         "  milestones: []",
         f"  batch_size: {batch}",
+        "  # accumulate: 4  # goes through a batch in four parts, where it does not fit in memory",
+        "# student:  # what the student differs in: a smaller network than the teacher, for example",
+        "#   model:",
+        "#     name: torchvision/mobilenet_v3_small",
     ]
 
 

@@ -116,15 +116,18 @@ def test_the_recipe_of_photographs_loads_and_trains(tmp_path: Path) -> None:
     succeed("teacher", "--config", "birds.yaml", *quick)
 
 
-@pytest.mark.parametrize("uncommented", ["val_share: 0.1", "weights: DEFAULT"])
-def test_the_lines_that_are_commented_out_are_sound_without_the_mark(
-    tmp_path: Path, uncommented: str
-) -> None:
+def test_the_lines_that_are_commented_out_are_sound_without_the_mark(tmp_path: Path) -> None:
     text = recipe_text(found_of([50, 5], 300), Path("x.yaml"))
-    assert f"# {uncommented}" in text
-    (tmp_path / "x.yaml").write_text(text.replace(f"# {uncommented}", uncommented))
-    recipe = load(tmp_path / "x.yaml")
-    assert recipe.data.place()["val_share"] == 0.1 or recipe.model.weights == "DEFAULT"
+    for commented in ("val_share: 0.1", "weights: DEFAULT", "body_factor: 0.1", "accumulate: 4"):
+        assert text.count(f"# {commented}") == 1
+        text = text.replace(f"# {commented}", commented)
+    head, _, tail = text.partition("\n# student:")
+    tail = f"# student:{tail}".replace("\n# ", "\n").removeprefix("# ")
+    (tmp_path / "x.yaml").write_text(f"{head}\n{tail}")
+    recipe = load(tmp_path / "x.yaml", ("student.optimizer.body_factor=1",))
+    assert recipe.data.place()["val_share"] == 0.1 and recipe.model.weights == "DEFAULT"
+    assert (recipe.optimizer.body_factor, recipe.schedule.accumulate) == (0.1, 4)
+    assert recipe.of_student.model.name == "torchvision/mobilenet_v3_small"
 
 
 @pytest.mark.parametrize("counts", [[1, 1], [5, 3], [500, 20], [60_000, 300], [200] * 50])

@@ -157,15 +157,17 @@ def _student(given: Any, recipe: Recipe, faults: _Faults) -> Student:
     """The recipe's part `student`: each of its parts that is given laid over the teacher's."""
     if not isinstance(given, Mapping):
         return _build(Student, given, f"{_STUDENT}.", faults)
-    document = dict(given)
-    teacher = recipe.as_dict()
+    document, teacher = dict(given), recipe.as_dict()
+    model, optimizer = given.get("model"), teacher["optimizer"]
+    if isinstance(model, Mapping) and model.get("name", recipe.model.name) != recipe.model.name:
+        teacher["model"] = {"input": {key: teacher["model"]["input"][key] for key in ("mean", "std")}}
+        if model.get("weights") is None and optimizer["body_factor"] != 1:
+            optimizer["body_factor"] = 1.0  # all of it is new
+            document["optimizer"] = given.get("optimizer") or {}
     for part in STUDENT_PARTS:
-        below, above = teacher[part], given.get(part)
-        if not isinstance(above, Mapping):
-            continue
-        if part == "model" and above.get("name", below["name"]) != below["name"]:
-            below = {"input": {key: below["input"][key] for key in ("mean", "std")}}
-        document |= merge({part: below}, {part: above})  # an optimiser of another kind begins anew
+        if isinstance(document.get(part), Mapping):
+            # In which an optimiser of another kind begins anew.
+            document |= merge({part: teacher[part]}, {part: document[part]})
     return _build(Student, document, f"{_STUDENT}.", faults)
 
 

@@ -225,8 +225,8 @@ class Distillation:
 class Student:
     """In what the student's training differs from the teacher's; null is a part that is the same.
 
-    A part is laid over the teacher's. A network of another name has its own weights, head and input size,
-    not the teacher's; mean and std are the teacher's unless they are given.
+    A part is laid over the teacher's. A network of another name has its own weights, head and input size, not
+    the teacher's, and without weights no body factor; mean and std are the teacher's unless they are given.
     """
 
     model: Model | None = None

@@ -72,11 +72,15 @@ def test_an_optimiser_of_another_kind_begins_from_its_own_defaults():
 def test_a_student_without_weights_does_not_take_the_teachers_body_factor():
     tuned = {**LARGE, "optimizer": {"lr": 0.01, "body_factor": 0.1}}
     small = {"model": {"name": "resnet20"}}
-    assert fault_of({**tuned, "student": small}).startswith(
+    for more in ({}, {"optimizer": None}, {"optimizer": {"body_factor": 1}}):
+        found = build({**tuned, "student": {**small, **more}})
+        assert found.optimizer.body_factor == 0.1
+        assert found.of_student.optimizer == replace(found.optimizer, body_factor=1.0)
+    begun = {"model": {"name": "torchvision/resnet18", "weights": "DEFAULT"}}
+    assert build({**tuned, "student": begun}).of_student.optimizer.body_factor == 0.1
+    assert fault_of({**tuned, "student": {**small, "optimizer": {"body_factor": 0.5}}}).startswith(
         "the recipe: student.optimizer.body_factor is for a network that begins with model.weights"
     )
-    found = build({**tuned, "student": {**small, "optimizer": {"body_factor": 1}}})
-    assert (found.optimizer.body_factor, found.of_student.optimizer.body_factor) == (0.1, 1.0)
 
 
 def test_what_belongs_to_both_stays_and_a_students_recipe_is_complete():

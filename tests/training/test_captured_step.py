@@ -139,7 +139,7 @@ def make(case: Case = Case(), objective: type[DiVELoss] = DiVELoss, out: str = "
     else:
         teacher = case.logits.ResidentLogits.of(cache, place, CPU)
     if case.streamed_images:
-        views = case.images.StreamedImages(HeldPictures(pixels), space, SIZE, CPU, workers=0)
+        views = case.images.StreamedImages(HeldPictures(pixels), space, SIZE, CPU, 0, in_place=True)
     else:
         views = case.images.ResidentImages(pixels, space, CPU)
     architecture = Architecture("resnet8", CLASSES, 3, (0.5,) * 3, (0.25,) * 3)

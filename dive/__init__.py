@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from dive.workflows.evaluate import evaluate as evaluate
     from dive.workflows.export import ExportOptions as ExportOptions
     from dive.workflows.export import export_logits as export_logits
+    from dive.workflows.merge import MergeOptions as MergeOptions
+    from dive.workflows.merge import merge_caches as merge_caches
     from dive.workflows.predict import predict as predict
     from dive.workflows.results import TrainOptions as TrainOptions
     from dive.workflows.student import StudentOptions as StudentOptions
@@ -43,6 +45,7 @@ _HOMES = {
     "ExportOptions": "dive.workflows.export",
     "LabelledImages": "dive.data.images",
     "LogitCache": "dive.cache.reader",
+    "MergeOptions": "dive.workflows.merge",
     "Recipe": "dive.recipe.recipe",
     "StudentOptions": "dive.workflows.student",
     "TrainOptions": "dive.workflows.results",
@@ -52,6 +55,7 @@ _HOMES = {
     "export_logits": "dive.workflows.export",
     "load_model": "dive.models.load",
     "load_recipe": "dive.workflows.data",
+    "merge_caches": "dive.workflows.merge",
     "open_cache": "dive.cache.reader",
     "open_images": "dive.workflows.data",
     "predict": "dive.workflows.predict",

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -23,7 +24,7 @@ from dive import structure as s
 from dive.cache import seal
 from dive.cache.tables import FOREIGN, read_tables
 from dive.errors import CacheError
-from dive.recipe.records import TEACHER
+from dive.recipe.records import teacher_checks, teachers_in
 
 # What a student and `dive verify` need to be told.
 _ORIGIN: dict[str, s.Check] = {
@@ -36,12 +37,16 @@ _ORIGIN: dict[str, s.Check] = {
     "identity/views": s.text,
     "identity/view_seed": s.whole(),
     "identity/store": s.text,
-    "identity/teacher/weights_hash": s.text,
     "facts/precision": s.text,
     "facts/clean_id": s.whole(),
-    "facts/teacher": s.record_of(TEACHER),
     "facts/versions": s.mapping,
 }
+_OF_ONE: dict[str, s.Check] = {"identity/teacher/weights_hash": s.text}
+_OF_ENSEMBLE: dict[str, s.Check] = {
+    "identity/teachers": s.list_of(s.record_of({"weights_hash": s.text})),
+    "identity/teacher_weights": s.list_of(s.share),
+}
+_OF_MERGED: dict[str, s.Check] = {"facts/rounding": s.number(0)}
 
 
 def crc(rows: np.ndarray) -> int:
@@ -110,8 +115,24 @@ class LogitCache:
 
         What dive exports always does; its format alone does not ask for it.
         """
-        if fault := s.fault_of({"identity": self.identity, "facts": self.facts}, _ORIGIN):
+        of_facts = {f"facts/{key}": check for key, check in teacher_checks(self.facts).items()}
+        needed = _ORIGIN | (_OF_ENSEMBLE if "teachers" in self.identity else _OF_ONE) | of_facts
+        fault = s.fault_of({"identity": self.identity, "facts": self.facts}, needed, _OF_MERGED)
+        if not fault and len({len(self.teachers), len(self.shares), len(teachers_in(self.facts))}) > 1:
+            fault = "its identity, their weights and its facts are of different numbers of teachers"
+        if fault:
             raise CacheError(f"{self.path} does not state its origin: {fault}; export it again")
+
+    @property
+    def teachers(self) -> list[dict[str, Any]]:
+        """What its identity has of its teacher, or of each of an ensemble; `require_origin` checks them."""
+        return teachers_in(self.identity)
+
+    @property
+    def shares(self) -> list[float]:
+        """The weight of each of its teachers in the mean of their logits; their sum is 1."""
+        shares: list[float] = self.identity.get("teacher_weights", [1.0])
+        return shares
 
     @property
     def accuracy(self) -> float:

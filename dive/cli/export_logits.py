@@ -9,11 +9,14 @@ from dive.cli import options
 from dive.workflows.places import cache_of, checkpoint_of
 
 
-@click.command("export-logits")
-@click.option(
+@click.command("export-logits", cls=options.VariadicCommand, variadic=("--teacher",))
+@options.several(
     "--teacher",
-    type=options.FILE,
-    help="Checkpoint to export, a student's too [checkpoints/<recipe>/teacher.pt].",
+    "teachers",
+    "FILE",
+    "Checkpoint to export, a student's too; of several the mean of their logits "
+    "[checkpoints/<recipe>/teacher.pt].",
+    options.FILE,
 )
 @click.option(
     "--views",
@@ -35,12 +38,13 @@ from dive.workflows.places import cache_of, checkpoint_of
     options.device,
     options.precision,
     options.workers,
+    options.own,
     options.as_json,
     options.quiet,
     options.force,
 )
 def command(
-    teacher: Path | None,
+    teachers: tuple[Path, ...],
     views: str | None,
     store: str,
     out: Path | None,
@@ -50,6 +54,7 @@ def command(
     device: str,
     precision: str | None,
     workers: int | None,
+    own: tuple[str, ...],
     as_json: bool,
     quiet: bool,
     force: bool,
@@ -61,21 +66,25 @@ def command(
     last linear layer turns into logits, in float16, and that layer once: smaller where there are fewer
     features than classes, and more exact than float16 logits; features-int8 keeps it in int8. Started again
     after a stop, it resumes with the first block that is missing.
+
+    Several teachers are an ensemble: the cache holds the mean of their logits, or their features side by
+    side. Their networks and inputs may differ, the images that they were trained on may not.
     """
     recipe = options.read_recipe(config, assignments, data__root=data, precision=precision)
     from dive.cli.tables import cell, new_table, print_table
     from dive.files import readable_size
-    from dive.recipe.records import model_name
+    from dive.recipe.records import teachers_name, teachers_of
     from dive.workflows.export import ExportOptions, export_logits
 
     wanted = ExportOptions(
-        teacher=teacher or checkpoint_of(recipe, "teacher"),
+        teacher=teachers or checkpoint_of(recipe, "teacher"),
         out=out or cache_of(recipe),
         views=views,
         store=store,
         device=device,
         force=force,
         workers=workers,
+        own=own,
     )
     exported = export_logits(recipe, wanted, options.reporter(quiet))
     if as_json:
@@ -85,9 +94,7 @@ def command(
     table = new_table(
         f"Logit cache {exported.path}", ["teacher"], ["samples", "views", "classes", "store", "size"]
     )
-    exported_model = exported.record["teacher"]
     size = readable_size(exported.record["bytes"])
-    table.add_row(
-        cell(model_name(exported_model["kind"], exported_model)), f"{n:,}", f"{v}", f"{c}", store, size
-    )
+    name = teachers_name(teachers_of(exported.record))
+    table.add_row(cell(name), f"{n:,}", f"{v}", f"{c}", store, size)
     print_table(table)

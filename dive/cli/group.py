@@ -17,6 +17,7 @@ COMMANDS = {
     "teacher": "Train the teacher.",
     "export-logits": "Run the teacher once over every view and keep its logits.",
     "convert": "Store a logit cache in another encoding, without its teacher.",
+    "merge-caches": "Merge logit caches into that of their teachers' ensemble.",
     "tune-tau": "Choose temperature and power normalisation from the cached logits.",
     "student": "Train a student from the cache alone.",
     "eval": "Many, medium and few-shot accuracy of checkpoints.",

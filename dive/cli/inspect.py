@@ -46,7 +46,6 @@ def _lines(document: dict[str, Any]) -> list[tuple[str, str]]:
         return next((value for found, value in (look_up(document, path) for path in paths) if found), None)
 
     recipe = first("recipe/name", "identity/recipe/name", "identity/recipe")
-    teacher = first("teacher", "facts/teacher")
     lines: list[tuple[str, Any]] = [
         ("complete", "yes" if document["complete"] else "no"),
         ("format", document.get("format")),
@@ -70,7 +69,7 @@ def _lines(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("model", _listed(document.get("architecture"), ("name", "parameters"))),
         ("initial weights", document.get("initial_weights")),
         ("weights hash", document.get("weights_hash")),
-        ("teacher", _teacher(teacher, first("identity/teacher/weights_hash"))),
+        *_teachers(document),
         ("cache hash", document.get("cache_hash")),
         ("test accuracy", _percent(document.get("accuracy", {}))),
         ("validation accuracy", _percent(document.get("val_accuracy", {}))),
@@ -102,16 +101,46 @@ def _shape(document: dict[str, Any]) -> str:
     return f"{shape}, {document['store']}" if "store" in document else shape
 
 
-def _teacher(facts: Any, weights: Any) -> str:
-    """The model that a cache or a student was made from, in a line; nothing where that is not told."""
-    from dive.recipe.records import TEACHER, model_name
-    from dive.structure import fault_of
+def _teachers(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """The model that a cache or a student was made from, in a line, and those of an ensemble each in one.
 
-    if facts is None or fault_of(facts, TEACHER):
-        return ""
-    name = model_name(facts["kind"], facts)
-    accuracy = _percent(facts["accuracy"])
-    return f"{name}, seed {facts['seed']}, {accuracy}" + (f", weights hash {weights}" if weights else "")
+    Nothing where that is not told.
+    """
+    from dive.recipe.records import teachers_in, teachers_name, teachers_of
+
+    teachers = teachers_of(document) or teachers_of(document.get("facts"))
+    given = document.get("identity")
+    identity = given if isinstance(given, dict) else {}
+    of_cache = teachers_in(identity)
+    told = [
+        f"{teachers_name([one])}, seed {one['seed']}, {_percent(one['accuracy'])}"
+        f"{_weights_hash(of_cache, place)}"
+        for place, one in enumerate(teachers)
+    ]
+    if len(told) < 2:
+        return [("teacher", line) for line in told]
+    shares = identity.get("teacher_weights", document.get("teacher_weights"))
+    return [
+        ("teacher", teachers_name(teachers)),
+        *((f"teacher {number}", line) for number, line in enumerate(told, 1)),
+        ("weights of the teachers", _shares(shares)),
+    ]
+
+
+def _weights_hash(of_cache: list[Any], place: int) -> str:
+    """The weights hash of a cache's teacher, where its identity tells it."""
+    from dive.structure import look_up
+
+    told, weights = look_up(of_cache[place] if place < len(of_cache) else None, "weights_hash")
+    return f", weights hash {weights}" if told else ""
+
+
+def _shares(shares: Any) -> str:
+    """The weights of teachers in their mean; nothing where that is not told."""
+    from dive import structure
+
+    told = structure.list_of(structure.share)(shares) is None
+    return ", ".join(f"{share:.3g}" for share in shares) if told else ""
 
 
 def _percent(accuracy: dict[str, float | None]) -> str:

@@ -62,8 +62,8 @@ EPOCHS = Whole(*bounds.EPOCHS)
 class VariadicCommand(click.Command):
     """A command whose options named in `variadic` take one or more values: `--tau 1 3 6`.
 
-    The arguments are rewritten to `--tau 1 --tau 3 --tau 6` before click sees them. A command with
-    such an option can take no positional arguments.
+    The arguments are rewritten to `--tau 1 --tau 3 --tau 6` before click sees them. Positional
+    arguments come before such an option, which takes every word up to the next option.
     """
 
     def __init__(self, *args: Any, variadic: tuple[str, ...] = (), **kwargs: Any) -> None:

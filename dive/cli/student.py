@@ -157,14 +157,14 @@ def _print_tables(results: "list[Result]", name: str) -> None:
 def _print_accuracies(results: "list[Result]", name: str, title: str, key: str, verdict: bool = True) -> None:
     """One table: the teacher, where the cache tells its accuracy of that key, and the students below it."""
     from dive.cli.tables import print_seeds, print_table, shot_table
-    from dive.recipe.records import model_name
+    from dive.recipe.records import model_name, teachers_name, teachers_of
     from dive.training.evaluation import Accuracy
     from dive.workflows.evaluate import across_seeds
 
-    teacher = results[0].record["teacher"]
+    teachers = teachers_of(results[0].record)
     rows = []
-    if key in teacher:
-        rows.append((model_name(teacher["kind"], teacher), Accuracy(**teacher[key], per_class=())))
+    if len(teachers) == 1 and key in teachers[0]:  # the accuracy of an ensemble's mean is not recorded
+        rows.append((teachers_name(teachers), Accuracy(**teachers[0][key], per_class=())))
     gains = [result.accuracy.all - one.all for _, one in rows for result in results]
     several = len(results) > 1
     for result in results:
@@ -173,6 +173,8 @@ def _print_accuracies(results: "list[Result]", name: str, title: str, key: str, 
     seed = "" if several else f", seed {results[0].record['seed']}"
     print_table(shot_table(f"{title} (%) after the last epoch, {name}{seed}", rows))
     print_seeds(across_seeds(results))
+    if len(teachers) > 1:
+        click.echo(f"Taught by an {teachers_name(teachers)}.")
     if gains and verdict:
         click.echo(_verdict(gains))
 

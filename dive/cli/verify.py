@@ -8,23 +8,29 @@ import click
 from dive.cli import options
 
 
-@click.command("verify")
-@click.argument("cache", type=options.FILE)
+@click.command("verify", cls=options.VariadicCommand, variadic=("--teacher",))
+@click.argument("place", metavar="[CACHE]", required=False, type=options.FILE)
+@click.option("--cache", "named", type=options.FILE, help="The cache, where it does not come first.")
 @click.option(
     "--sample",
     type=options.Whole(1, 10**9),
     metavar="N",
     help="N random (sample, view) pairs, for --teacher or --against.",
 )
-@click.option(
-    "--teacher", type=options.FILE, help="With --sample: the teacher's checkpoint, to run it again."
+@options.several(
+    "--teacher",
+    "teachers",
+    "FILE",
+    "With --sample: the teacher's checkpoint, or those of an ensemble, to run again.",
+    options.FILE,
 )
 @click.option("--against", type=options.FILE, help="A cache of the same samples and views, taken as exact.")
 @options.apply(options.data, options.device, options.own, options.seed, options.as_json, options.quiet)
 def command(
-    cache: Path,
+    place: Path | None,
+    named: Path | None,
     sample: int | None,
-    teacher: Path | None,
+    teachers: tuple[Path, ...],
     against: Path | None,
     data: str | None,
     device: str,
@@ -38,18 +44,20 @@ def command(
     Seal, CRCs, shapes, finiteness, labels against class counts, view ids against the space or the draw
     that the cache says they are of, and that the teacher is right in as many views as the export counted,
     which rows that slipped against their labels are not. With --sample and
-    --teacher the teacher itself is asked again; --data says where the images are, --seed which pairs. With
-    --against the logits of another cache take its place. Either way it shows how far the stored targets are
-    from the exact ones: KL(exact ‖ stored) in nats at T = τ/p = 1, 2, 6 and 12, and as a share of
-    KL(exact ‖ uniform), what the target tells.
+    --teacher the teacher itself is asked again, of an ensemble each of its teachers; --data says where the
+    images are, --seed which pairs. --teacher takes every file behind it: the cache comes before it, or is
+    given by --cache. With --against the logits of another cache take its place. Either way it shows how
+    far the stored targets are from the exact ones: KL(exact ‖ stored) in nats at T = τ/p = 1, 2, 6 and 12,
+    and as a share of KL(exact ‖ uniform), what the target tells.
     """
     from dive.cache.reader import LogitCache
     from dive.workflows.fidelity import compare
     from dive.workflows.verify import sample as run_again
     from dive.workflows.verify import verify
 
-    if (sample is None) if teacher else (sample is not None and against is None):
+    if (sample is None) if teachers else (sample is not None and against is None):
         raise click.UsageError("--sample N and --teacher FILE, or --against FILE, belong together")
+    cache = _one_cache(place, named)
     progress = options.reporter(quiet)
     verified = verify(cache, progress)
     document: dict[str, Any] = {
@@ -59,9 +67,9 @@ def command(
         "store": verified.store,
         "stored_views_accuracy": verified.accuracy,
     }
-    if sample is not None and teacher is not None:
+    if sample is not None and teachers:
         count = min(sample, verified.shape[0] * verified.shape[1])
-        again = run_again(verified, teacher, count, seed or 0, data, device, progress, own)
+        again = run_again(verified, teachers, count, seed or 0, data, device, progress, own)
         document["sampled"] = again.document()
     if against is not None:
         compared = compare(verified, LogitCache(against), sample, seed or 0, progress)
@@ -70,6 +78,18 @@ def command(
         options.print_json(document)
     else:
         _print_table(document)
+
+
+def _one_cache(place: Path | None, named: Path | None) -> Path:
+    """The cache, given as an argument or by --cache; raises click.UsageError unless it is given once."""
+    if place is not None and named is not None:
+        raise click.UsageError(f"Give one cache, {place} or --cache {named}.")
+    if (cache := place or named) is None:
+        raise click.UsageError(
+            "Missing argument 'CACHE': it comes before --teacher, which takes every file behind it, or is "
+            "given by --cache."
+        )
+    return cache
 
 
 def _print_table(document: dict[str, Any]) -> None:

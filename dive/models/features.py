@@ -1,11 +1,14 @@
-"""A network's features: what its last linear layer turns into logits."""
+"""A network's features: what its last linear layer turns into logits; those of an ensemble side by side."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from dive.errors import ModelError
+from dive.models.ensemble import Ensemble
 from dive.models.head import last_linear
 from dive.models.network import Network
 
@@ -83,3 +86,41 @@ class FeatureNetwork:
                 f"its last layer, a {type(self._linear).__name__}, does not give weight · input + bias, so "
                 "its features cannot be stored"
             )
+
+
+class EnsembleFeatures:
+    """The features of an ensemble's networks side by side, with the head that gives the mean of their logits.
+
+    weight: (C, D), each network's W times its share beside the others', D = Σ Dₑ. bias: (C,), the mean of
+    theirs. Give it views (B, channels, H, W) uint8 and it returns features (B, D).
+    """
+
+    def __init__(self, members: Sequence[FeatureNetwork], shares: Sequence[float]) -> None:
+        self._members = tuple(members)
+        both = list(zip(members, shares, strict=True))
+        self.weight = torch.cat([member.weight * share for member, share in both], dim=1)
+        self.bias = torch.stack([member.bias * share for member, share in both]).sum(dim=0)
+
+    @property
+    def count(self) -> int:
+        """D, the number of features of all networks."""
+        return self.weight.shape[1]
+
+    def sees(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """The largest (H, W) that a network looks at, of views of (H, W)."""
+        return max((member.sees(shape) for member in self._members), key=math.prod)
+
+    def __call__(self, views: torch.Tensor) -> torch.Tensor:
+        """Features (B, D) of views (B, channels, H, W) uint8."""
+        return torch.cat([member(views).float() for member in self._members], dim=1)
+
+
+def features_of(network: Network | Ensemble, views: torch.Tensor) -> FeatureNetwork | EnsembleFeatures:
+    """What gives the features of a network, or of all networks of an ensemble.
+
+    views: (B, channels, H, W) uint8, of a size that they take, on their device; to try them on. Raises
+    ModelError where one does not end in one Linear.
+    """
+    if isinstance(network, Network):
+        return FeatureNetwork(network, views)
+    return EnsembleFeatures([FeatureNetwork(one, views) for one in network.networks], network.shares)

@@ -30,9 +30,20 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             found += differences(before, after, f"{prefix}{key}.")
+        elif pairs := _entries(before, after):
+            for number, (old_entry, new_entry) in enumerate(pairs, 1):
+                found += differences(old_entry, new_entry, f"{prefix}{key}.{number}.")
         elif before != after:
             found.append(f"{prefix}{shortened(str(key))}: {_shown(before)}, now {_shown(after)}")
     return found
+
+
+def _entries(before: Any, after: Any) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The entries of two lists of equally many mappings in pairs; none where they are anything else."""
+    if not (isinstance(before, list) and isinstance(after, list) and len(before) == len(after)):
+        return []
+    entries = all(isinstance(entry, Mapping) for entry in (*before, *after))
+    return list(zip(before, after, strict=True)) if entries else []
 
 
 def _shown(value: Any) -> str:

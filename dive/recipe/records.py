@@ -5,7 +5,8 @@ of the record of the checkpoint that they were made from. No torch.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from dive import structure as s
@@ -52,6 +53,15 @@ TEACHER: dict[str, s.Check] = {
     "recipe/distillation": s.record_of(_DISTILLATION),
     "recipe": _recipe_or_part,
 }
+
+
+def _ensemble(value: Any) -> str | None:
+    """Two teachers or more."""
+    if not isinstance(value, list) or len(value) < 2:
+        return "a list of two teachers or more"
+    return s.list_of(s.record_of(TEACHER))(value)
+
+
 EPOCH: dict[str, s.Check] = {
     "epoch": s.whole(1),
     "loss": s.number(),
@@ -91,9 +101,9 @@ _FINISHED: dict[str, s.Check] = {
 }
 _STUDENT: dict[str, s.Check] = {
     "cache_hash": s.text,
-    "teacher": s.record_of(TEACHER),
     "free_views": s.truth,
 }
+_TAUGHT_BY_SEVERAL: dict[str, s.Check] = {"teacher_weights": s.list_of(s.share)}
 _OF_SOME: dict[str, s.Check] = {  # a record of an earlier version lacks these
     "trained_together": s.whole(1),
     "producer": s.text,
@@ -116,20 +126,27 @@ _OF_EACH_TEACHER = ("seed", "accuracy", "val_accuracy")
 _OF_EACH_MACHINE = ("seconds", "device", "threads", "trained_together", "versions")
 _OF_EACH_CODE = ("format", "version", "upgraded_from", "producer", "data_fingerprint", "fingerprint_version")
 
+_NAMED = 3  # kinds of teachers that the name of an ensemble tells
+
 Item = TypeVar("Item")
 
 
 def fault_of(record: Mapping[str, Any]) -> str:
     """The first fault of a finished result's record in a few words; an empty text where there is none."""
     student = record.get("kind") == "student"
-    if fault := s.fault_of(record, _FINISHED | (_STUDENT if student else {}), _OF_SOME):
+    more = _STUDENT | teacher_checks(record) if student else {}
+    more = more | _TAUGHT_BY_SEVERAL if "teachers" in more else more
+    if fault := s.fault_of(record, _FINISHED | more, _OF_SOME):
         return fault
     try:
         build(record["recipe"], where="its recipe")
     except RecipeError as error:
         return str(error)
-    lengths = {key: len(record[key]) for key in ("classes", "class_counts", "per_class")}
-    return "" if len(set(lengths.values())) == 1 else f"its lists differ in length: {lengths}"
+    for lists in (("classes", "class_counts", "per_class"), ("teachers", "teacher_weights")):
+        lengths = {key: len(record[key]) for key in lists if key in record}
+        if len(set(lengths.values())) > 1:
+            return f"its lists differ in length: {lengths}"
+    return ""
 
 
 def model_name(kind: str, record: Mapping[str, Any]) -> str:
@@ -139,6 +156,48 @@ def model_name(kind: str, record: Mapping[str, Any]) -> str:
     d = record["recipe"]["distillation"]
     own = f", student τ={d['student_tau']:g}" if d["student_tau"] not in (None, d["tau"]) else ""
     return f"student (τ={d['tau']:g}, p={d['power']:g}, w={d['weight']:g}{own})"
+
+
+def told_teachers(teachers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How a document names its teachers: one as its `teacher`, those of an ensemble as its `teachers`."""
+    return {"teacher": teachers[0]} if len(teachers) == 1 else {"teachers": list(teachers)}
+
+
+def teachers_in(document: Mapping[str, Any]) -> list[Any]:
+    """What `told_teachers` took: of a cache's identity or facts, or of a student's record, unchecked."""
+    several = document.get("teachers")
+    return several if isinstance(several, list) else [document.get("teacher")]
+
+
+def teacher_checks(document: Mapping[str, Any]) -> dict[str, s.Check]:
+    """What facts of a cache, or a student's record, must have of their teachers."""
+    if "teachers" in document:
+        return {"teachers": _ensemble}
+    return {"teacher": s.record_of(TEACHER)}
+
+
+def teachers_of(document: Any) -> list[dict[str, Any]]:
+    """The teachers of a cache's facts or of a student's record; none where they are not all told.
+
+    >>> teachers_of({"precision": "fp32"})
+    []
+    """
+    sound = isinstance(document, Mapping) and not s.fault_of(document, teacher_checks(document))
+    return teachers_in(document) if sound else []
+
+
+def teachers_name(teachers: Sequence[Mapping[str, Any]]) -> str:
+    """What one teacher or an ensemble is, in a few words: as `model_name` for one.
+
+    >>> teachers_name([{"kind": "teacher", "loss": loss} for loss in ("bsce", "ce", "bsce")])
+    'ensemble of 3: teacher (bsce) ×2, teacher (ce)'
+    """
+    names = Counter(model_name(one["kind"], one) for one in teachers)
+    if len(teachers) == 1:
+        return next(iter(names))
+    each = [name if count == 1 else f"{name} ×{count}" for name, count in names.items()]
+    more = ["…"] if len(each) > _NAMED else []
+    return f"ensemble of {len(teachers)}: {', '.join(each[:_NAMED] + more)}"
 
 
 def of_one_run(items: Iterable[Item], record_of: Callable[[Item], Mapping[str, Any]]) -> list[list[Item]]:
@@ -191,8 +250,13 @@ def _run_of(record: Mapping[str, Any]) -> str:
     recipe["data"].pop("root", None)
     del recipe["model"]["weights"]  # where they lie; what they are is among the facts
     common["recipe"] = recipe
-    if "teacher" in common:
-        teacher = {key: value for key, value in common["teacher"].items() if key not in _OF_EACH_TEACHER}
-        whole = build(teacher["recipe"]).as_dict()
-        common["teacher"] = teacher | {"recipe": {key: whole[key] for key in teacher["recipe"]}}
+    if "teacher" in record or "teachers" in record:
+        common |= told_teachers([_run_of_teacher(teacher) for teacher in teachers_in(record)])
     return json.dumps(common, sort_keys=True)
+
+
+def _run_of_teacher(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a teacher's facts have in common with those of its run's other seeds."""
+    teacher = {key: value for key, value in facts.items() if key not in _OF_EACH_TEACHER}
+    whole = build(teacher["recipe"]).as_dict()
+    return teacher | {"recipe": {key: whole[key] for key in teacher["recipe"]}}

@@ -1,23 +1,17 @@
 """Convert: a finished logit cache in another encoding, without its teacher."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dive import files, outputs
-from dive.cache import part, seal
 from dive.cache.encodings.encoding import Encoding
-from dive.cache.encodings.registry import ENCODINGS
 from dive.cache.layout import Content
-from dive.cache.part import part_path, require_own_files
 from dive.cache.reader import LogitCache
-from dive.cache.writer import CacheWriter, unfinished
-from dive.errors import CacheError, DiveError, OutputError
-from dive.progress import SILENT, Progress, duration
-from dive.recipe.documents import differences
+from dive.errors import CacheError
+from dive.progress import SILENT, Progress
+from dive.workflows.rewriting import Rewriting, encoding_named, require_held, stored_rows
 
 FROM = "converted_from"  # the fact that says of which caches it was made, the first of them first
 
@@ -55,27 +49,21 @@ def convert(path: Path, options: ConvertOptions, progress: Progress = SILENT) ->
     >>> dive.open_cache(converted.path).store, converted.record["shape"]
     ('int8', [399, 9, 10])
     """
-    encoding = ENCODINGS.get(options.store)
-    if encoding is None:
-        raise DiveError(f"--store {options.store[:40]!r}: give one of {', '.join(ENCODINGS)}")
+    encoding = encoding_named(options.store)
     out = options.out or path.with_stem(f"{path.stem}-{encoding.name}")
-    _refuse_finished(path, out, options.force)
+    rewriting = Rewriting(out, [path], options.force, "convert")
+    rewriting.refuse_finished()
     cache = LogitCache(path)
-    _require_held(cache, encoding)
-    content = _content(cache, encoding)
-    start = time.monotonic()
-    with outputs.only_writer(out):
-        _refuse_finished(path, out, options.force)  # again: another process may have finished it meanwhile
-        files.remove_stale(part_path(out))
-        if options.force:
-            part_path(out).unlink(missing_ok=True)
-        _require_same_source(out, content)
-        size = files.readable_size(content.bytes)
-        progress.note(f"{out}: {cache.store} to {encoding.name}, {size}")
-        with CacheWriter(out, content) as writer:
-            _write_missing(writer, cache, encoding, progress)
-            writer.finish()
-    progress.note(f"{out}: complete in {duration(time.monotonic() - start)}")
+    if cache.store == encoding.name:
+        raise CacheError(f"{cache.path} is in {encoding.name} already")
+    require_held(cache, encoding)
+    to = cache.codec.values if encoding.of_features else cache.codec.decode
+
+    def values(samples: slice) -> np.ndarray:
+        return to(stored_rows(cache, np.arange(samples.start, samples.stop)))
+
+    told = f"{cache.store} to {encoding.name}"
+    seconds = rewriting.write(_content(cache, encoding), values, told, progress)
     record = {
         "cache": str(out),
         "from": str(path),
@@ -84,28 +72,10 @@ def convert(path: Path, options: ConvertOptions, progress: Progress = SILENT) ->
         "shape": list(cache.shape),
         "from_bytes": path.stat().st_size,
         "bytes": out.stat().st_size,
-        "seconds": round(time.monotonic() - start, 1),
+        "seconds": round(seconds, 1),
         "stored_views_accuracy": LogitCache(out).accuracy,
     }
     return Converted(out, record)
-
-
-def _refuse_finished(path: Path, out: Path, force: bool) -> None:
-    """Refuse to replace a cache, unless asked to, or asked to when its unfinished successor was begun."""
-    require_own_files(out)
-    outputs.refuse_foreign(part_path(out), part.KIND)
-    outputs.refuse_existing(out, force or part_path(out).exists(), seal.KIND, [path])
-
-
-def _require_held(cache: LogitCache, encoding: Encoding) -> None:
-    """Raise CacheError unless a cache holds what an encoding stores."""
-    if cache.store == encoding.name:
-        raise CacheError(f"{cache.path} is in {encoding.name} already")
-    if encoding.of_features and not cache.codec.encoding.of_features:
-        raise CacheError(
-            f"{cache.path} holds logits ({cache.store}), from which features cannot be told; "
-            f"dive export-logits --store {encoding.name} asks the teacher for them"
-        )
 
 
 def _content(cache: LogitCache, encoding: Encoding) -> Content:
@@ -124,36 +94,3 @@ def _content(cache: LogitCache, encoding: Encoding) -> Content:
         facts=cache.facts | {FROM: chain},
         head=cache.codec.head if encoding.of_features else None,
     )
-
-
-def _require_same_source(out: Path, content: Content) -> None:
-    """Raise OutputError where an unfinished cache was begun from another one, or by an export."""
-    facts = unfinished(out, content.identity)
-    if facts is not None and (different := differences(facts, content.facts)):
-        raise OutputError(
-            f"{part_path(out)} was begun from something else ({'; '.join(different)}); finish it there, give "
-            "another --out, or --force to start over"
-        )
-
-
-def _write_missing(writer: CacheWriter, cache: LogitCache, encoding: Encoding, progress: Progress) -> None:
-    if writer.repaired:
-        progress.warn("the unfinished cache was damaged outside its rows and is repaired; check the disk")
-    missing = writer.missing()
-    done = writer.blocks - len(missing)
-    if done:
-        progress.note(f"resuming: {done} of {writer.blocks} blocks are written already")
-    with progress.bar("convert", writer.blocks, done) as bar:
-        for block in missing:
-            stored = _stored(cache, writer.rows(block))
-            to = cache.codec.values if encoding.of_features else cache.codec.decode
-            writer.write(block, to(stored))
-            bar.advance()
-
-
-def _stored(cache: LogitCache, samples: slice) -> np.ndarray:
-    """The rows (samples, V, …) of some samples, whose blocks are checked; the cache's own may be others."""
-    views, row = cache.shape[1], cache.codec.row
-    places = np.arange(samples.start * views, samples.stop * views)
-    rows = cache.codec.unpacked(cache.encoded(places // views, places % views))
-    return rows.reshape(-1, views, *row.shape)

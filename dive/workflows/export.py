@@ -1,6 +1,7 @@
-"""Export: run a teacher once over every stored view of every training sample, into a logit cache."""
+"""Export: run a teacher, or several, once over every stored view of every training sample, into a cache."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,45 +16,45 @@ from dive.cache.part import part_path, require_own_files
 from dive.cache.reader import LogitCache
 from dive.cache.stored_views import canonical_views, default_views, stored_views
 from dive.cache.writer import CacheWriter, unfinished
-from dive.data.longtail import FILES, PIXELS, Samples
-from dive.errors import CheckpointError, OutputError
+from dive.data.longtail import Samples
+from dive.errors import OutputError
 from dive.feeds.images import Images
-from dive.models import checkpoint
+from dive.models.ensemble import Ensemble
 from dive.models.network import Network
-from dive.models.registry import network_versions
 from dive.progress import SILENT, Progress, duration
 from dive.recipe.documents import differences, plain
-from dive.recipe.reading import build
 from dive.recipe.recipe import Recipe
 from dive.training.device import NO_TF32, Runtime, choose_device, choose_precision, device_name, precisions
 from dive.training.inference import batch_size, clean_plan
 from dive.versions import versions, warn_if_others
 from dive.views.registry import view_space
 from dive.views.space import ViewSpace
+from dive.workflows.checkpoints import Checkpoints, as_paths, networks_of
 from dive.workflows.data import load_training, warn_of_workers
 from dive.workflows.export_asked import Asked
 from dive.workflows.export_blocks import write_missing
 from dive.workflows.places import cache_of, checkpoint_of
-from dive.workflows.results import INITIAL
 
 
 @dataclass(frozen=True)
 class ExportOptions:
     """What is asked of an export besides the recipe.
 
-    teacher: the checkpoint to ask, checkpoints/<recipe>/teacher.pt if not given. out: the cache to write,
-    cache/<recipe>.h5 if not given. views: `all`, `clean` or a number K of views drawn for each sample; None
-    takes all, or 50 where the view space is unbounded. store: the name of an encoding. workers: as those of
-    training.
+    teacher: the checkpoint to ask, or several for the mean of their logits; checkpoints/<recipe>/teacher.pt
+    if not given. out: the cache to write, cache/<recipe>.h5 if not given. views: `all`, `clean` or a number K
+    of views drawn for each sample; None takes all, or 50 where the view space is unbounded. store: the name
+    of an encoding. workers: as those of training. own: networks of the user's own that a checkpoint may be
+    of, besides the recipe's.
     """
 
-    teacher: Path | None = None
+    teacher: Path | Sequence[Path] | None = None
     out: Path | None = None
     views: str | None = None
     store: str = DEFAULT
     device: str = "auto"
     force: bool = False
     workers: int | None = None
+    own: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ class Exported:
 def export_logits(
     recipe: Recipe, options: ExportOptions = ExportOptions(), progress: Progress = SILENT
 ) -> Exported:
-    """Write the logit cache of a checkpoint; resumes what an earlier export left.
+    """Write the logit cache of a checkpoint, or of an ensemble; resumes what an earlier export left.
 
-    Raises CheckpointError where the checkpoint is of another architecture or another draw, ModelError where
-    features are to be stored of a network that does not end in one Linear, OutputError where the output
-    cannot be written or is another export's, DataError for the data.
+    Raises CheckpointError where a checkpoint is of another draw, or, alone, of another architecture;
+    ModelError where features are to be stored of a network that does not end in one Linear, OutputError
+    where the output cannot be written or is another export's, DataError for the data.
 
     >>> import dive
     >>> recipe = dive.load_recipe("digits_lt/bbn")
@@ -79,28 +80,27 @@ def export_logits(
     >>> dive.export_logits(recipe, options).record["shape"]
     [399, 1, 10]
     """
-    teacher, out = options.teacher or checkpoint_of(recipe, "teacher"), options.out or cache_of(recipe)
-    wanted = _Wanted(**vars(options) | {"teacher": teacher, "out": out})
+    teachers = as_paths(options.teacher or checkpoint_of(recipe, "teacher"))
+    wanted = _Wanted(**vars(options) | {"teacher": teachers, "out": options.out or cache_of(recipe)})
     return _export(recipe, wanted, progress)
 
 
 @dataclass(frozen=True)
 class _Wanted(ExportOptions):
-    """Options of which teacher and output are given."""
+    """Options of which teachers and output are given."""
 
-    teacher: Path = Path()
+    teacher: tuple[Path, ...] = ()
     out: Path = Path()
 
 
 def _export(recipe: Recipe, options: _Wanted, progress: Progress) -> Exported:
     _refuse_finished(options)
     device = choose_device(options.device)
-    network, document = checkpoint.load_model(options.teacher, _networks(recipe))
-    _check_architecture(options.teacher, document, recipe)
+    teachers = Checkpoints.load(options.teacher, [*networks_of(recipe), *options.own])
+    teachers.require_networks(recipe, options.own)
     train = load_training(recipe, progress)
-    _check_draw(options.teacher, document, train)
-    of_network = network_versions(document["architecture"]["name"])
-    warn_if_others(document["versions"], str(options.teacher), progress, of_network)
+    teachers.require_draw(train)
+    teachers.warn_of_versions(progress)
     space = view_space(recipe.views.kind, train.pictures.shape, **recipe.views.keys())
     choice = default_views(space) if options.views is None else options.views
     choice = canonical_views(choice, space)
@@ -108,15 +108,16 @@ def _export(recipe: Recipe, options: _Wanted, progress: Progress) -> Exported:
     images = Images(train.pictures, space, device, options.workers)
     warn_of_workers(images, options.workers, progress)
     views = stored_views(choice, space, recipe.views.seed, train.hashes)
-    identity = _identity(recipe, options, document, train, space)
-    network = network.on(device).eval()
+    identity = _identity(recipe, options, teachers, train, space)
+    teachers.require_views(train.pictures.channels, space.shape)
+    network = teachers.network(device)
     asked = Asked.of(network, options.store, options.teacher, train.pictures.channels, space.shape)
     with outputs.only_writer(options.out):
         _refuse_finished(options)  # again: another process may have finished it meanwhile
         files.remove_stale(part_path(options.out))
         if options.force:
             part_path(options.out).unlink(missing_ok=True)
-        runtime, facts = _runtime(recipe, options, images, network, document, identity, device, progress)
+        runtime, facts = _runtime(recipe, options, images, network, teachers, identity, device, progress)
         content = Content(
             views=views,
             labels=train.labels,
@@ -158,41 +159,11 @@ def _refuse_finished(options: _Wanted) -> None:
     require_own_files(options.out)
     outputs.refuse_foreign(part_path(options.out), part.KIND)
     begun = part_path(options.out).exists()
-    outputs.refuse_existing(options.out, options.force or begun, seal.KIND, [options.teacher])
-
-
-def _check_architecture(path: Path, document: dict[str, Any], recipe: Recipe) -> None:
-    name, networks = document["architecture"]["name"], _networks(recipe)
-    if name not in networks:
-        raise CheckpointError(
-            f"{path} is a {name}, the recipe {recipe.name} has a {' and a '.join(networks)}; "
-            "give the checkpoint's own recipe with --config"
-        )
-
-
-def _networks(recipe: Recipe) -> list[str]:
-    """The networks of a recipe: its teacher's, and its student's, which may be exported as well."""
-    return list(dict.fromkeys([recipe.model.name, recipe.of_student.model.name]))
-
-
-def _check_draw(path: Path, document: dict[str, Any], train: Samples) -> None:
-    digests_of = document.get("digests", PIXELS)
-    if digests_of == FILES != train.digests_of:
-        raise CheckpointError(
-            f"{path} was trained on pictures read from their files on demand, the recipe's views hold them "
-            "in memory; give the checkpoint's own recipe with --config"
-        )
-    fingerprint = train.fingerprint_of(document["fingerprint_version"], digests_of)
-    if document["data_fingerprint"] != fingerprint:
-        raise CheckpointError(
-            f"{path} was trained on other images than the recipe draws: data fingerprint "
-            f"{document['data_fingerprint'][:12]}, here {fingerprint[:12]}; "
-            "give the checkpoint's own recipe and data (--config, --data)"
-        )
+    outputs.refuse_existing(options.out, options.force or begun, seal.KIND, options.teacher)
 
 
 def _identity(
-    recipe: Recipe, options: _Wanted, document: dict[str, Any], train: Samples, space: ViewSpace
+    recipe: Recipe, options: _Wanted, teachers: Checkpoints, train: Samples, space: ViewSpace
 ) -> dict[str, Any]:
     """What a cache is of: equal identities hold equal rows, but for the precision."""
     return {
@@ -205,11 +176,7 @@ def _identity(
         "views": options.views,
         "view_seed": recipe.views.seed,
         "store": options.store,
-        "teacher": {
-            "kind": document["kind"],
-            "weights_hash": document["weights_hash"],
-            "architecture": document["architecture"],
-        },
+        **teachers.identity(),
     }
 
 
@@ -217,15 +184,15 @@ def _runtime(
     recipe: Recipe,
     options: _Wanted,
     images: Images,
-    network: Network,
-    document: dict[str, Any],
+    network: Network | Ensemble,
+    teachers: Checkpoints,
     identity: dict[str, Any],
     device: torch.device,
     progress: Progress,
 ) -> tuple[Runtime, dict[str, Any]]:
     """The precision of the export, and the facts its cache records: an earlier part's, or new."""
-    wanted, of_network = recipe.precision, network_versions(document["architecture"]["name"])
-    steady = {"clean_id": images.space.clean_id, "teacher": teacher_facts(document)}
+    wanted, of_network = recipe.precision, teachers.versions
+    steady = {"clean_id": images.space.clean_id, **teachers.facts()}
     if (facts := unfinished(options.out, identity)) is not None:
         _require_same_facts(part_path(options.out), facts, steady)
         if wanted not in ("auto", facts["precision"]):
@@ -265,11 +232,3 @@ def _require_same_facts(part: Path, facts: dict[str, Any], steady: dict[str, Any
         )
     if not (isinstance(facts.get("precision"), str) and isinstance(facts.get("versions"), dict)):
         raise OutputError(f"{part} does not say its precision and versions; --force starts over")
-
-
-def teacher_facts(document: dict[str, Any]) -> dict[str, Any]:
-    """What a cache records of the checkpoint it was made of, besides its identity; no paths."""
-    facts = {key: document[key] for key in ("kind", "loss", "seed", "epochs", "accuracy", "precision")}
-    facts |= {key: document[key] for key in ("val_accuracy", INITIAL) if key in document}
-    recipe = build(document["recipe"]).as_dict()  # complete, whatever version wrote it
-    return facts | {"recipe": {key: recipe[key] for key in ("name", "schedule", "distillation")}}

@@ -1,5 +1,6 @@
-"""What an export asks of a teacher: its logits, or the features that its last Linear turns into them."""
+"""What an export asks of its teachers: logits, or the features that their last Linears turn into them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,22 +10,30 @@ from dive import files
 from dive.cache.encodings.codec import Head
 from dive.cache.encodings.registry import ENCODINGS, recommended, row_sizes
 from dive.errors import DiveError, ModelError
-from dive.models.features import FeatureNetwork
+from dive.models.ensemble import Ensemble
+from dive.models.features import features_of
 from dive.models.network import Network
 from dive.training.inference import Viewer
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a teacher. viewer: it, or what gives its features. features: D, None without any."""
+    """What is asked of a network. viewer: it, or what gives its features. features: D, or None."""
 
     viewer: Viewer
     head: Head | None
     features: int | None
 
     @classmethod
-    def of(cls, network: Network, store: str, path: Path, channels: int, shape: tuple[int, int]) -> "Asked":
-        """What an encoding stores of the network of a checkpoint, which looks at views of (H, W).
+    def of(
+        cls,
+        network: Network | Ensemble,
+        store: str,
+        paths: Sequence[Path],
+        channels: int,
+        shape: tuple[int, int],
+    ) -> "Asked":
+        """What an encoding stores of the network of some checkpoints, which looks at views of (H, W).
 
         Raises DiveError where there is no such encoding, ModelError where it stores features and the network
         does not end in one Linear.
@@ -36,10 +45,11 @@ class Asked:
         pixels = 37 * torch.arange(blank.numel(), device=blank.device) % 256
         views = pixels.to(torch.uint8).view(blank.shape)
         try:
-            found = FeatureNetwork(network, views)
+            found = features_of(network, views)
         except ModelError as error:
             if encoding.of_features:
-                raise ModelError(f"--store {store}: of the network of {path}, {error}") from error
+                of = " or ".join(map(str, paths))
+                raise ModelError(f"--store {store}: of the network of {of}, {error}") from error
             return cls(network, None, None)
         if not encoding.of_features:
             return cls(network, None, found.count)

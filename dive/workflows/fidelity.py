@@ -93,7 +93,7 @@ def compare(
     count: of random (sample, view) pairs, None for all. Raises CacheError where they are of other samples,
     pictures, classes or views, or a block of either is corrupt.
     """
-    rows_there = _rows_there(cache, exact)
+    rows_there = rows_in(exact, cache)
     views = cache.shape[1]
     total = cache.shape[0] * views
     chosen = np.arange(total)
@@ -113,8 +113,12 @@ def _pieces(chosen: np.ndarray) -> Iterator[np.ndarray]:
         yield chosen[start : start + _ROWS_AT_ONCE]
 
 
-def _rows_there(cache: LogitCache, exact: LogitCache) -> np.ndarray:
-    """The place in `exact` of each sample of `cache`: (N,) int64."""
+def rows_in(exact: LogitCache, cache: LogitCache) -> np.ndarray:
+    """The place in `exact` of each sample of `cache`: (N,) int64.
+
+    Raises CacheError, naming what differs, unless both are of the same samples, labels, classes, pictures and
+    views, these in the same order.
+    """
     place = {key: row for row, key in enumerate(exact.keys)}
     rows = np.array([place.get(key, -1) for key in cache.keys], dtype=np.int64)
     there, here = ({"view_space": one.identity.get("view_space")} for one in (exact, cache))
@@ -123,6 +127,8 @@ def _rows_there(cache: LogitCache, exact: LogitCache) -> np.ndarray:
         what = "samples"
     elif cache.classes != exact.classes:
         what = "classes"
+    elif (cache.labels != exact.labels[rows]).any():
+        what = "labels"
     elif (cache.digests != exact.digests[rows]).any():
         what = "pictures"
     elif cache.views.shape != exact.views.shape or (cache.views != exact.views[rows]).any():

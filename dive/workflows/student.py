@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from dive.models.registry import require_known
 from dive.progress import SILENT, Progress
 from dive.recipe.documents import differences
 from dive.recipe.recipe import Recipe
+from dive.recipe.records import teachers_in, told_teachers
 from dive.training.device import choose_device
 from dive.training.saved_state import Journal
 from dive.training.spec import RunSpec
@@ -251,6 +253,13 @@ def _check_view_choice(cache: LogitCache, options: StudentOptions) -> None:
         )
 
 
+def _teachers(cache: LogitCache) -> dict[str, Any]:
+    """What a student's record has of the cache's teacher, or of its ensemble."""
+    teachers = teachers_in(cache.facts)
+    weights = {} if len(teachers) == 1 else {"teacher_weights": cache.shares}
+    return told_teachers(teachers) | weights
+
+
 def _spec(
     recipe: Recipe,
     out: Path,
@@ -265,7 +274,7 @@ def _spec(
         "loss": DiVELoss.name,
         "cache_hash": cache.hash,
         "cache": {key: cache.identity[key] for key in ("views", "view_seed", "store")},
-        "teacher": cache.facts["teacher"],
+        **_teachers(cache),
         "free_views": options.free_views,
         "fixed_view": options.fixed_view,
         **initial_facts(initial),

@@ -13,8 +13,7 @@ from dive.errors import CacheError, OutputError
 from dive.method.advice import Advice, recommend
 from dive.method.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, Pair, examine
 from dive.printable import printable
-from dive.recipe.records import TEACHER, model_name
-from dive.structure import fault_of
+from dive.recipe.records import teachers_name, teachers_of
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -55,9 +54,8 @@ class Tuned:
     @property
     def model(self) -> str:
         """Whose logits the cache holds; its file's name where it does not say."""
-        teacher: Any = self.cache.facts.get("teacher")
-        told = not fault_of(teacher, TEACHER)
-        return model_name(teacher["kind"], teacher) if told else printable(self.cache.path.stem)
+        teachers = teachers_of(self.cache.facts)
+        return teachers_name(teachers) if teachers else printable(self.cache.path.stem)
 
     @property
     def views(self) -> str:

@@ -15,6 +15,7 @@ from dive.workflows.fidelity import Comparison
 if TYPE_CHECKING:
     from dive.data.longtail import Samples
     from dive.recipe.recipe import Recipe
+    from dive.workflows.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def verify(path: Path, progress: Progress) -> LogitCache:
 
 def sample(
     cache: LogitCache,
-    teacher: Path,
+    teacher: Path | Sequence[Path],
     count: int,
     seed: int,
     data: str | None,
@@ -76,30 +77,23 @@ def sample(
 ) -> Sampled:
     """Run the teacher again on `count` random (sample, view) pairs and compare with the cache.
 
-    data: where the images are; None where the teacher's were. own: networks of the user's own that may be
-    imported. Raises CheckpointError where the teacher is
-    not the one the cache is of, CacheError where the images are others, or a logit differs by more than
-    rounding explains.
+    teacher: its checkpoint, or those of an ensemble in any order. data: where the images are; None where the
+    teacher's were. own: networks of the user's own that may be imported. Raises CheckpointError where the
+    teachers are not those the cache is of, CacheError where the images are others, or a logit differs by more
+    than rounding explains.
     """
-
     from dive.feeds.feed import Batch
     from dive.feeds.images import Images
-    from dive.models import checkpoint
     from dive.training.device import Runtime, choose_device, precisions
     from dive.training.inference import batch_size, outputs
     from dive.views.registry import described_space
     from dive.views.space import require_ids, require_same
+    from dive.workflows.checkpoints import as_paths
     from dive.workflows.data import load_training
 
     cache.require_origin()
     of_cache = cache.identity
-    network, document = checkpoint.load_model(teacher, own)
-    wanted = of_cache["teacher"]["weights_hash"]
-    if document["weights_hash"] != wanted:
-        raise CheckpointError(
-            f"{teacher} is not the teacher of {cache.path}: weights hash {document['weights_hash'][:12]}, "
-            f"the cache's {wanted[:12]}"
-        )
+    teachers = _teachers(cache, as_paths(teacher), own)
     try:
         views = described_space(of_cache["view_space"])
     except ValueError as error:
@@ -108,29 +102,56 @@ def sample(
         ) from error
     require_same(views, of_cache["view_space"], str(cache.path))
     require_ids(views, cache.views, str(cache.path))
-    train = load_training(_recipe_of(cache, data, document["recipe"]), progress)
+    train = load_training(_recipe_of(cache, data, teachers.documents[0]["recipe"]), progress)
     rows_here = _rows_here(cache, train)
     chosen = np.random.default_rng(seed).choice(cache.shape[0] * cache.shape[1], count, replace=False)
     rows, columns = chosen // cache.shape[1], chosen % cache.shape[1]
     target = choose_device(device)
-    network = network.on(target).eval()
     recorded = cache.facts["precision"]
     runtime = Runtime(target, "fp32" if recorded not in precisions(target) else recorded)
     drawn = Batch(rows_here[rows], cache.views[rows, columns].astype(np.int64), columns)
-    plan = list(drawn.split(batch_size(views.shape, target, network)))
     images = Images(train.pictures, views, target)
-    live = np.concatenate([logits.cpu().numpy() for logits in outputs(network, images, plan, runtime)])
+    each = []
+    for network in teachers.networks:
+        network = network.on(target)
+        plan = list(drawn.split(batch_size(views.shape, target, network)))
+        each.append(np.concatenate([some.cpu().numpy() for some in outputs(network, images, plan, runtime)]))
+    live = np.sum([share * logits for share, logits in zip(cache.shares, each, strict=True)], axis=0)
     stored = cache.codec.unpacked(cache.encoded(rows, columns))
     comparison = Comparison()
     comparison.add(live, cache.codec.decode(stored))
-    allowed = _allowed(cache, np.abs(live).max()) + float(cache.codec.rounding(stored).max())
+    largest = sum(share * np.abs(logits).max() for share, logits in zip(cache.shares, each, strict=True))
+    allowed = _allowed(cache, largest) + float(cache.codec.rounding(stored).max())
     if comparison.largest > allowed:
         raise CacheError(
-            f"{cache.path} does not hold what {teacher} says: a logit differs by {comparison.largest:.3g}, "
+            f"{cache.path} does not hold what {' and '.join(map(str, teachers.paths))} "
+            f"{'says' if len(teachers.paths) == 1 else 'say'}: a logit differs by {comparison.largest:.3g}, "
             f"rounding explains {allowed:.3g}, top-1 agreement is {comparison.agreement:.1%}; "
             "export it again"
         )
     return Sampled(comparison, allowed, runtime.precision)
+
+
+def _teachers(cache: LogitCache, paths: Sequence[Path], own: Sequence[str]) -> "Checkpoints":
+    """Checkpoints of a cache's teachers, in its order; CheckpointError where one is lacking or another."""
+    from dive.workflows.checkpoints import Checkpoints
+
+    given = Checkpoints.load(paths, own)
+    wanted = [teacher["weights_hash"] for teacher in cache.teachers]
+    found = [document["weights_hash"] for document in given.documents]
+    for path, weights in zip(paths, found, strict=True):
+        if weights not in wanted:
+            hashes = ", ".join(one[:12] for one in wanted)
+            raise CheckpointError(
+                f"{path} is not {'the' if len(wanted) == 1 else 'a'} teacher of {cache.path}: weights hash "
+                f"{weights[:12]}, the cache's {hashes}"
+            )
+    if lacking := [weights[:12] for weights in wanted if weights not in found]:
+        raise CheckpointError(
+            f"{cache.path} is of an ensemble of {len(wanted)}; give --teacher those of the weights hash "
+            f"{', '.join(lacking)} too"
+        )
+    return given.chosen([found.index(weights) for weights in wanted])
 
 
 def _recipe_of(cache: LogitCache, root: str | None, of_teacher: dict[str, Any]) -> "Recipe":
@@ -166,8 +187,9 @@ def _rows_here(cache: LogitCache, train: "Samples") -> np.ndarray:
 def _allowed(cache: LogitCache, largest: float) -> float:
     """How far a logit may lie from the one that was stored, by computing it again.
 
-    In fp32 kernels of another batch size may differ by some 10⁻⁴ of the largest logit, in TF32 and bf16
-    by four units in its last place.
+    largest: absolute value of a logit, of an ensemble the mean of its networks'. In fp32 kernels of another
+    batch size may differ by some 10⁻⁴ of the largest logit, in TF32 and bf16 by four units in its last place.
+    A cache that was merged of others says how far these were off.
     """
     computing = {"fp32": 1e-4, "tf32": 4 * 2.0**-11}.get(cache.facts["precision"], 4 * 2.0**-8)
-    return float(largest) * computing
+    return float(largest) * computing + float(cache.facts.get("rounding", 0.0))

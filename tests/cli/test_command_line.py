@@ -132,8 +132,9 @@ COMMON = {
     "teacher": "--config --set --data --device --precision --seed --json --quiet --force --loss --epochs "
     "--out --eval-every --workers --check-images",
     "export-logits": "--config --set --data --device --precision --json --quiet --force --teacher --views "
-    "--store --out --workers",
+    "--store --out --workers --model",
     "convert": "--store --out --json --quiet --force",
+    "merge-caches": "--cache --weights --store --out --json --quiet --force",
     "tune-tau": "--config --set --json --quiet --force --cache --tau --power --plot --clean --sample --seed",
     "student": "--config --set --data --device --precision --seed --json --quiet --force --cache --tau "
     "--power --student-tau --weight --epochs --out --free-views --fixed-view --eval-every --workers "
@@ -141,7 +142,7 @@ COMMON = {
     "eval": "--config --set --data --device --json --quiet --per-class --part --model --workers",
     "predict": "--top --csv --device --model --json --quiet",
     "inspect": "--json",
-    "verify": "--data --device --seed --json --quiet --sample --teacher --model --against",
+    "verify": "--cache --data --device --seed --json --quiet --sample --teacher --model --against",
 }
 
 
@@ -156,7 +157,8 @@ def test_the_groups_help_names_every_command_in_the_order_of_use():
     shown = chain.succeed("--help").out.partition("Commands")[2]
     places = [shown.index(f"  {name} ") for name in COMMANDS]
     assert places == sorted(places)
-    use = ["init", "recipes", "teacher", "export-logits", "convert", "tune-tau", "student", "eval"]
+    use = ["init", "recipes", "teacher", "export-logits", "convert", "merge-caches"]
+    use += ["tune-tau", "student", "eval"]
     use += ["predict", "inspect", "verify"]
     assert list(COMMANDS) == use
 

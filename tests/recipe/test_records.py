@@ -100,6 +100,37 @@ def test_seeds_may_differ_in_what_follows_from_them_in_place_time_machine_and_co
     assert counts(record, changed(record, path, value)) == [2]
 
 
+def of_an_ensemble(record: dict[str, Any]) -> dict[str, Any]:
+    """The record as if two teachers had taught the student."""
+    other = copy.deepcopy(record)
+    teacher = other.pop("teacher")
+    return other | {"teachers": [teacher, teacher | {"seed": 7}], "teacher_weights": [0.5, 0.5]}
+
+
+def test_students_of_ensembles_are_one_run_where_kinds_and_weights_of_their_teachers_are_equal(record):
+    ensemble = of_an_ensemble(record)
+    assert fault_of(ensemble) == ""
+    seeds = [one | {"seed": 9} for one in ensemble["teachers"]]
+    assert counts(ensemble, changed(ensemble, "teachers", seeds)) == [2]
+    assert counts(ensemble, changed(ensemble, "teacher_weights", [0.6, 0.4])) == [1, 1]
+    others = [ensemble["teachers"][0] | {"loss": "ce"}, ensemble["teachers"][1]]
+    assert counts(ensemble, changed(ensemble, "teachers", others)) == [1, 1]
+    assert counts(record, changed(ensemble, "seed", 1)) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"teachers": []}, "its teachers is [], not a list of two teachers or more"),
+        ({"teachers": [{}, {}]}, "not a list, each of its items"),
+        ({"teacher_weights": [1.0]}, "its lists differ in length: {'teachers': 2, 'teacher_weights': 1}"),
+        ({"teacher_weights": ["a", 1]}, "its teacher_weights is"),
+    ],
+)
+def test_a_record_whose_ensemble_is_malformed_is_found(record, change, fault):
+    assert fault in fault_of(of_an_ensemble(record) | change)
+
+
 def test_seeds_may_differ_in_where_their_images_lie(record):
     here = copy.deepcopy(record)
     here["recipe"]["data"] = {"kind": "folder", "root": "here", "imbalance": None, "seed": 0}

@@ -1,0 +1,59 @@
+"""`dive merge-caches`."""
+
+from pathlib import Path
+
+import click
+
+from dive.cache.encodings.registry import ENCODINGS
+from dive.cli import options
+
+
+@click.command("merge-caches", cls=options.VariadicCommand, variadic=("--cache", "--weights"))
+@options.several("--cache", "caches", "FILE", "Logit caches of the same samples and views.", options.FILE)
+@options.several(
+    "--weights", "weights", "W", "Weight of each cache in the mean [equal]; their sum counts as 1."
+)
+@click.option(
+    "--store",
+    type=click.Choice(list(ENCODINGS)),
+    help="The encoding to write [that of the caches; features or float16 where they differ].",
+)
+@click.option("--out", type=options.FILE, required=True, help="Cache to write.")
+@options.apply(options.as_json, options.quiet, options.force)
+def command(
+    caches: tuple[Path, ...],
+    weights: tuple[float, ...],
+    store: str | None,
+    out: Path,
+    as_json: bool,
+    quiet: bool,
+    force: bool,
+) -> None:
+    """Merge logit caches into that of their teachers' ensemble.
+
+    The new cache holds the mean of their logits; where all hold features, these side by side. It names the
+    teachers of all. Caches must be of the same samples, classes and views; their encodings may differ.
+    Started again after a stop, it resumes.
+    """
+    if len(caches) < 2:
+        raise click.UsageError("--cache takes two caches or more: --cache A.h5 B.h5")
+    if weights and len(weights) != len(caches):
+        raise click.UsageError(f"{len(caches)} caches and {len(weights)} --weights: give one weight a cache")
+    from dive.workflows.merge import MergeOptions, merge_caches
+
+    merged = merge_caches(caches, MergeOptions(out, weights, store, force), options.reporter(quiet))
+    if as_json:
+        options.print_json(merged.record)
+        return
+    from dive.cli.tables import cell, new_table, print_table
+    from dive.files import readable_size
+    from dive.recipe.records import teachers_name
+
+    record = merged.record
+    n, v, c = record["shape"]
+    columns = ["samples", "views", "classes", "store", "size"]
+    table = new_table(f"Logit cache {merged.path}", ["teacher"], columns)
+    size = readable_size(record["bytes"])
+    name = teachers_name(record["teachers"])
+    table.add_row(cell(name), f"{n:,}", f"{v}", f"{c}", record["store"], size)
+    print_table(table)

@@ -1,0 +1,226 @@
+"""Merge: the mean of the logits of several finished caches in one, without their teachers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dive.cache.encodings.codec import Head
+from dive.cache.encodings.encoding import Encoding
+from dive.cache.encodings.registry import DEFAULT, ENCODINGS
+from dive.cache.layout import Content
+from dive.cache.reader import LogitCache
+from dive.errors import CacheError, DiveError
+from dive.progress import SILENT, Progress
+from dive.recipe.records import teachers_in, told_teachers
+from dive.workflows.convert import FROM
+from dive.workflows.fidelity import rows_in
+from dive.workflows.rewriting import Rewriting, encoding_named, require_held, stored_rows
+
+MERGED = "merged_from"  # the fact that says of which caches it was made
+_EXACTNESS = ("fp32", "tf32", "bf16")  # precisions, the most exact first
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """What is asked of a merge.
+
+    out: the cache to write. weights: of each cache in the mean, in any unit; equal if not given. store: the
+    name of an encoding; None takes that of the caches, and where they differ features or logits in float16.
+    """
+
+    out: Path
+    weights: Sequence[float] = ()
+    store: str | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A finished merge: where the cache is, and what it is, in plain values."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A cache to merge. share: its weight in the mean. rows: (N,), the places of the first one's samples."""
+
+    cache: LogitCache
+    share: float
+    rows: np.ndarray
+
+
+def merge_caches(paths: Sequence[Path], options: MergeOptions, progress: Progress = SILENT) -> Merged:
+    """Write the mean of the logits of several caches as the cache of their teachers' ensemble.
+
+    They are of the same samples, views and classes. Where all hold features the new one does too, side by
+    side: its head gives the mean. Resumes what an earlier merge left. Raises CacheError where a cache is not
+    whole, does not state its teacher, is of other samples or views than the first, or does not hold what
+    the encoding stores; DiveError where weights are not positive or not one a cache; OutputError where the
+    output cannot be written or is another's.
+
+    >>> import dive
+    >>> recipe, first = dive.load_recipe("digits_lt/bbn"), Path("cache/digits_lt_bbn.h5")
+    >>> quick = ("schedule.epochs=1", "schedule.warmup_epochs=0", "schedule.milestones=[]")
+    >>> other = dive.train_teacher(dive.load_recipe("digits_lt/bbn", *quick), Path("other.pt"))
+    >>> exported = dive.export_logits(recipe, dive.ExportOptions(teacher=other.path, out=Path("other.h5")))
+    >>> options = dive.MergeOptions(out=Path("both.h5"), weights=(2, 1))
+    >>> merged = dive.merge_caches([first, exported.path], options)
+    >>> [round(share, 3) for share in merged.record["weights"]], merged.record["shape"]
+    ([0.667, 0.333], [399, 9, 10])
+    """
+    shares = _shares(options.weights, len(paths))
+    rewriting = Rewriting(options.out, paths, options.force, "merge")
+    rewriting.refuse_finished()
+    caches = [LogitCache(path) for path in paths]
+    for cache in caches:
+        cache.require_origin()
+    _require_distinct(caches)
+    rows = [rows_in(cache, caches[0]) for cache in caches]
+    sources = [_Source(*parts) for parts in zip(caches, shares, rows, strict=True)]
+    encoding = encoding_named(_store(caches) if options.store is None else options.store)
+    for cache in caches:
+        require_held(cache, encoding)
+
+    def values(samples: slice) -> np.ndarray:
+        return _values(sources, samples, encoding.of_features)
+
+    content = _content(sources, encoding, progress)
+    told = f"{' and '.join(cache.store for cache in caches)} to {encoding.name}"
+    seconds = rewriting.write(content, values, told, progress)
+    record = {
+        "cache": str(options.out),
+        "from": [str(path) for path in paths],
+        "weights": shares,
+        "teachers": content.facts["teachers"],
+        "store": encoding.name,
+        "shape": list(content.shape),
+        "bytes": options.out.stat().st_size,
+        "seconds": round(seconds, 1),
+        "stored_views_accuracy": LogitCache(options.out).accuracy,
+    }
+    return Merged(options.out, record)
+
+
+def _shares(weights: Sequence[float], count: int) -> list[float]:
+    """The share of each of so many caches in the mean; raises DiveError for weights that give none."""
+    if count < 2:
+        raise DiveError("a merge is of two caches or more; give each to --cache")
+    given = list(weights) or [1.0] * count
+    if len(given) != count:
+        raise DiveError(f"there are {count} caches and {len(given)} weights; give one weight a cache")
+    if wrong := [weight for weight in given if not 0 < weight < math.inf]:
+        raise DiveError(f"a weight must be a positive number, not {wrong[0]:g}; leave that cache out instead")
+    largest = max(given)  # their sum may be infinite
+    scaled = [weight / largest for weight in given]
+    return [weight / math.fsum(scaled) for weight in scaled]
+
+
+def _require_distinct(caches: Sequence[LogitCache]) -> None:
+    first: dict[str, Path] = {}
+    for cache in caches:
+        if (other := first.get(cache.hash)) is not None:
+            raise CacheError(f"{cache.path} holds the same as {other}; give each cache once, with --weights")
+        first[cache.hash] = cache.path
+
+
+def _store(caches: Sequence[LogitCache]) -> str:
+    """The encoding of all caches, or the one in float16 that holds what they have in common."""
+    stores = {cache.store for cache in caches}
+    if len(stores) == 1:
+        return caches[0].store
+    return "features" if all(ENCODINGS[store].of_features for store in stores) else DEFAULT
+
+
+def _values(sources: Sequence[_Source], samples: slice, features: bool) -> np.ndarray:
+    """The features (rows, V, D) side by side, or the mean of the logits (rows, V, C), of some samples."""
+    stored = [stored_rows(source.cache, source.rows[samples]) for source in sources]
+    if features:
+        both = zip(sources, stored, strict=True)
+        return np.concatenate([source.cache.codec.values(some) for source, some in both], axis=-1)
+    mean = np.zeros((*stored[0].shape[:2], sources[0].cache.shape[2]))
+    for source, some in zip(sources, stored, strict=True):
+        mean += source.share * source.cache.codec.decode(some).astype(np.float64)
+    return mean.astype(np.float32)
+
+
+def _content(sources: Sequence[_Source], encoding: Encoding, progress: Progress) -> Content:
+    """What the merged cache holds besides its rows."""
+    first = sources[0].cache
+    return Content(
+        views=first.views,
+        labels=first.labels,
+        keys=first.keys,
+        digests=first.digests,
+        classes=first.classes,
+        class_counts=first.class_counts,
+        store=encoding.name,
+        identity=_identity(sources, encoding),
+        facts=_facts(sources, progress),
+        head=_head(sources) if encoding.of_features else None,
+    )
+
+
+def _identity(sources: Sequence[_Source], encoding: Encoding) -> dict[str, Any]:
+    """The first cache's, with the teachers of all; a teacher of an ensemble has its share of that one's."""
+    common = {key: value for key, value in sources[0].cache.identity.items() if key != "teacher"}
+    teachers = [teacher for source in sources for teacher in source.cache.teachers]
+    weights = [source.share * share for source in sources for share in source.cache.shares]
+    return common | {"store": encoding.name} | told_teachers(teachers) | {"teacher_weights": weights}
+
+
+def _facts(sources: Sequence[_Source], progress: Progress) -> dict[str, Any]:
+    """How the merged cache was made: the least exact precision, versions of all, and the caches."""
+    caches = [source.cache for source in sources]
+    facts = [cache.facts for cache in caches]
+    names = dict.fromkeys(name for one in facts for name in one["versions"])
+    return {
+        "precision": max((one["precision"] for one in facts), key=_inexactness),
+        "clean_id": facts[0]["clean_id"],
+        **told_teachers([teacher for one in facts for teacher in teachers_in(one)]),
+        "versions": {name: _all_of(one["versions"].get(name) for one in facts) for name in names},
+        "rounding": _rounded_up(sum(source.share * _rounding(source.cache, progress) for source in sources)),
+        MERGED: [
+            {"hash": cache.hash, "store": cache.store, "precision": cache.facts["precision"]}
+            | {key: cache.facts[key] for key in (FROM, MERGED) if key in cache.facts}
+            for cache in caches
+        ],
+    }
+
+
+def _inexactness(precision: str) -> int:
+    return _EXACTNESS.index(precision) if precision in _EXACTNESS else len(_EXACTNESS)
+
+
+def _all_of(versions: Any) -> str:
+    return ", ".join(dict.fromkeys(str(version) for version in versions if version is not None))
+
+
+def _rounded_up(bound: float) -> float:
+    """A bound in three digits: on another machine that resumes the merge its last bits may differ."""
+    return float(f"{1.01 * bound:.3g}")
+
+
+def _rounding(cache: LogitCache, progress: Progress) -> float:
+    """How far a cache's logits may lie from those that its teacher gave, by storing alone."""
+    largest = 0.0
+    with progress.bar(f"check {cache.path.name}", cache.block_count) as bar:
+        for block in range(cache.block_count):
+            _, stored = cache.encoded_block(block)
+            largest = max(largest, float(cache.codec.rounding(stored).max()))
+            bar.advance()
+    return largest + float(cache.facts.get("rounding", 0.0))
+
+
+def _head(sources: Sequence[_Source]) -> Head:
+    """The heads beside each other, each times its share: of features side by side they give the mean."""
+    heads = [(source.cache.codec.head, source.share) for source in sources]
+    weights = [share * head.weight.astype(np.float64) for head, share in heads if head is not None]
+    biases = [share * head.bias.astype(np.float64) for head, share in heads if head is not None]
+    weight, bias = np.concatenate(weights, axis=1), np.sum(biases, axis=0)
+    return Head(weight.astype(np.float32), bias.astype(np.float32))

@@ -1,0 +1,106 @@
+"""Writing a logit cache from others, block by block, without a teacher: resumed, refused, or begun anew."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dive import files, outputs
+from dive.cache import part, seal
+from dive.cache.encodings.encoding import Encoding
+from dive.cache.encodings.registry import ENCODINGS
+from dive.cache.layout import Content
+from dive.cache.part import part_path, require_own_files
+from dive.cache.reader import LogitCache
+from dive.cache.writer import CacheWriter, unfinished
+from dive.errors import CacheError, DiveError, OutputError
+from dive.progress import Progress, duration
+from dive.recipe.documents import differences
+
+# Samples of the new cache to what its encoding takes of them: logits (rows, V, C) or features (rows, V, D).
+Values = Callable[[slice], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """A cache to be written. out: where. sources: the caches it is made of. what: the name of the work."""
+
+    out: Path
+    sources: Sequence[Path]
+    force: bool
+    what: str
+
+    def refuse_finished(self) -> None:
+        """Refuse to replace a cache, unless asked to, or asked to when its unfinished successor was begun."""
+        require_own_files(self.out)
+        outputs.refuse_foreign(part_path(self.out), part.KIND)
+        begun = part_path(self.out).exists()
+        outputs.refuse_existing(self.out, self.force or begun, seal.KIND, list(self.sources))
+
+    def write(self, content: Content, values: Values, told: str, progress: Progress) -> float:
+        """Write the blocks that are missing and finish the cache; returns the seconds it took.
+
+        told: what is made of what, in words. Raises OutputError where an unfinished cache was begun from
+        others.
+        """
+        start = time.monotonic()
+        with outputs.only_writer(self.out):
+            self.refuse_finished()  # again: another process may have finished it meanwhile
+            files.remove_stale(part_path(self.out))
+            if self.force:
+                part_path(self.out).unlink(missing_ok=True)
+            self._require_same_source(content)
+            progress.note(f"{self.out}: {told}, {files.readable_size(content.bytes)}")
+            with CacheWriter(self.out, content) as writer:
+                self._write_missing(writer, values, progress)
+                writer.finish()
+        seconds = time.monotonic() - start
+        progress.note(f"{self.out}: complete in {duration(seconds)}")
+        return seconds
+
+    def _require_same_source(self, content: Content) -> None:
+        """Raise OutputError where an unfinished cache was begun from another one, or by an export."""
+        facts = unfinished(self.out, content.identity)
+        if facts is not None and (different := differences(facts, content.facts)):
+            raise OutputError(
+                f"{part_path(self.out)} was begun from something else ({'; '.join(different)}); finish it "
+                "there, give another --out, or --force to start over"
+            )
+
+    def _write_missing(self, writer: CacheWriter, values: Values, progress: Progress) -> None:
+        if writer.repaired:
+            progress.warn("the unfinished cache was damaged outside its rows and is repaired; check the disk")
+        missing = writer.missing()
+        done = writer.blocks - len(missing)
+        if done:
+            progress.note(f"resuming: {done} of {writer.blocks} blocks are written already")
+        with progress.bar(self.what, writer.blocks, done) as bar:
+            for block in missing:
+                writer.write(block, values(writer.rows(block)))
+                bar.advance()
+
+
+def encoding_named(store: str) -> Encoding:
+    """The encoding of a name; raises DiveError where there is none."""
+    if store not in ENCODINGS:
+        raise DiveError(f"--store {store[:40]!r}: give one of {', '.join(ENCODINGS)}")
+    return ENCODINGS[store]
+
+
+def require_held(cache: LogitCache, encoding: Encoding) -> None:
+    """Raise CacheError where an encoding stores features and a cache does not hold any."""
+    if encoding.of_features and not cache.codec.encoding.of_features:
+        raise CacheError(
+            f"{cache.path} holds logits ({cache.store}), from which features cannot be told; "
+            f"dive export-logits --store {encoding.name} asks the teacher for them"
+        )
+
+
+def stored_rows(cache: LogitCache, samples: np.ndarray) -> np.ndarray:
+    """The rows (B, V, …) of samples (B,) as they are stored, whose blocks are checked."""
+    views, row = cache.shape[1], cache.codec.row
+    places = np.repeat(samples, views), np.tile(np.arange(views), len(samples))
+    rows = cache.codec.unpacked(cache.encoded(*places))
+    return rows.reshape(-1, views, *row.shape)

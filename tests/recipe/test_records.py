@@ -9,10 +9,11 @@ import chain
 import forging
 import pytest
 
+from dive.recipe.documents import differences
 from dive.recipe.earlier import upgraded
 from dive.recipe.reading import build
 from dive.recipe.recipe import Digits, Folder
-from dive.recipe.records import VERSION, fault_of, of_one_run
+from dive.recipe.records import VERSION, fault_of, of_one_run, teachers_name, teachers_of
 from dive.training.evaluation import Accuracy
 from dive.workflows.evaluate import across_seeds
 from dive.workflows.results import Result
@@ -116,6 +117,31 @@ def test_students_of_ensembles_are_one_run_where_kinds_and_weights_of_their_teac
     others = [ensemble["teachers"][0] | {"loss": "ce"}, ensemble["teachers"][1]]
     assert counts(ensemble, changed(ensemble, "teachers", others)) == [1, 1]
     assert counts(record, changed(ensemble, "seed", 1)) == [1, 1]
+
+
+def test_the_name_of_an_ensemble_counts_teachers_of_a_kind():
+    losses = ("bsce", "ce", "bsce")
+    several = [{"kind": "teacher", "loss": loss} for loss in losses]
+    assert teachers_name(several[:1]) == "teacher (bsce)"
+    assert teachers_name(several) == "ensemble of 3: teacher (bsce) ×2, teacher (ce)"
+    parts = {"tau": 3, "power": 1, "weight": 1, "student_tau": None}
+    students = [{"kind": "student", "recipe": {"distillation": parts | {"tau": tau}}} for tau in (1, 2, 3, 4)]
+    assert teachers_name(students).startswith("ensemble of 4: student (τ=1, p=1, w=1), ")
+    assert teachers_name(students).endswith("student (τ=3, p=1, w=1), …")
+
+
+def test_teachers_that_are_not_told_in_full_are_none(record):
+    assert teachers_of(record) == [record["teacher"]]
+    assert len(teachers_of(of_an_ensemble(record))) == 2
+    assert teachers_of({"teachers": [record["teacher"]]}) == teachers_of({}) == teachers_of(None) == []
+
+
+def test_entries_of_lists_differ_one_by_one_where_there_are_as_many():
+    before = {"teachers": [{"seed": 0, "loss": "ce"}, {"seed": 1, "loss": "ce"}]}
+    after = {"teachers": [{"seed": 0, "loss": "ce"}, {"seed": 2, "loss": "ce"}]}
+    assert differences(before, after) == ["teachers.2.seed: 1, now 2"]
+    assert len(differences(before, {"teachers": before["teachers"][:1]})) == 1
+    assert differences({"mean": [0.1, 0.2]}, {"mean": [0.1, 0.3]}) == ["mean: [0.1, 0.2], now [0.1, 0.3]"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import chain
 import numpy as np
 import own_networks
 import pytest
-import torch
 
 from dive.cache import writer
 from dive.cache.reader import LogitCache
@@ -171,15 +170,6 @@ def test_a_student_trains_from_an_ensemble_and_every_table_names_it(pair):
     assert name in " ".join(merged.out.split())
 
 
-def test_the_name_of_an_ensemble_counts_teachers_of_a_kind():
-    from dive.recipe.records import teachers_name, teachers_of
-
-    facts = {"kind": "teacher", "loss": "bsce"}
-    assert teachers_name([facts]) == "teacher (bsce)"
-    assert teachers_name([facts] * 3) == "ensemble of 3: teacher (bsce) ×3"
-    assert teachers_of({"teachers": [facts]}) == teachers_of({}) == teachers_of(None) == []
-
-
 @pytest.mark.parametrize("store", ["float16", "features"])
 def test_the_teachers_run_again_agree_in_any_order(pair, store):
     words = (
@@ -330,22 +320,3 @@ def test_verify_asks_for_the_cache_before_its_teachers(pair):
     assert outcome.code == 2 and "it comes before --teacher" in outcome.complaint
     outcome = chain.dive("verify", "a.h5", "--cache", "b.h5")
     assert outcome.code == 2 and "Give one cache" in outcome.complaint
-
-
-def test_an_ensemble_of_networks_is_the_mean_of_their_logits():
-    from dive.models.ensemble import Ensemble
-    from dive.models.network import Architecture
-
-    given = [
-        Architecture("resnet8", 10, 1, (0.3,), (0.4,)),
-        Architecture("resnet14", 10, 1, (0.1,), (0.9,), 12),
-    ]
-    networks = [one.build(seed).eval() for seed, one in enumerate(given)]
-    views = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
-    with torch.no_grad():
-        each = [network(views).double() for network in networks]
-        for shares, mean in (None, (each[0] + each[1]) / 2), ([0.2, 0.8], 0.2 * each[0] + 0.8 * each[1]):
-            torch.testing.assert_close(Ensemble(networks, shares)(views).double(), mean, rtol=1e-5, atol=1e-6)
-    assert Ensemble(networks).sees((8, 8)) == (12, 12)
-    with pytest.raises(ValueError, match="2 networks have 1 shares"):
-        Ensemble(networks, [1.0])

@@ -19,9 +19,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from dive.cache.writer import CacheWriter
 from dive.cli import main
 from dive.training.step import Step
 
@@ -108,6 +110,22 @@ def stopped_at(step: int, error: type[BaseException] = KeyboardInterrupt) -> Ite
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Step, "advance", stopping)
+        yield
+
+
+@contextlib.contextmanager
+def stopped_after(blocks: int) -> Iterator[None]:
+    """Ctrl-C comes when so many blocks of a cache are written."""
+    real, calls = CacheWriter.write, []
+
+    def stopping(self: CacheWriter, block: int, values: np.ndarray) -> None:
+        if len(calls) == blocks:
+            raise KeyboardInterrupt
+        calls.append(1)
+        real(self, block, values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CacheWriter, "write", stopping)
         yield
 
 

@@ -11,7 +11,7 @@ from dive.cache.layout import Content
 from dive.cache.reader import LogitCache
 from dive.errors import CacheError
 from dive.progress import SILENT, Progress
-from dive.workflows.rewriting import Rewriting, encoding_named, require_held, stored_rows
+from dive.workflows.rewriting import ROUNDING, Rewriting, encoding_named, require_held, stored_rows
 
 FROM = "converted_from"  # the fact that says of which caches it was made, the first of them first
 
@@ -63,7 +63,7 @@ def convert(path: Path, options: ConvertOptions, progress: Progress = SILENT) ->
         return to(stored_rows(cache, np.arange(samples.start, samples.stop)))
 
     told = f"{cache.store} to {encoding.name}"
-    seconds = rewriting.write(_content(cache, encoding), values, told, progress)
+    seconds = rewriting.write(_content(cache, encoding), values, [(cache, 1.0)], told, progress)
     record = {
         "cache": str(out),
         "from": str(path),
@@ -91,6 +91,6 @@ def _content(cache: LogitCache, encoding: Encoding) -> Content:
         class_counts=cache.class_counts,
         store=encoding.name,
         identity=cache.identity | {"store": encoding.name},
-        facts=cache.facts | {FROM: chain},
+        facts={key: value for key, value in cache.facts.items() if key != ROUNDING} | {FROM: chain},
         head=cache.codec.head if encoding.of_features else None,
     )

@@ -90,9 +90,10 @@ def merge_caches(paths: Sequence[Path], options: MergeOptions, progress: Progres
     def values(samples: slice) -> np.ndarray:
         return _values(sources, samples, encoding.of_features)
 
-    content = _content(sources, encoding, progress)
+    content = _content(sources, encoding)
     told = f"{' and '.join(cache.store for cache in caches)} to {encoding.name}"
-    seconds = rewriting.write(content, values, told, progress)
+    both = list(zip(caches, shares, strict=True))
+    seconds = rewriting.write(content, values, both, told, progress)
     record = {
         "cache": str(options.out),
         "from": [str(path) for path in paths],
@@ -149,7 +150,7 @@ def _values(sources: Sequence[_Source], samples: slice, features: bool) -> np.nd
     return mean.astype(np.float32)
 
 
-def _content(sources: Sequence[_Source], encoding: Encoding, progress: Progress) -> Content:
+def _content(sources: Sequence[_Source], encoding: Encoding) -> Content:
     """What the merged cache holds besides its rows."""
     first = sources[0].cache
     return Content(
@@ -161,7 +162,7 @@ def _content(sources: Sequence[_Source], encoding: Encoding, progress: Progress)
         class_counts=first.class_counts,
         store=encoding.name,
         identity=_identity(sources, encoding),
-        facts=_facts(sources, progress),
+        facts=_facts(sources),
         head=_head(sources) if encoding.of_features else None,
     )
 
@@ -174,7 +175,7 @@ def _identity(sources: Sequence[_Source], encoding: Encoding) -> dict[str, Any]:
     return common | {"store": encoding.name} | told_teachers(teachers) | {"teacher_weights": weights}
 
 
-def _facts(sources: Sequence[_Source], progress: Progress) -> dict[str, Any]:
+def _facts(sources: Sequence[_Source]) -> dict[str, Any]:
     """How the merged cache was made: the least exact precision, versions of all, and the caches."""
     caches = [source.cache for source in sources]
     facts = [cache.facts for cache in caches]
@@ -184,7 +185,6 @@ def _facts(sources: Sequence[_Source], progress: Progress) -> dict[str, Any]:
         "clean_id": facts[0]["clean_id"],
         **told_teachers([teacher for one in facts for teacher in teachers_in(one)]),
         "versions": {name: _all_of(one["versions"].get(name) for one in facts) for name in names},
-        "rounding": _rounded_up(sum(source.share * _rounding(source.cache, progress) for source in sources)),
         MERGED: [
             {"hash": cache.hash, "store": cache.store, "precision": cache.facts["precision"]}
             | {key: cache.facts[key] for key in (FROM, MERGED) if key in cache.facts}
@@ -199,22 +199,6 @@ def _inexactness(precision: str) -> int:
 
 def _all_of(versions: Any) -> str:
     return ", ".join(dict.fromkeys(str(version) for version in versions if version is not None))
-
-
-def _rounded_up(bound: float) -> float:
-    """A bound in three digits: on another machine that resumes the merge its last bits may differ."""
-    return float(f"{1.01 * bound:.3g}")
-
-
-def _rounding(cache: LogitCache, progress: Progress) -> float:
-    """How far a cache's logits may lie from those that its teacher gave, by storing alone."""
-    largest = 0.0
-    with progress.bar(f"check {cache.path.name}", cache.block_count) as bar:
-        for block in range(cache.block_count):
-            _, stored = cache.encoded_block(block)
-            largest = max(largest, float(cache.codec.rounding(stored).max()))
-            bar.advance()
-    return largest + float(cache.facts.get("rounding", 0.0))
 
 
 def _head(sources: Sequence[_Source]) -> Head:

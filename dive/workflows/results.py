@@ -25,9 +25,8 @@ from dive.versions import versions
 class TrainOptions:
     """What is asked of training besides the recipe.
 
-        device: `auto`, `cpu`, `cuda` or `cuda:N`. force: start over and replace a finished result.
-        eval_every: epochs between evaluations, 0 for the end alone: on the validation part or, without one,
-        on the test part.
+    device: `auto`, `cpu`, `cuda` or `cuda:N`. force: start over and replace a finished result. eval_every:
+    epochs between evaluations, 0 for the end alone: on the validation part or, without one, on the test part.
     workers: processes that read pictures where they are read on demand, None for as many as there are cores
     but for one. check_images: decode every picture file that is not indexed yet before the run, not its
     header alone.

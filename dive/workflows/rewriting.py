@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,14 @@ from dive.errors import CacheError, DiveError, OutputError
 from dive.progress import Progress, duration
 from dive.recipe.documents import differences
 
+ROUNDING = "rounding"  # the fact that says how far off, by storing, the caches were that one is made of
 # Samples of the new cache to what its encoding takes of them: logits (rows, V, C) or features (rows, V, D).
 Values = Callable[[slice], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Rewriting:
-    """A cache to be written. out: where. sources: the caches it is made of. what: the name of the work."""
+    """A cache to be written. out: where. sources: the files it is made of. what: the name of the work."""
 
     out: Path
     sources: Sequence[Path]
@@ -39,11 +40,19 @@ class Rewriting:
         begun = part_path(self.out).exists()
         outputs.refuse_existing(self.out, self.force or begun, seal.KIND, list(self.sources))
 
-    def write(self, content: Content, values: Values, told: str, progress: Progress) -> float:
+    def write(
+        self,
+        content: Content,
+        values: Values,
+        shares: Sequence[tuple[LogitCache, float]],
+        told: str,
+        progress: Progress,
+    ) -> float:
         """Write the blocks that are missing and finish the cache; returns the seconds it took.
 
-        told: what is made of what, in words. Raises OutputError where an unfinished cache was begun from
-        others.
+        shares: the caches it is made of, each with its share in the mean; the fact `rounding` says how far
+        off they are. told: what is made of what, in words. Raises OutputError where an unfinished cache was
+        begun from others.
         """
         start = time.monotonic()
         with outputs.only_writer(self.out):
@@ -51,7 +60,9 @@ class Rewriting:
             files.remove_stale(part_path(self.out))
             if self.force:
                 part_path(self.out).unlink(missing_ok=True)
-            self._require_same_source(content)
+            if not self._is_begun(content):
+                rounding = {ROUNDING: rounding_of(shares, progress)}
+                content = replace(content, facts=content.facts | rounding)
             progress.note(f"{self.out}: {told}, {files.readable_size(content.bytes)}")
             with CacheWriter(self.out, content) as writer:
                 self._write_missing(writer, values, progress)
@@ -60,14 +71,21 @@ class Rewriting:
         progress.note(f"{self.out}: complete in {duration(seconds)}")
         return seconds
 
-    def _require_same_source(self, content: Content) -> None:
-        """Raise OutputError where an unfinished cache was begun from another one, or by an export."""
+    def _is_begun(self, content: Content) -> bool:
+        """Whether there is an unfinished cache, whose facts will be the finished one's.
+
+        Raises OutputError where it was begun from other caches, or by an export.
+        """
         facts = unfinished(self.out, content.identity)
-        if facts is not None and (different := differences(facts, content.facts)):
+        if facts is None:
+            return False
+        begun = {key: value for key, value in facts.items() if key != ROUNDING}  # of the same caches the same
+        if different := differences(begun, content.facts):
             raise OutputError(
                 f"{part_path(self.out)} was begun from something else ({'; '.join(different)}); finish it "
                 "there, give another --out, or --force to start over"
             )
+        return True
 
     def _write_missing(self, writer: CacheWriter, values: Values, progress: Progress) -> None:
         if writer.repaired:
@@ -104,3 +122,22 @@ def stored_rows(cache: LogitCache, samples: np.ndarray) -> np.ndarray:
     places = np.repeat(samples, views), np.tile(np.arange(views), len(samples))
     rows = cache.codec.unpacked(cache.encoded(*places))
     return rows.reshape(-1, views, *row.shape)
+
+
+def rounding_of(sources: Sequence[tuple[LogitCache, float]], progress: Progress) -> float:
+    """How far the mean of caches, each with its share, may lie from that of their teachers, by storing alone.
+
+    In three digits, rounded up: its last bits may differ between machines.
+    """
+    bound = sum(share * _rounding(cache, progress) for cache, share in sources)
+    return float(f"{1.01 * bound:.3g}")
+
+
+def _rounding(cache: LogitCache, progress: Progress) -> float:
+    largest = 0.0
+    with progress.bar(f"check {cache.path.name}", cache.block_count) as bar:
+        for block in range(cache.block_count):
+            _, stored = cache.encoded_block(block)
+            largest = max(largest, float(cache.codec.rounding(stored).max()))
+            bar.advance()
+    return largest + float(cache.facts.get(ROUNDING, 0.0))

@@ -189,7 +189,7 @@ def _allowed(cache: LogitCache, largest: float) -> float:
 
     largest: absolute value of a logit, of an ensemble the mean of its networks'. In fp32 kernels of another
     batch size may differ by some 10⁻⁴ of the largest logit, in TF32 and bf16 by four units in its last place.
-    A cache that was merged of others says how far these were off.
+    A cache that was made of others says how far these were off.
     """
     computing = {"fp32": 1e-4, "tf32": 4 * 2.0**-11}.get(cache.facts["precision"], 4 * 2.0**-8)
     return float(largest) * computing + float(cache.facts.get("rounding", 0.0))

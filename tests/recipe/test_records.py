@@ -9,7 +9,7 @@ import chain
 import forging
 import pytest
 
-from dive.recipe.documents import differences
+from dive.recipe.documents import differences, merge
 from dive.recipe.earlier import upgraded
 from dive.recipe.reading import build
 from dive.recipe.recipe import Digits, Folder
@@ -229,7 +229,9 @@ def test_every_kept_record_is_whole_and_says_what_its_cache_stores(repository):
         assert record["version"] == VERSION
         for key in ("accuracy", "per_class", "class_counts", "seed", "epochs", "teacher", "versions"):
             assert record.get(key) == document.get(key)
-        if document.get("version", 1) > 1:
+        if document.get("version", 1) > 1:  # which has the keys of this version, but for those added since
+            whole = build(record["recipe"]).as_dict()
+            assert merge(whole, document["recipe"]) == whole
             continue
         assert record["fingerprint_version"] == 1
         for old in ("weights hash", "data fingerprint", "cache hash", "free views", "fixed view"):

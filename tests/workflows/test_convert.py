@@ -1,5 +1,6 @@
 """`dive convert`: a cache in another encoding is that of an export in it, made without the teacher."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from dive import outputs
 from dive.cache import writer
 from dive.cache.reader import LogitCache
-from dive.cache.writer import CacheWriter, part_path
+from dive.cache.writer import part_path
 from dive.errors import DiveError
 from dive.workflows.convert import ConvertOptions, convert
 
@@ -38,7 +39,11 @@ def test_every_encoding_that_a_cache_holds_the_numbers_of_can_be_written(old, ne
     convert(SOURCE, ConvertOptions(new, OUT))
     cache = LogitCache(OUT)
     assert cache.store == new and cache.identity == {**source.identity, "store": new}
-    assert cache.facts == source.facts | {"converted_from": [{"hash": source.hash, "store": old}]}
+    rounding = float(source.codec.rounding(source.encoded_whole()).max())
+    assert cache.facts == source.facts | {
+        "converted_from": [{"hash": source.hash, "store": old}],
+        "rounding": pytest.approx(1.01 * rounding, rel=0.006),  # in three digits
+    }
     for name in ("keys", "classes"):
         assert getattr(cache, name) == getattr(source, name)
     for name in ("labels", "views", "digests", "class_counts"):
@@ -46,6 +51,20 @@ def test_every_encoding_that_a_cache_holds_the_numbers_of_can_be_written(old, ne
     off = np.abs(caches.decoded(OUT) - caches.decoded(SOURCE)).max(axis=-1)
     assert (off <= cache.codec.rounding(cache.encoded_whole()) + 1e-5).all()
     chain.succeed("verify", OUT)
+
+
+def test_a_cache_of_a_coarser_one_is_verified_against_its_teacher_by_what_both_rounded(digits):
+    """Its own float32 rounds next to nothing; what int8 rounded stays, over two conversions."""
+    chain.succeed("convert", digits.features_cache, "--store", "int8", "--out", "coarse.h5")
+    chain.succeed("convert", "coarse.h5", "--store", "float16", "--out", "middle.h5")
+    chain.succeed("convert", "middle.h5", "--store", "float32", "--out", OUT)
+    sampled = ("--sample", 200, "--teacher", digits.teacher, "--device", "cpu", "--json", "--quiet")
+    found = chain.succeed("verify", OUT, *sampled).document["sampled"]
+    assert 0.001 < found["largest"] <= found["allowed"] < 0.5
+    made = [LogitCache(Path(name)) for name in ("coarse.h5", "middle.h5", "out.h5")]
+    for before, after in itertools.pairwise(made):
+        off = float(before.codec.rounding(before.encoded_whole()).max()) + before.facts["rounding"]
+        assert after.facts["rounding"] == pytest.approx(1.01 * off, rel=0.006)
 
 
 @pytest.mark.parametrize(("old", "new"), pairs(held=False))
@@ -120,46 +139,34 @@ def test_a_finished_result_is_not_replaced_without_force_and_the_source_never():
     assert (OUT.read_bytes(), SOURCE.read_bytes()) == before
 
 
-def stop_after(blocks: int, *words: object) -> None:
-    """Run a command that is interrupted after some blocks of two samples."""
-    with pytest.MonkeyPatch.context() as patch:
-        write, done = CacheWriter.write, []
-
-        def stopping(self, block, values):
-            if len(done) == blocks:
-                raise KeyboardInterrupt
-            done.append(block)
-            write(self, block, values)
-
-        patch.setattr(CacheWriter, "write", stopping)
-        assert chain.dive(*words).code == 130
-
-
 @pytest.mark.parametrize("store", ["float32", "int8", "features-int8"])
 def test_a_stopped_conversion_is_resumed_and_ends_in_the_same_bytes(monkeypatch, store):
     monkeypatch.setattr(writer, "BLOCK_IMAGES", 6)
     written("features")
     words = ("convert", SOURCE, "--store", store, "--out")
     chain.succeed(*words, "whole.h5")
-    stop_after(2, *words, OUT)
+    with chain.stopped_after(2):
+        assert chain.dive(*words, OUT).code == 130
     assert part_path(OUT).exists() and not OUT.exists()
     assert "resuming: 2 of 4 blocks" in chain.succeed(*words, OUT).err
     assert OUT.read_bytes() == Path("whole.h5").read_bytes() and not part_path(OUT).exists()
 
 
 def test_a_conversion_of_another_cache_or_an_export_is_not_resumed(monkeypatch, digits):
+    features, logits = digits.features_cache, digits.cache  # which other tests take, in blocks as they are
     monkeypatch.setattr(writer, "BLOCK_IMAGES", 600)
     words = ("--store", "float32", "--out", OUT)
-    stop_after(1, "convert", digits.features_cache, *words)
+    with chain.stopped_after(1):
+        assert chain.dive("convert", features, *words).code == 130
     part = part_path(OUT).read_bytes()
-    other = chain.dive("convert", digits.cache, *words).complaint
+    other = chain.dive("convert", logits, *words).complaint
     assert (
         "out.h5.part was begun from something else (converted_from.1.hash: " in other and "--force" in other
     )
     exporting = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, *words)
     assert "converted_from" in chain.dive(*exporting).complaint
     assert part_path(OUT).read_bytes() == part
-    chain.succeed("convert", digits.cache, *words, "--force")
+    chain.succeed("convert", logits, *words, "--force")
 
 
 def test_a_damaged_source_leaves_no_result(digits):

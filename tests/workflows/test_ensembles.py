@@ -11,7 +11,7 @@ import pytest
 
 from dive.cache import writer
 from dive.cache.reader import LogitCache
-from dive.cache.writer import CacheWriter, part_path
+from dive.cache.writer import part_path
 from dive.models import checkpoint
 from dive.workflows.merge import MergeOptions, merge_caches
 
@@ -213,21 +213,6 @@ def test_verify_finds_an_ensembles_rows_that_are_one_teachers(pair, tmp_path):
     assert "does not hold what" in chain.dive(*words).complaint
 
 
-def stopped_after(blocks: int, *words: object) -> None:
-    """Run a command that is interrupted after some blocks."""
-    with pytest.MonkeyPatch.context() as patch:
-        write, done = CacheWriter.write, []
-
-        def stopping(self, block, values):
-            if len(done) == blocks:
-                raise KeyboardInterrupt
-            done.append(block)
-            write(self, block, values)
-
-        patch.setattr(CacheWriter, "write", stopping)
-        assert chain.dive(*words).code == 130
-
-
 @pytest.mark.parametrize("command", ["export-logits", "merge-caches"])
 def test_a_stopped_ensemble_is_resumed_and_ends_in_the_same_bytes(pair, monkeypatch, command):
     monkeypatch.setattr(writer, "BLOCK_IMAGES", 300)
@@ -236,7 +221,8 @@ def test_a_stopped_ensemble_is_resumed_and_ends_in_the_same_bytes(pair, monkeypa
         "merge-caches": ("merge-caches", "--cache", *pair.each("features")),
     }[command]
     chain.succeed(*words, "--out", "whole.h5")
-    stopped_after(2, *words, "--out", OUT)
+    with chain.stopped_after(2):
+        assert chain.dive(*words, "--out", OUT).code == 130
     assert part_path(OUT).exists() and not OUT.exists()
     others = (*words[:-2], *reversed(words[-2:]))
     complaint = chain.dive(*others, "--out", OUT, "--quiet").complaint
@@ -247,7 +233,8 @@ def test_a_stopped_ensemble_is_resumed_and_ends_in_the_same_bytes(pair, monkeypa
 
 
 def test_an_unfinished_export_of_one_teacher_is_not_resumed_by_an_ensemble(pair):
-    stopped_after(0, *EXPORT, "--teacher", pair.teachers[0], "--out", OUT)
+    with chain.stopped_after(0):
+        assert chain.dive(*EXPORT, "--teacher", pair.teachers[0], "--out", OUT).code == 130
     complaint = chain.dive(*EXPORT, "--teacher", *pair.teachers, "--out", OUT).complaint
     assert "teacher: " in complaint and "teachers: " in complaint
 

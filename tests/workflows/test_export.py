@@ -274,17 +274,8 @@ def test_another_checkpoint_or_choice_does_not_resume_an_unfinished_export(digit
 
 def start_and_stop(*arguments: object, blocks: int = 1) -> None:
     """Start an export that stops by an exception after some blocks of 64 views."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, chain.stopped_after(blocks):
         patch.setattr(writer, "BLOCK_IMAGES", 64 * 9)
-        write, done = writer.CacheWriter.write, []
-
-        def stopping(self, block, logits):
-            if len(done) == blocks:
-                raise KeyboardInterrupt
-            done.append(block)
-            write(self, block, logits)
-
-        patch.setattr(writer.CacheWriter, "write", stopping)
         outcome = chain.dive("export-logits", *arguments)
     assert outcome.code == 130, outcome
     assert not OUT.exists() and part_path(OUT).exists()

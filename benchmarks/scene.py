@@ -17,7 +17,7 @@ from dive.cache.reader import LogitCache
 from dive.cache.writer import CacheWriter, Content
 from dive.data.longtail import Samples, class_counts
 from dive.data.pictures import DIGEST_BYTES, HeldPictures
-from dive.feeds.feed import Batch, Feed
+from dive.feeds.feed import Batch, Feed, ImageFeed
 from dive.feeds.images import Images
 from dive.feeds.logits import CachedLogits, StreamedLogits
 from dive.method.objectives import BalancedSoftmaxLoss, DiVELoss
@@ -44,8 +44,13 @@ class RememberedViews:
 
     last: torch.Tensor
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: ImageFeed) -> None:
         self._feed = feed
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds that the device waited for views, None where the pictures lie on it."""
+        return self._feed.waited
 
     def begin(self, plan: Iterable[Batch]) -> None:
         """Start a plan."""

@@ -19,6 +19,7 @@ from dive.cache.layout import Content, Layout, Place, lay_out, read_at, write_at
 from dive.cache.part import Record, begun, open_part, part_path, require_own_files
 from dive.cache.reader import crc
 from dive.errors import CacheError, OutputError
+from dive.progress import Progress
 from dive.recipe.documents import differences
 from dive.version import __version__
 
@@ -106,6 +107,15 @@ class CacheWriter:
             for block in range(self.blocks)
             if done[block] != 1 or not self._is_stored(block, crcs[block], int(correct[block]))
         ]
+
+    def resumed(self, progress: Progress) -> list[int]:
+        """The blocks that `missing` gives; says how many are there, and warns where the part was repaired."""
+        if self.repaired:
+            progress.warn("the unfinished cache was damaged outside its rows and is repaired; check the disk")
+        missing = self.missing()
+        if done := self.blocks - len(missing):
+            progress.note(f"resuming: {done} of {self.blocks} blocks are written already")
+        return missing
 
     def _is_stored(self, block: int, wanted_crc: int, correct: int) -> bool:
         """Whether a block's rows, as they lie on the disk, have this CRC32 and are right in so many views."""

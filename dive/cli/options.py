@@ -130,6 +130,7 @@ precision = click.option(
     help="Precision (tf32: CUDA alone); auto is the fastest that agrees with fp32.",
 )
 seed = click.option("--seed", type=SEED, metavar="N", help="Seed of initialisation, sample order and views.")
+sample_seed = click.option("--seed", type=SEED, metavar="N", help="Seed of what --sample draws [0].")
 own = click.option(
     "--model",
     "own",
@@ -174,6 +175,13 @@ workers = click.option(
 check_images = click.option(
     "--check-images", is_flag=True, help="Decode every photograph before the run, not its header alone."
 )
+
+
+def seed_of_sample(seed: int | None, sample: int | None) -> int:
+    """The seed of a sample; raises click.UsageError where one is given and nothing is drawn."""
+    if seed is not None and sample is None:
+        raise click.UsageError("--seed is of what --sample draws: give --sample N too, or leave it out")
+    return seed or 0
 
 
 def several(option: str, name: str, letter: str, help: str, kind: click.ParamType = NUMBER) -> Decorator:

@@ -30,14 +30,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Estimate from N random images, with standard errors; reads their blocks alone.",
 )
-@click.option(
-    "--seed",
-    type=options.SEED,
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Which images --sample takes.",
-)
+@options.sample_seed
 @options.apply(options.config, options.assignments, options.as_json, options.quiet, options.force)
 def command(
     caches: tuple[Path, ...],
@@ -46,7 +39,7 @@ def command(
     clean: bool,
     plot: Path | None,
     sample: int | None,
-    seed: int,
+    seed: int | None,
     config: Path | None,
     assignments: tuple[str, ...],
     as_json: bool,
@@ -70,7 +63,8 @@ def command(
     if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
         raise click.BadParameter(f"{plot} must end in {', '.join(PLOT_SUFFIXES)}", param_hint="--plot")
     paths = caches or (cache_of(recipe),)
-    tuned = tune(paths, TuneOptions(taus, powers, clean, plot, force, sample, seed))
+    asked = TuneOptions(taus, powers, clean, plot, force, sample, options.seed_of_sample(seed, sample))
+    tuned = tune(paths, asked)
     if plot is not None:
         options.reporter(quiet).note(f"wrote {plot}")
     if as_json:

@@ -25,7 +25,7 @@ from dive.cli import options
     options.FILE,
 )
 @click.option("--against", type=options.FILE, help="A cache of the same samples and views, taken as exact.")
-@options.apply(options.data, options.device, options.own, options.seed, options.as_json, options.quiet)
+@options.apply(options.data, options.device, options.own, options.sample_seed, options.as_json, options.quiet)
 def command(
     place: Path | None,
     named: Path | None,
@@ -57,6 +57,7 @@ def command(
 
     if (sample is None) if teachers else (sample is not None and against is None):
         raise click.UsageError("--sample N and --teacher FILE, or --against FILE, belong together")
+    drawn_by = options.seed_of_sample(seed, sample)
     cache = _one_cache(place, named)
     progress = options.reporter(quiet)
     verified = verify(cache, progress)
@@ -69,10 +70,10 @@ def command(
     }
     if sample is not None and teachers:
         count = min(sample, verified.shape[0] * verified.shape[1])
-        again = run_again(verified, teachers, count, seed or 0, data, device, progress, own)
+        again = run_again(verified, teachers, count, drawn_by, data, device, progress, own)
         document["sampled"] = again.document()
     if against is not None:
-        compared = compare(verified, LogitCache(against), sample, seed or 0, progress)
+        compared = compare(verified, LogitCache(against), sample, drawn_by, progress)
         document["against"] = {"cache": str(against), **compared.document()}
     if as_json:
         options.print_json(document)

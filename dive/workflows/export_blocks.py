@@ -29,15 +29,11 @@ def write_missing(
     network: gives what the cache's encoding stores, logits or features; in eval mode, on the runtime's
     device. views: (N, V) ids.
     """
-    if writer.repaired:
-        progress.warn("the unfinished export was damaged outside its rows and is repaired; check the disk")
-    missing = writer.missing()
-    done = writer.blocks - len(missing)
-    if done:
-        progress.note(f"resuming: {done} of {writer.blocks} blocks are written already")
+    missing = writer.resumed(progress)
     size = batch_size(images.space.shape, runtime.device, network)
     plan = (batch for block in missing for batch in _batches(writer.rows(block), views, size))
     answers = outputs(network, images, plan, runtime)
+    done = writer.blocks - len(missing)
     with ThreadPoolExecutor(1) as pool, progress.bar("export", writer.blocks, done) as bar:
         writing: Future[None] | None = None
         for block in missing:

@@ -88,13 +88,8 @@ class Rewriting:
         return True
 
     def _write_missing(self, writer: CacheWriter, values: Values, progress: Progress) -> None:
-        if writer.repaired:
-            progress.warn("the unfinished cache was damaged outside its rows and is repaired; check the disk")
-        missing = writer.missing()
-        done = writer.blocks - len(missing)
-        if done:
-            progress.note(f"resuming: {done} of {writer.blocks} blocks are written already")
-        with progress.bar(self.what, writer.blocks, done) as bar:
+        missing = writer.resumed(progress)
+        with progress.bar(self.what, writer.blocks, writer.blocks - len(missing)) as bar:
             for block in missing:
                 writer.write(block, values(writer.rows(block)))
                 bar.advance()

@@ -655,3 +655,9 @@ def test_a_number_or_path_that_would_be_taken_for_another_is_refused(arguments, 
 def test_a_config_that_is_a_pipe_is_not_waited_for(name):
     os.mkfifo("pipe")
     assert "cannot read the config pipe: it is a FIFO" in refused(name, "--config", "pipe", code=2)
+
+
+@pytest.mark.parametrize("words", [("tune-tau", "--cache"), ("verify",)])
+def test_a_seed_of_a_sample_that_is_not_drawn_is_refused(digits, words):
+    complaint = chain.dive(*words, digits.cache, "--seed", 3).complaint
+    assert "--seed is of what --sample draws: give --sample N too" in complaint

@@ -1,0 +1,61 @@
+"""The processes that do one command together: how many there are, and which of them this one is.
+
+torchrun says so in the environment. One process by itself is a world of one. No torch.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dive import notation
+from dive.errors import DiveError
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_MEETING = ("MASTER_ADDR", "MASTER_PORT")  # what a process needs besides to find the others
+
+
+@dataclass(frozen=True)
+class World:
+    """Processes that do one command together.
+
+    rank: which one this is, from 0. size: how many there are, on all machines. local_rank, local_size: the
+    same among those of this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes results and tells how far things are."""
+        return self.rank == 0
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "World":
+        """The world that torchrun describes in environment variables; one process where it does not.
+
+        Raises DiveError where what they say cannot be.
+
+        >>> World.of({"PATH": "/bin"})
+        World(rank=0, size=1, local_rank=0, local_size=1)
+        """
+        if not all(name in environment for name in (*_VARIABLES, *_MEETING)):
+            return cls()
+        try:
+            world = cls(*(notation.whole(environment[name]) for name in _VARIABLES))
+        except ValueError:
+            world = cls(size=0)
+        if not (0 <= world.rank < world.size and 0 <= world.local_rank < world.local_size <= world.size):
+            told = ", ".join(f"{name}={environment[name][:20]}" for name in _VARIABLES)
+            raise DiveError(
+                f"{told} in the environment describe no process among others; start dive with torchrun, or "
+                "unset them"
+            )
+        return world
+
+
+def this_world() -> World:
+    """The world that this process is in."""
+    return World.of(os.environ)

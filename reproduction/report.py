@@ -21,7 +21,8 @@ from dive.recipe.documents import plain
 from dive.recipe.earlier import upgraded
 from dive.recipe.reading import build, load, with_epochs
 from dive.recipe.recipe import KINDS, Recipe
-from dive.recipe.records import model_name, of_one_run
+from dive.recipe.records import of_one_run
+from dive.recipe.teachers import model_name
 
 ROOT = Path(__file__).parents[1]
 SHOTS = ("many", "medium", "few", "all")
@@ -73,7 +74,7 @@ class Row:
         gains = [
             100 * (record["accuracy"]["all"] - record["teacher"]["accuracy"]["all"])
             for record in self.records
-            if "teacher" in record
+            if "accuracy" in record.get("teacher", {})
         ]
         return statistics.fmean(gains) if gains else None
 

@@ -24,7 +24,7 @@ from dive import structure as s
 from dive.cache import seal
 from dive.cache.tables import FOREIGN, read_tables
 from dive.errors import CacheError
-from dive.recipe.records import teacher_checks, teachers_in
+from dive.recipe.teachers import identity_checks, teacher_checks, teachers_in
 
 # What a student and `dive verify` need to be told.
 _ORIGIN: dict[str, s.Check] = {
@@ -41,11 +41,7 @@ _ORIGIN: dict[str, s.Check] = {
     "facts/clean_id": s.whole(),
     "facts/versions": s.mapping,
 }
-_OF_ONE: dict[str, s.Check] = {"identity/teacher/weights_hash": s.text}
-_OF_ENSEMBLE: dict[str, s.Check] = {
-    "identity/teachers": s.list_of(s.record_of({"weights_hash": s.text})),
-    "identity/teacher_weights": s.list_of(s.share),
-}
+_OF_ENSEMBLE: dict[str, s.Check] = {"identity/teacher_weights": s.list_of(s.share)}
 _OF_MERGED: dict[str, s.Check] = {"facts/rounding": s.number(0)}
 
 
@@ -115,8 +111,9 @@ class LogitCache:
 
         What dive exports always does; its format alone does not ask for it.
         """
-        of_facts = {f"facts/{key}": check for key, check in teacher_checks(self.facts).items()}
-        needed = _ORIGIN | (_OF_ENSEMBLE if "teachers" in self.identity else _OF_ONE) | of_facts
+        needed = _ORIGIN | (_OF_ENSEMBLE if "teachers" in self.identity else {})
+        needed |= {f"identity/{key}": check for key, check in identity_checks(self.identity).items()}
+        needed |= {f"facts/{key}": check for key, check in teacher_checks(self.facts).items()}
         fault = s.fault_of({"identity": self.identity, "facts": self.facts}, needed, _OF_MERGED)
         if not fault and len({len(self.teachers), len(self.shares), len(teachers_in(self.facts))}) > 1:
             fault = "its identity, their weights and its facts are of different numbers of teachers"

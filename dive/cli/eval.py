@@ -121,7 +121,7 @@ def _print_classes(evaluated: "list[Result]", title: str) -> None:
 
 def _document(evaluated: "list[Result]", seeds: "list[Seeds]") -> dict[str, Any]:
     from dive.cli.tables import SHOT_COLUMNS
-    from dive.recipe.records import model_name
+    from dive.recipe.teachers import model_name
 
     columns = [name.replace(" ", "_") for name in SHOT_COLUMNS]
     return {

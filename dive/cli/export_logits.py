@@ -73,7 +73,7 @@ def command(
     recipe = options.read_recipe(config, assignments, data__root=data, precision=precision)
     from dive.cli.tables import cell, new_table, print_table
     from dive.files import readable_size
-    from dive.recipe.records import teachers_name, teachers_of
+    from dive.recipe.teachers import teachers_name, teachers_of
     from dive.workflows.export import ExportOptions, export_logits
 
     wanted = ExportOptions(

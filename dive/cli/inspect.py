@@ -106,17 +106,13 @@ def _teachers(document: dict[str, Any]) -> list[tuple[str, str]]:
 
     Nothing where that is not told.
     """
-    from dive.recipe.records import teachers_in, teachers_name, teachers_of
+    from dive.recipe.teachers import teachers_in, teachers_name, teachers_of
 
     teachers = teachers_of(document) or teachers_of(document.get("facts"))
     given = document.get("identity")
     identity = given if isinstance(given, dict) else {}
     of_cache = teachers_in(identity)
-    told = [
-        f"{teachers_name([one])}, seed {one['seed']}, {_percent(one['accuracy'])}"
-        f"{_weights_hash(of_cache, place)}"
-        for place, one in enumerate(teachers)
-    ]
+    told = [f"{_teacher(one)}{_weights_hash(of_cache, place)}" for place, one in enumerate(teachers)]
     if len(told) < 2:
         return [("teacher", line) for line in told]
     shares = identity.get("teacher_weights", document.get("teacher_weights"))
@@ -125,6 +121,15 @@ def _teachers(document: dict[str, Any]) -> list[tuple[str, str]]:
         *((f"teacher {number}", line) for number, line in enumerate(told, 1)),
         ("weights of the teachers", _shares(shares)),
     ]
+
+
+def _teacher(facts: dict[str, Any]) -> str:
+    """A teacher in a line: what it is, and what is told of it."""
+    from dive.recipe.teachers import teachers_name
+
+    seed = f"seed {facts['seed']}" if "seed" in facts else ""
+    prior = f"class prior {facts['prior']}" if "prior" in facts else ""
+    return ", ".join(filter(None, (teachers_name([facts]), seed, prior, _percent(facts.get("accuracy", {})))))
 
 
 def _weights_hash(of_cache: list[Any], place: int) -> str:

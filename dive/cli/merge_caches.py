@@ -47,7 +47,7 @@ def command(
         return
     from dive.cli.tables import cell, new_table, print_table
     from dive.files import readable_size
-    from dive.recipe.records import teachers_name
+    from dive.recipe.teachers import teachers_name
 
     record = merged.record
     n, v, c = record["shape"]

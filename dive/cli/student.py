@@ -157,7 +157,7 @@ def _print_tables(results: "list[Result]", name: str) -> None:
 def _print_accuracies(results: "list[Result]", name: str, title: str, key: str, verdict: bool = True) -> None:
     """One table: the teacher, where the cache tells its accuracy of that key, and the students below it."""
     from dive.cli.tables import print_seeds, print_table, shot_table
-    from dive.recipe.records import model_name, teachers_name, teachers_of
+    from dive.recipe.teachers import model_name, teachers_name, teachers_of
     from dive.training.evaluation import Accuracy
     from dive.workflows.evaluate import across_seeds
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dive.printable import printable
-from dive.recipe.records import model_name
+from dive.recipe.teachers import model_name
 
 if TYPE_CHECKING:
     from dive.training.evaluation import Accuracy

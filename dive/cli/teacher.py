@@ -65,7 +65,7 @@ def command(
         teacher__loss=loss,
     )
     from dive.cli.tables import print_table, shot_table
-    from dive.recipe.records import model_name
+    from dive.recipe.teachers import model_name
     from dive.workflows.results import TrainOptions
     from dive.workflows.teacher import train_teacher
 

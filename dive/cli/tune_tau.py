@@ -88,7 +88,7 @@ def _check_range(option: str, values: tuple[float, ...], range_: tuple[float, fl
 
 def _print_table(one: "Tuned") -> None:
     from dive.cli.tables import new_table, number, print_table
-    from dive.recipe.records import SHOTS
+    from dive.recipe.shots import SHOTS
 
     counts = one.counts
     title = f"Virtual examples per class, {one.cache.path}, {one.views}"

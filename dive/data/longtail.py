@@ -15,7 +15,7 @@ from dive.data.reading import HELD, Pictures, Reading, read_pictures
 from dive.data.sources.source import Source, Split
 from dive.errors import DataError
 from dive.randomness import draw_order, key_hashes
-from dive.recipe.records import SHOTS
+from dive.recipe.shots import SHOTS
 
 MANY_ABOVE = 100
 FEW_BELOW = 20

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dive.method.virtual_examples import Distribution
-from dive.recipe.records import SHOTS
+from dive.recipe.shots import SHOTS
 
 
 @dataclass(frozen=True)

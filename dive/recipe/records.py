@@ -5,61 +5,22 @@ of the record of the checkpoint that they were made from. No torch.
 """
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from dive import structure as s
 from dive.errors import RecipeError
 from dive.recipe.reading import build
+from dive.recipe.shots import ACCURACY, SHOTS
+from dive.recipe.teachers import run_of_teacher, teacher_checks, teachers_in, told_teachers
 
 FORMAT = "dive-record"
 VERSION = 2  # of records and of the checkpoints that hold one
-SHOTS = ("many", "medium", "few")
-_ACCURACY: dict[str, s.Check] = {
-    **dict.fromkeys(SHOTS, s.or_none(s.share)),
-    **dict.fromkeys(("all", "class_mean"), s.share),
-}
-_DISTILLATION: dict[str, s.Check] = {
-    **dict.fromkeys(("tau", "power", "weight"), s.number()),
-    "student_tau": s.or_none(s.number()),
-}
 _INPUT: dict[str, s.Check] = {
     "size": s.or_none(s.whole(1)),
     "mean": s.list_of(s.number()),
     "std": s.list_of(s.number()),
 }
-
-
-def _recipe_or_part(value: Any) -> str | None:
-    """A recipe, or some of its parts; null where it is one."""
-    try:
-        build(value if isinstance(value, Mapping) else {"not": "a mapping"})
-    except RecipeError as error:
-        return f"a recipe ({error})"
-    return None
-
-
-# What a cache and a student keep of the checkpoint that they were made from.
-TEACHER: dict[str, s.Check] = {
-    "kind": s.one_of("teacher", "student"),
-    "loss": s.one_of("bsce", "ce", "dive"),
-    "seed": s.whole(),
-    "epochs": s.whole(),
-    "accuracy": s.record_of(_ACCURACY),
-    "precision": s.text,
-    "recipe/name": s.text,
-    "recipe/schedule": s.mapping,
-    "recipe/distillation": s.record_of(_DISTILLATION),
-    "recipe": _recipe_or_part,
-}
-
-
-def _ensemble(value: Any) -> str | None:
-    """Two teachers or more."""
-    if not isinstance(value, list) or len(value) < 2:
-        return "a list of two teachers or more"
-    return s.list_of(s.record_of(TEACHER))(value)
 
 
 EPOCH: dict[str, s.Check] = {
@@ -89,7 +50,7 @@ _FINISHED: dict[str, s.Check] = {
     "data_fingerprint": s.text,
     "fingerprint_version": s.whole(1),
     "weights_hash": s.text,
-    "accuracy": s.record_of(_ACCURACY),
+    "accuracy": s.record_of(ACCURACY),
     "per_class": s.list_of(s.or_none(s.share)),
     "train_accuracy": s.share,
     "epochs": s.whole(),
@@ -113,8 +74,8 @@ _OF_SOME: dict[str, s.Check] = {  # a record of an earlier version lacks these
     "fixed_view": s.truth,
     "initial_weights": s.text,
     "digests": s.one_of("pixels", "files"),
-    "val_accuracy": s.record_of(_ACCURACY),
-    "teacher/val_accuracy": s.record_of(_ACCURACY),
+    "val_accuracy": s.record_of(ACCURACY),
+    "teacher/val_accuracy": s.record_of(ACCURACY),
     "teacher/initial_weights": s.text,
     "group_confusion": s.record_of(dict.fromkeys(SHOTS, s.record_of(dict.fromkeys(SHOTS, s.whole())))),
 }
@@ -122,11 +83,8 @@ _OF_SOME: dict[str, s.Check] = {  # a record of an earlier version lacks these
 # In what two seeds of one run differ: the seed and what follows from it, where and when they were made.
 _OF_EACH_SEED = ("seed", "weights_hash", "cache_hash")
 _OF_EACH_RESULT = ("accuracy", "val_accuracy", "per_class", "group_confusion", "train_accuracy")
-_OF_EACH_TEACHER = ("seed", "accuracy", "val_accuracy")
 _OF_EACH_MACHINE = ("seconds", "device", "threads", "trained_together", "versions")
 _OF_EACH_CODE = ("format", "version", "upgraded_from", "producer", "data_fingerprint", "fingerprint_version")
-
-_NAMED = 3  # kinds of teachers that the name of an ensemble tells
 
 Item = TypeVar("Item")
 
@@ -147,57 +105,6 @@ def fault_of(record: Mapping[str, Any]) -> str:
         if len(set(lengths.values())) > 1:
             return f"its lists differ in length: {lengths}"
     return ""
-
-
-def model_name(kind: str, record: Mapping[str, Any]) -> str:
-    """What a checkpoint is in a few words: its kind and what makes it differ from others."""
-    if kind == "teacher":
-        return f"teacher ({record['loss']})"
-    d = record["recipe"]["distillation"]
-    own = f", student τ={d['student_tau']:g}" if d["student_tau"] not in (None, d["tau"]) else ""
-    return f"student (τ={d['tau']:g}, p={d['power']:g}, w={d['weight']:g}{own})"
-
-
-def told_teachers(teachers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How a document names its teachers: one as its `teacher`, those of an ensemble as its `teachers`."""
-    return {"teacher": teachers[0]} if len(teachers) == 1 else {"teachers": list(teachers)}
-
-
-def teachers_in(document: Mapping[str, Any]) -> list[Any]:
-    """What `told_teachers` took: of a cache's identity or facts, or of a student's record, unchecked."""
-    several = document.get("teachers")
-    return several if isinstance(several, list) else [document.get("teacher")]
-
-
-def teacher_checks(document: Mapping[str, Any]) -> dict[str, s.Check]:
-    """What facts of a cache, or a student's record, must have of their teachers."""
-    if "teachers" in document:
-        return {"teachers": _ensemble}
-    return {"teacher": s.record_of(TEACHER)}
-
-
-def teachers_of(document: Any) -> list[dict[str, Any]]:
-    """The teachers of a cache's facts or of a student's record; none where they are not all told.
-
-    >>> teachers_of({"precision": "fp32"})
-    []
-    """
-    sound = isinstance(document, Mapping) and not s.fault_of(document, teacher_checks(document))
-    return teachers_in(document) if sound else []
-
-
-def teachers_name(teachers: Sequence[Mapping[str, Any]]) -> str:
-    """What one teacher or an ensemble is, in a few words: as `model_name` for one.
-
-    >>> teachers_name([{"kind": "teacher", "loss": loss} for loss in ("bsce", "ce", "bsce")])
-    'ensemble of 3: teacher (bsce) ×2, teacher (ce)'
-    """
-    names = Counter(model_name(one["kind"], one) for one in teachers)
-    if len(teachers) == 1:
-        return next(iter(names))
-    each = [name if count == 1 else f"{name} ×{count}" for name, count in names.items()]
-    more = ["…"] if len(each) > _NAMED else []
-    return f"ensemble of {len(teachers)}: {', '.join(each[:_NAMED] + more)}"
 
 
 def of_one_run(items: Iterable[Item], record_of: Callable[[Item], Mapping[str, Any]]) -> list[list[Item]]:
@@ -251,12 +158,5 @@ def _run_of(record: Mapping[str, Any]) -> str:
     del recipe["model"]["weights"]  # where they lie; what they are is among the facts
     common["recipe"] = recipe
     if "teacher" in record or "teachers" in record:
-        common |= told_teachers([_run_of_teacher(teacher) for teacher in teachers_in(record)])
+        common |= told_teachers([run_of_teacher(teacher) for teacher in teachers_in(record)])
     return json.dumps(common, sort_keys=True)
-
-
-def _run_of_teacher(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What a teacher's facts have in common with those of its run's other seeds."""
-    teacher = {key: value for key, value in facts.items() if key not in _OF_EACH_TEACHER}
-    whole = build(teacher["recipe"]).as_dict()
-    return teacher | {"recipe": {key: whole[key] for key in teacher["recipe"]}}

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dive import files, outputs
-from dive.recipe.records import SHOTS
+from dive.recipe.shots import SHOTS
 
 # Blue, orange, green of Okabe and Ito's palette: told apart by colour-blind readers and in grey.
 COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#009E73"}

@@ -9,7 +9,7 @@ import torch
 from dive.data.longtail import shot_groups, shot_means
 from dive.feeds.images import Images
 from dive.models.network import Network
-from dive.recipe.records import SHOTS
+from dive.recipe.shots import SHOTS
 from dive.training.device import Runtime
 from dive.training.inference import batch_size, clean_plan, outputs
 

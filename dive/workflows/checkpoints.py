@@ -16,7 +16,7 @@ from dive.models.registry import network_versions
 from dive.progress import Progress
 from dive.recipe.reading import build
 from dive.recipe.recipe import Recipe
-from dive.recipe.records import told_teachers
+from dive.recipe.teachers import told_teachers
 from dive.versions import warn_if_others
 from dive.workflows.results import INITIAL
 

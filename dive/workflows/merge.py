@@ -15,7 +15,7 @@ from dive.cache.layout import Content
 from dive.cache.reader import LogitCache
 from dive.errors import CacheError, DiveError
 from dive.progress import SILENT, Progress
-from dive.recipe.records import teachers_in, told_teachers
+from dive.recipe.teachers import teachers_in, told_teachers
 from dive.workflows.convert import FROM
 from dive.workflows.fidelity import rows_in
 from dive.workflows.rewriting import Rewriting, encoding_named, require_held, stored_rows

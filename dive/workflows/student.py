@@ -18,7 +18,7 @@ from dive.models.registry import require_known
 from dive.progress import SILENT, Progress
 from dive.recipe.documents import differences
 from dive.recipe.recipe import Recipe
-from dive.recipe.records import teachers_in, told_teachers
+from dive.recipe.teachers import teachers_in, told_teachers
 from dive.training.device import choose_device
 from dive.training.saved_state import Journal
 from dive.training.spec import RunSpec

@@ -13,7 +13,7 @@ from dive.errors import CacheError, OutputError
 from dive.method.advice import Advice, recommend
 from dive.method.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, Pair, examine
 from dive.printable import printable
-from dive.recipe.records import teachers_name, teachers_of
+from dive.recipe.teachers import teachers_name, teachers_of
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 

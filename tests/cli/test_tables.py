@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dive.cli.tables import cell, named, new_table, number, percent, print_table, shot_table
-from dive.recipe.records import model_name
+from dive.recipe.teachers import model_name
 from dive.training.evaluation import Accuracy
 
 

@@ -13,7 +13,8 @@ from dive.recipe.documents import differences, merge
 from dive.recipe.earlier import upgraded
 from dive.recipe.reading import build
 from dive.recipe.recipe import Digits, Folder
-from dive.recipe.records import VERSION, fault_of, of_one_run, teachers_name, teachers_of
+from dive.recipe.records import VERSION, fault_of, of_one_run
+from dive.recipe.teachers import teachers_name, teachers_of
 from dive.training.evaluation import Accuracy
 from dive.workflows.evaluate import across_seeds
 from dive.workflows.results import Result

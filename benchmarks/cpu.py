@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -27,6 +28,7 @@ from benchmarks.tuning import in_process_of_its_own
 from dive.cache.reader import LogitCache
 from dive.cache.writer import CacheWriter
 from dive.feeds.feed import Batch
+from dive.models.features import FeatureNetwork
 from dive.progress import Progress
 from dive.training.inference import batch_size
 from dive.workflows.export_blocks import write_missing
@@ -67,17 +69,18 @@ def epochs(folder: Path, full: bool) -> Iterator[Figure]:
 
 
 def export(folder: Path, full: bool) -> Iterator[Figure]:
-    """Images per second of an export against a bare forward loop over ready batches."""
+    """Images per second of an export, of logits and of features, against a bare forward loop."""
     scene = Scene(folder, CPU, share=8)
     samples = 256 if full else 64
-    content = scene.content(samples)
     network, runtime = scene.network().eval(), scene.runtime
-    path = folder / "export.h5"
+    viewers = {"float16": network, "features": FeatureNetwork(network, network.blank(3, scene.space.shape))}
 
-    def exported() -> None:
+    def exported(store: str) -> None:
+        path = folder / f"export-{store}.h5"
         path.unlink(missing_ok=True)
+        content = scene.content(samples, store)
         with CacheWriter(path, content) as writer:
-            write_missing(writer, network, scene.images, content.views, runtime, Progress(quiet=True))
+            write_missing(writer, viewers[store], scene.images, content.views, runtime, Progress(quiet=True))
             writer.finish()
 
     rows = np.repeat(np.arange(samples), scene.space.size)
@@ -91,13 +94,15 @@ def export(folder: Path, full: bool) -> Iterator[Figure]:
             with runtime.autocast():
                 network.body(batch)
 
-    times = interleaved({"export": exported, "bare": bare}, rounds=5)
-    yield Figure(
-        "export / bare forward, images per second",
-        times.ratio("bare", "export"),
-        at_least=0.95,
-        seconds=times.medians(),
-    )
+    cases = {store: partial(exported, store) for store in viewers}
+    times = interleaved(cases | {"bare": bare}, rounds=5)
+    for store in viewers:
+        yield Figure(
+            f"export of {store} / bare forward, images per second",
+            times.ratio("bare", store),
+            at_least=0.95,
+            seconds=times.medians(),
+        )
 
 
 def tune(folder: Path, full: bool) -> Iterator[Figure]:

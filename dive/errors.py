@@ -45,6 +45,12 @@ class RecipeError(DiveError):
     exit_code = 2
 
 
+class OptionError(DiveError):
+    """An option is missing that the others ask for, or has no effect beside them."""
+
+    exit_code = 2
+
+
 class DataError(DiveError):
     """A data set is missing, incomplete or corrupt."""
 

@@ -6,6 +6,7 @@ import click
 
 from dive.cache.encodings.registry import DEFAULT, ENCODINGS
 from dive.cli import options
+from dive.recipe.teachers import PRIORS
 from dive.workflows.places import cache_of, checkpoint_of
 
 
@@ -14,9 +15,16 @@ from dive.workflows.places import cache_of, checkpoint_of
     "--teacher",
     "teachers",
     "FILE",
-    "Checkpoint to export, a student's too; of several the mean of their logits "
-    "[checkpoints/<recipe>/teacher.pt].",
+    "Checkpoint to export, a student's too, or the recipe of a foreign teacher; of several the mean of their "
+    "logits [checkpoints/<recipe>/teacher.pt].",
     options.FILE,
+)
+@click.option(
+    "--teacher-prior",
+    "prior",
+    type=click.Choice(PRIORS),
+    help="Of a foreign teacher: whether its logits follow the class sizes of these images; train subtracts "
+    "log n of the class counts n.",
 )
 @click.option(
     "--views",
@@ -45,6 +53,7 @@ from dive.workflows.places import cache_of, checkpoint_of
 )
 def command(
     teachers: tuple[Path, ...],
+    prior: str | None,
     views: str | None,
     store: str,
     out: Path | None,
@@ -69,6 +78,14 @@ def command(
 
     Several teachers are an ensemble: the cache holds the mean of their logits, or their features side by
     side. Their networks and inputs may differ, the images that they were trained on may not.
+
+    A recipe (a YAML file, or the name of one) given to --teacher is a foreign teacher, one that dive did not
+    train: its part model says the network, its own or the library's weights, head keep, and the input. Data,
+    draw and views are those of --config. Output i is taken for class i of the data. Give --teacher-prior
+    train if it was trained with plain cross-entropy on these long-tailed images, none if its logits do not
+    follow their class sizes:
+
+    dive export-logits --config my.yaml --teacher pretrained.yaml --teacher-prior none --store features
     """
     recipe = options.read_recipe(config, assignments, data__root=data, precision=precision)
     from dive.cli.tables import cell, new_table, print_table
@@ -85,6 +102,7 @@ def command(
         force=force,
         workers=workers,
         own=own,
+        prior=prior,
     )
     exported = export_logits(recipe, wanted, options.reporter(quiet))
     if as_json:

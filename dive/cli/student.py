@@ -175,6 +175,8 @@ def _print_accuracies(results: "list[Result]", name: str, title: str, key: str, 
     print_seeds(across_seeds(results))
     if len(teachers) > 1:
         click.echo(f"Taught by an {teachers_name(teachers)}.")
+    elif teachers and "accuracy" not in teachers[0]:
+        click.echo(f"Taught by {teachers_name(teachers)}, whose accuracy is not recorded.")
     if gains and verdict:
         click.echo(_verdict(gains))
 

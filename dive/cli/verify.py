@@ -21,17 +21,34 @@ from dive.cli import options
     "--teacher",
     "teachers",
     "FILE",
-    "With --sample: the teacher's checkpoint, or those of an ensemble, to run again.",
+    "With --sample: the teacher to run again, or those of an ensemble: checkpoints, or recipes as those of "
+    "dive export-logits.",
     options.FILE,
 )
 @click.option("--against", type=options.FILE, help="A cache of the same samples and views, taken as exact.")
-@options.apply(options.data, options.device, options.own, options.sample_seed, options.as_json, options.quiet)
+@click.option(
+    "--config",
+    type=options.FILE,
+    metavar="FILE|NAME",
+    help="With --teacher: the recipe of the images [that of the checkpoint].",
+)
+@options.apply(
+    options.assignments,
+    options.data,
+    options.device,
+    options.own,
+    options.sample_seed,
+    options.as_json,
+    options.quiet,
+)
 def command(
     place: Path | None,
     named: Path | None,
     sample: int | None,
     teachers: tuple[Path, ...],
     against: Path | None,
+    config: Path | None,
+    assignments: tuple[str, ...],
     data: str | None,
     device: str,
     own: tuple[str, ...],
@@ -45,7 +62,9 @@ def command(
     that the cache says they are of, and that the teacher is right in as many views as the export counted,
     which rows that slipped against their labels are not. With --sample and
     --teacher the teacher itself is asked again, of an ensemble each of its teachers; --data says where the
-    images are, --seed which pairs. --teacher takes every file behind it: the cache comes before it, or is
+    images are, --seed which pairs. A recipe given to --teacher is a foreign teacher; where every teacher is
+    one, --config is the recipe by which the cache was exported, needed where --data does not say it all, as
+    of list files. --teacher takes every file behind it: the cache comes before it, or is
     given by --cache. With --against the logits of another cache take its place. Either way it shows how
     far the stored targets are from the exact ones: KL(exact ‖ stored) in nats at T = τ/p = 1, 2, 6 and 12,
     and as a share of KL(exact ‖ uniform), what the target tells.
@@ -57,6 +76,8 @@ def command(
 
     if (sample is None) if teachers else (sample is not None and against is None):
         raise click.UsageError("--sample N and --teacher FILE, or --against FILE, belong together")
+    if (config or assignments) and not teachers:
+        raise click.UsageError("--config and --set are of the images that --teacher is shown; give it too")
     drawn_by = options.seed_of_sample(seed, sample)
     cache = _one_cache(place, named)
     progress = options.reporter(quiet)
@@ -70,7 +91,10 @@ def command(
     }
     if sample is not None and teachers:
         count = min(sample, verified.shape[0] * verified.shape[1])
-        again = run_again(verified, teachers, count, drawn_by, data, device, progress, own)
+        recipe = None
+        if config or assignments:
+            recipe = options.read_recipe(config, assignments, data__root=data)
+        again = run_again(verified, teachers, count, drawn_by, data, device, progress, own, recipe)
         document["sampled"] = again.document()
     if against is not None:
         compared = compare(verified, LogitCache(against), sample, drawn_by, progress)

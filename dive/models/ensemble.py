@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from dive.models.network import Network
+from dive.models.prior import WithoutPrior
 
 
 class Ensemble(nn.Module):
     """Networks with one answer, the mean of their logits; each sees the views through its own input.
 
-    networks: of the same classes and channels; their architectures and inputs may differ. shares: the weight
-    of each in the mean, their sum is 1; equal if not given.
+    networks: of the same classes and channels; their architectures and inputs may differ, and some may be
+    without their prior. shares: the weight of each in the mean, their sum is 1; equal if not given.
 
     >>> from dive.models.network import Architecture
     >>> tiny = [Architecture(name, 10, 1, (0.3,), (0.4,)).build() for name in ("resnet8", "resnet14")]
@@ -21,7 +22,9 @@ class Ensemble(nn.Module):
     torch.Size([2, 10])
     """
 
-    def __init__(self, networks: Sequence[Network], shares: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, networks: Sequence[Network | WithoutPrior], shares: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
         self.shares = equal_shares(len(networks)) if shares is None else list(shares)
         if len(self.shares) != len(networks):
@@ -47,6 +50,10 @@ class Ensemble(nn.Module):
     def blank(self, channels: int, shape: tuple[int, int], count: int = 2) -> torch.Tensor:
         """Black views (count, channels, H, W) uint8 where the networks are, to try them on."""
         return self.networks[0].blank(channels, shape, count)
+
+
+# What gives logits of views: one network, perhaps without its prior, or several.
+AnyNetwork = Network | WithoutPrior | Ensemble
 
 
 def equal_shares(count: int) -> list[float]:

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from dive.errors import ModelError
-from dive.models.ensemble import Ensemble
+from dive.models.ensemble import AnyNetwork, Ensemble
 from dive.models.head import last_linear
 from dive.models.network import Network
+from dive.models.prior import WithoutPrior
 
 # How far W·h + b may lie from the network's own logits, as a share of their norm: float32 in another order.
 _TOLERANCE = 1e-4
@@ -115,12 +116,21 @@ class EnsembleFeatures:
         return torch.cat([member(views).float() for member in self._members], dim=1)
 
 
-def features_of(network: Network | Ensemble, views: torch.Tensor) -> FeatureNetwork | EnsembleFeatures:
+def features_of(network: AnyNetwork, views: torch.Tensor) -> FeatureNetwork | EnsembleFeatures:
     """What gives the features of a network, or of all networks of an ensemble.
 
-    views: (B, channels, H, W) uint8, of a size that they take, on their device; to try them on. Raises
-    ModelError where one does not end in one Linear.
+    Of one without its prior they are the network's own, and the prior is taken from the bias. views:
+    (B, channels, H, W) uint8, of a size that they take, on their device; to try them on. Raises ModelError
+    where one does not end in one Linear.
     """
+    if isinstance(network, Ensemble):
+        return EnsembleFeatures([_of_one(one, views) for one in network.networks], network.shares)
+    return _of_one(network, views)
+
+
+def _of_one(network: Network | WithoutPrior, views: torch.Tensor) -> FeatureNetwork:
     if isinstance(network, Network):
         return FeatureNetwork(network, views)
-    return EnsembleFeatures([FeatureNetwork(one, views) for one in network.networks], network.shares)
+    found = FeatureNetwork(network.network, views)
+    found.bias = found.bias - network.log_prior
+    return found

@@ -17,8 +17,7 @@ from dive.errors import CheckpointError, ModelError, RecipeError
 from dive.feeds.images import one_view
 from dive.files import user_path
 from dive.models import checkpoint
-from dive.models.network import Architecture, Network, require_logits
-from dive.models.weights import InitialWeights, initial_weights
+from dive.models.network import Architecture, Network
 from dive.progress import SILENT, Progress
 from dive.recipe.reading import build
 from dive.recipe.recipe import Recipe, Views
@@ -26,6 +25,7 @@ from dive.recipe.shipped import recipes
 from dive.views.registry import view_space
 from dive.views.space import ViewSpace
 from dive.workflows.data import load_recipe
+from dive.workflows.pretrained import Pretrained
 
 RECIPE_SUFFIXES = (".yaml", ".yml")
 
@@ -101,46 +101,29 @@ def _side_of(recipe: Recipe) -> int | None:
 
 
 def _of_recipe(recipe: Recipe, path: Path, progress: Progress) -> Classifier:
-    model = recipe.model
-    if model.weights is None or model.head != "keep":
-        raise ModelError(
-            f"{path} has no finished network: give model.weights and model.head keep, or the checkpoint that "
-            "dive teacher or dive student made of it"
-        )
+    pretrained = Pretrained.of(recipe, path)
     side = _side_of(recipe)
     if (pixels := side or recipe.views.size) is None:
         raise RecipeError(f"{path}: views.size must be given, the side in pixels that images are brought to")
-    initial = initial_weights(model.name, model.weights, model.head)
     given = recipe.data.place().get("classes")  # of the kinds that name them in a file
     names = None if given is None else read_class_names(user_path(given, "data.classes"))
     shape = (pixels, pixels)
-    count = _count(recipe, initial, shape, None if names is None else len(names))
+    count = _count(pretrained, shape, None if names is None else len(names))
     if names is not None and len(names) != count:
+        model = pretrained.model
         raise ModelError(f"{given} names {len(names)} classes, {model.weights} of {model.name} have {count}")
-    architecture = _architecture(recipe, count)
-    network = architecture.build().eval()
-    views = network.blank(architecture.channels, shape, 1)
-    require_logits(network, architecture, views)  # which also gives lazy parameters their shapes
-    progress.note(initial.put_into(network.body, network.normalised(views)))
+    network = pretrained.network(count, shape, progress)
     classes = names or tuple(map(str, range(count)))
-    return Classifier(network, architecture, classes, recipe.views, side)
+    return Classifier(network, pretrained.architecture(count), classes, recipe.views, side)
 
 
-def _count(recipe: Recipe, initial: InitialWeights, shape: tuple[int, int], named: int | None) -> int:
+def _count(pretrained: Pretrained, shape: tuple[int, int], named: int | None) -> int:
     """How many classes the weights tell apart: what their last linear layer gives."""
-    architecture = _architecture(recipe, named or 2)
-    trial = architecture.build().eval()
-    views = trial.blank(architecture.channels, shape, 1)
-    require_logits(trial, architecture, views)
-    count = initial.classes(trial.body, trial.normalised(views)) or named
+    count = pretrained.classes(shape, named or 2) or named
     if count is None:
+        model = pretrained.model
         raise ModelError(
-            f"how many classes {recipe.model.weights} of {recipe.model.name} have is not known, as it has no "
+            f"how many classes {model.weights} of {model.name} have is not known, as it has no "
             "last linear layer; name them in the file of data.classes (data.kind list)"
         )
     return count
-
-
-def _architecture(recipe: Recipe, classes: int) -> Architecture:
-    given = recipe.model.input
-    return Architecture(recipe.model.name, classes, recipe.data.channels, given.mean, given.std, given.size)

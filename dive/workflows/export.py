@@ -19,8 +19,7 @@ from dive.cache.writer import CacheWriter, unfinished
 from dive.data.longtail import Samples
 from dive.errors import OutputError
 from dive.feeds.images import Images
-from dive.models.ensemble import Ensemble
-from dive.models.network import Network
+from dive.models.ensemble import AnyNetwork
 from dive.progress import SILENT, Progress, duration
 from dive.recipe.documents import differences, plain
 from dive.recipe.recipe import Recipe
@@ -29,19 +28,29 @@ from dive.training.inference import batch_size, clean_plan
 from dive.versions import versions, warn_if_others
 from dive.views.registry import view_space
 from dive.views.space import ViewSpace
-from dive.workflows.checkpoints import Checkpoints, as_paths, networks_of
 from dive.workflows.data import load_training, warn_of_workers
 from dive.workflows.export_asked import Asked
 from dive.workflows.export_blocks import write_missing
 from dive.workflows.places import cache_of, checkpoint_of
+from dive.workflows.teachers.several import (
+    OpenedTeachers,
+    Teachers,
+    as_paths,
+    require_own_of_checkpoint,
+    require_prior,
+)
+from dive.workflows.teachers.teacher import Shown
+from dive.workflows.teachers.trained import networks_of
 
 
 @dataclass(frozen=True)
 class ExportOptions:
     """What is asked of an export besides the recipe.
 
-    teacher: the checkpoint to ask, or several for the mean of their logits; checkpoints/<recipe>/teacher.pt
-    if not given. out: the cache to write, cache/<recipe>.h5 if not given. views: `all`, `clean` or a number K
+    teacher: the checkpoint to ask, or the file or name of a recipe whose own network is a foreign teacher;
+    several for the mean of their logits; checkpoints/<recipe>/teacher.pt if not given. prior: of foreign
+    teachers, which need it: `train` where their logits follow the class sizes, whose log is then subtracted,
+    else `none`. out: the cache to write, cache/<recipe>.h5 if not given. views: `all`, `clean` or a number K
     of views drawn for each sample; None takes all, or 50 where the view space is unbounded. store: the name
     of an encoding. workers: as those of training. own: networks of the user's own that a checkpoint may be
     of, besides the recipe's.
@@ -55,6 +64,7 @@ class ExportOptions:
     force: bool = False
     workers: int | None = None
     own: Sequence[str] = ()
+    prior: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +78,12 @@ class Exported:
 def export_logits(
     recipe: Recipe, options: ExportOptions = ExportOptions(), progress: Progress = SILENT
 ) -> Exported:
-    """Write the logit cache of a checkpoint, or of an ensemble; resumes what an earlier export left.
+    """Write the logit cache of a teacher, or of an ensemble; resumes what an earlier export left.
 
     Raises CheckpointError where a checkpoint is of another draw, or, alone, of another architecture;
-    ModelError where features are to be stored of a network that does not end in one Linear, OutputError
-    where the output cannot be written or is another export's, DataError for the data.
+    ModelError where a network does not give logits of the data's classes, or features are to be stored of
+    one that does not end in one Linear, OptionError where the prior of a foreign teacher is not given,
+    OutputError where the output cannot be written or is another export's, DataError for the data.
 
     >>> import dive
     >>> recipe = dive.load_recipe("digits_lt/bbn")
@@ -94,13 +105,15 @@ class _Wanted(ExportOptions):
 
 
 def _export(recipe: Recipe, options: _Wanted, progress: Progress) -> Exported:
+    require_prior(options.teacher, options.prior)
+    require_own_of_checkpoint(options.teacher, options.own)
     _refuse_finished(options)
     device = choose_device(options.device)
-    teachers = Checkpoints.load(options.teacher, [*networks_of(recipe), *options.own])
-    teachers.require_networks(recipe, options.own)
+    opened = OpenedTeachers.open(options.teacher, [*networks_of(recipe), *options.own], options.prior)
+    opened.require_networks(recipe, options.own)
     train = load_training(recipe, progress)
-    teachers.require_draw(train)
-    teachers.warn_of_versions(progress)
+    opened.require_draw(train)
+    opened.warn_of_versions(progress)
     space = view_space(recipe.views.kind, train.pictures.shape, **recipe.views.keys())
     choice = default_views(space) if options.views is None else options.views
     choice = canonical_views(choice, space)
@@ -108,8 +121,8 @@ def _export(recipe: Recipe, options: _Wanted, progress: Progress) -> Exported:
     images = Images(train.pictures, space, device, options.workers)
     warn_of_workers(images, options.workers, progress)
     views = stored_views(choice, space, recipe.views.seed, train.hashes)
+    teachers = opened.shown(Shown(train.counts, train.pictures.channels, space.shape), progress)
     identity = _identity(recipe, options, teachers, train, space)
-    teachers.require_views(train.pictures.channels, space.shape)
     network = teachers.network(device)
     asked = Asked.of(network, options.store, options.teacher, train.pictures.channels, space.shape)
     with outputs.only_writer(options.out):
@@ -140,13 +153,15 @@ def _export(recipe: Recipe, options: _Wanted, progress: Progress) -> Exported:
             writer.finish()
     seconds = time.monotonic() - start
     progress.note(f"{options.out}: complete in {duration(seconds)}")
+    accuracy = LogitCache(options.out).accuracy
+    teachers.warn_of_order(accuracy, train.counts, progress)
     record = {
         "cache": str(options.out),
         "shape": [n, v, c],
         "store": options.store,
         "bytes": options.out.stat().st_size,
         "seconds": round(seconds, 1),
-        "stored_views_accuracy": LogitCache(options.out).accuracy,
+        "stored_views_accuracy": accuracy,
         "device": device_name(device),
         "identity": identity,
         **facts,
@@ -163,7 +178,7 @@ def _refuse_finished(options: _Wanted) -> None:
 
 
 def _identity(
-    recipe: Recipe, options: _Wanted, teachers: Checkpoints, train: Samples, space: ViewSpace
+    recipe: Recipe, options: _Wanted, teachers: Teachers, train: Samples, space: ViewSpace
 ) -> dict[str, Any]:
     """What a cache is of: equal identities hold equal rows, but for the precision."""
     return {
@@ -184,8 +199,8 @@ def _runtime(
     recipe: Recipe,
     options: _Wanted,
     images: Images,
-    network: Network | Ensemble,
-    teachers: Checkpoints,
+    network: AnyNetwork,
+    teachers: Teachers,
     identity: dict[str, Any],
     device: torch.device,
     progress: Progress,

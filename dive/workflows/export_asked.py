@@ -10,9 +10,8 @@ from dive import files
 from dive.cache.encodings.codec import Head
 from dive.cache.encodings.registry import ENCODINGS, recommended, row_sizes
 from dive.errors import DiveError, ModelError
-from dive.models.ensemble import Ensemble
+from dive.models.ensemble import AnyNetwork
 from dive.models.features import features_of
-from dive.models.network import Network
 from dive.training.inference import Viewer
 
 
@@ -27,13 +26,13 @@ class Asked:
     @classmethod
     def of(
         cls,
-        network: Network | Ensemble,
+        network: AnyNetwork,
         store: str,
         paths: Sequence[Path],
         channels: int,
         shape: tuple[int, int],
     ) -> "Asked":
-        """What an encoding stores of the network of some checkpoints, which looks at views of (H, W).
+        """What an encoding stores of the network of some teachers, which looks at views of (H, W).
 
         Raises DiveError where there is no such encoding, ModelError where it stores features and the network
         does not end in one Linear.

@@ -15,7 +15,8 @@ from dive.workflows.fidelity import Comparison
 if TYPE_CHECKING:
     from dive.data.longtail import Samples
     from dive.recipe.recipe import Recipe
-    from dive.workflows.checkpoints import Checkpoints
+    from dive.workflows.teachers.several import OpenedTeachers, Teachers
+    from dive.workflows.teachers.teacher import Shown
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,15 @@ def sample(
     device: str,
     progress: Progress,
     own: Sequence[str] = (),
+    recipe: "Recipe | None" = None,
 ) -> Sampled:
     """Run the teacher again on `count` random (sample, view) pairs and compare with the cache.
 
-    teacher: its checkpoint, or those of an ensemble in any order. data: where the images are; None where the
-    teacher's were. own: networks of the user's own that may be imported. Raises CheckpointError where the
-    teachers are not those the cache is of, CacheError where the images are others, or a logit differs by more
-    than rounding explains.
+    teacher: its checkpoint or, of a foreign one, its recipe; those of an ensemble in any order. data: where
+    the images are; None where the teacher's were. own: networks of the user's own that a checkpoint may be
+    of. recipe: that draws the images; None for a checkpoint's own or, where there is none, what the cache
+    tells. Raises CheckpointError where the teachers are not those the cache is of, CacheError where the
+    images are others, or a logit differs by more than rounding explains.
     """
     from dive.feeds.feed import Batch
     from dive.feeds.images import Images
@@ -88,12 +91,15 @@ def sample(
     from dive.training.inference import batch_size, outputs
     from dive.views.registry import described_space
     from dive.views.space import require_ids, require_same
-    from dive.workflows.checkpoints import as_paths
     from dive.workflows.data import load_training
+    from dive.workflows.teachers.several import OpenedTeachers, as_paths, require_own_of_checkpoint
+    from dive.workflows.teachers.teacher import Shown
 
     cache.require_origin()
     of_cache = cache.identity
-    teachers = _teachers(cache, as_paths(teacher), own)
+    paths = as_paths(teacher)
+    require_own_of_checkpoint(paths, own)
+    opened = OpenedTeachers.open(paths, own)
     try:
         views = described_space(of_cache["view_space"])
     except ValueError as error:
@@ -102,7 +108,11 @@ def sample(
         ) from error
     require_same(views, of_cache["view_space"], str(cache.path))
     require_ids(views, cache.views, str(cache.path))
-    train = load_training(_recipe_of(cache, data, teachers.documents[0]["recipe"]), progress)
+    recipe = _recipe_of(cache, data, recipe, opened.recipe)
+    teachers = _teachers(
+        cache, opened, Shown(cache.class_counts, recipe.data.channels, views.shape), progress
+    )
+    train = load_training(recipe, progress)
     rows_here = _rows_here(cache, train)
     chosen = np.random.default_rng(seed).choice(cache.shape[0] * cache.shape[1], count, replace=False)
     rows, columns = chosen // cache.shape[1], chosen % cache.shape[1]
@@ -112,15 +122,18 @@ def sample(
     drawn = Batch(rows_here[rows], cache.views[rows, columns].astype(np.int64), columns)
     images = Images(train.pictures, views, target)
     each = []
-    for network in teachers.networks:
-        network = network.on(target)
+    for one in teachers.each:
+        network = one.network.on(target)
         plan = list(drawn.split(batch_size(views.shape, target, network)))
         each.append(np.concatenate([some.cpu().numpy() for some in outputs(network, images, plan, runtime)]))
     live = np.sum([share * logits for share, logits in zip(cache.shares, each, strict=True)], axis=0)
     stored = cache.codec.unpacked(cache.encoded(rows, columns))
     comparison = Comparison()
     comparison.add(live, cache.codec.decode(stored))
-    largest = sum(share * np.abs(logits).max() for share, logits in zip(cache.shares, each, strict=True))
+    largest = sum(
+        share * (np.abs(logits).max() + one.most_subtracted)
+        for share, logits, one in zip(cache.shares, each, teachers.each, strict=True)
+    )
     allowed = _allowed(cache, largest) + float(cache.codec.rounding(stored).max())
     if comparison.largest > allowed:
         raise CacheError(
@@ -132,43 +145,62 @@ def sample(
     return Sampled(comparison, allowed, runtime.precision)
 
 
-def _teachers(cache: LogitCache, paths: Sequence[Path], own: Sequence[str]) -> "Checkpoints":
-    """Checkpoints of a cache's teachers, in its order; CheckpointError where one is lacking or another."""
-    from dive.workflows.checkpoints import Checkpoints
+def _teachers(cache: LogitCache, opened: "OpenedTeachers", views: "Shown", progress: Progress) -> "Teachers":
+    """The cache's teachers, in its order; CheckpointError where one is lacking or another."""
+    from dive.workflows.teachers.several import Teachers
 
-    given = Checkpoints.load(paths, own)
-    wanted = [teacher["weights_hash"] for teacher in cache.teachers]
-    found = [document["weights_hash"] for document in given.documents]
-    for path, weights in zip(paths, found, strict=True):
+    given = opened.shown(views, progress)
+    wanted = [teacher.get("weights_hash", "") for teacher in cache.teachers]
+    found = [teacher.weights_hash for teacher in given.each]
+    for path, weights in zip(given.paths, found, strict=True):
         if weights not in wanted:
-            hashes = ", ".join(one[:12] for one in wanted)
+            hashes = ", ".join(one[:12] or "none" for one in wanted)
             raise CheckpointError(
                 f"{path} is not {'the' if len(wanted) == 1 else 'a'} teacher of {cache.path}: weights hash "
                 f"{weights[:12]}, the cache's {hashes}"
             )
+    if "" in wanted:
+        raise CheckpointError(f"{cache.path} has logits of a teacher without weights, which cannot be run")
     if lacking := [weights[:12] for weights in wanted if weights not in found]:
         raise CheckpointError(
             f"{cache.path} is of an ensemble of {len(wanted)}; give --teacher those of the weights hash "
             f"{', '.join(lacking)} too"
         )
-    return given.chosen([found.index(weights) for weights in wanted])
+    places = [found.index(weights) for weights in wanted]
+    stated = zip(places, cache.teachers, strict=True)
+    return Teachers(tuple(given.each[place].as_stated(identity) for place, identity in stated))
 
 
-def _recipe_of(cache: LogitCache, root: str | None, of_teacher: dict[str, Any]) -> "Recipe":
-    """A recipe that draws the pictures a cache is of. root: where they are, None where the teacher's were."""
+def _recipe_of(
+    cache: LogitCache, root: str | None, given: "Recipe | None", of_teacher: dict[str, Any] | None
+) -> "Recipe":
+    """A recipe that draws the pictures a cache is of.
+
+    root: where they are, None where the recipe says. given: by the user, goes before that of a teacher's
+    training. With neither the pictures are those of the kind that the cache states, in their usual place.
+    """
     from dive.recipe.reading import build
     from dive.recipe.recipe import KINDS
 
-    root = root or of_teacher["data"].get("root")
+    stated = cache.identity["data"]
+    if given is not None and given.data.kind != stated["kind"]:
+        raise CacheError(
+            f"{cache.path} is of images of data.kind {stated['kind']}, the recipe {given.name} of "
+            f"{given.data.kind}; give the recipe that it was exported by"
+        )
+    channels = getattr(KINDS["data"].get(stated["kind"]), "channels", 3)
+    of_kind = {"data": {}, "model": {"input": {"mean": [0.0] * channels, "std": [1.0] * channels}}}
+    base: dict[str, Any] = (of_teacher or of_kind) if given is None else given.as_dict()
+    root = root or base["data"].get("root")
     described = cache.identity["view_space"]
     kind = KINDS["views"][described["kind"]]()
     views = {key: described[key] for key in ("kind", *kind.keys())}
     parts = {
         "name": cache.identity["recipe"],
-        "data": of_teacher["data"] | cache.identity["data"] | ({} if root is None else {"root": root}),
+        "data": base["data"] | stated | ({} if root is None else {"root": root}),
         "views": ({"size": cache.identity["picture_size"]} if kind.one_size else {}) | views,
     }
-    return build(of_teacher | parts, where=str(cache.path))
+    return build(base | parts, where=str(cache.path))
 
 
 def _rows_here(cache: LogitCache, train: "Samples") -> np.ndarray:
@@ -179,7 +211,7 @@ def _rows_here(cache: LogitCache, train: "Samples") -> np.ndarray:
         raise CacheError(
             f"{cache.path} is of other images than these: data fingerprint "
             f"{cache.identity['data_fingerprint'][:12]}, here {train.fingerprint[:12]}; "
-            "give the --data it was exported from"
+            "give the --data it was exported from, or its recipe with --config"
         )
     return np.array([place[key] for key in cache.keys], dtype=np.int64)
 

@@ -1,0 +1,1 @@
+"""The teachers that a cache is of: a module a kind."""

@@ -1,0 +1,151 @@
+"""The teachers that a cache is of, opened by their files: one, or the several of an ensemble."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dive.data.longtail import Samples
+from dive.errors import CheckpointError, OptionError
+from dive.models.ensemble import AnyNetwork, Ensemble, equal_shares
+from dive.progress import Progress
+from dive.recipe.recipe import Recipe
+from dive.recipe.teachers import PRIORS, told_teachers
+from dive.workflows.classifier import is_recipe
+from dive.workflows.teachers.foreign import ForeignFile
+from dive.workflows.teachers.teacher import Opened, Shown, Teacher
+from dive.workflows.teachers.trained import Trained
+
+
+@dataclass(frozen=True)
+class OpenedTeachers:
+    """Teachers whose files were read, in the order given."""
+
+    each: tuple[Opened, ...]
+
+    @classmethod
+    def open(cls, paths: Sequence[Path], own: Collection[str], prior: str | None = None) -> "OpenedTeachers":
+        """Those of some files: checkpoints, and recipes for foreign ones.
+
+        own: networks of the user's own that a checkpoint may be of. prior: that of the foreign ones; `none`
+        if not given. Raises CheckpointError, RecipeError or ModelError where one cannot be used.
+        """
+        return cls(tuple(_opened(path, own, prior or "none") for path in paths))
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        """The recipe of the first that has one, which draws the pictures; None where none has."""
+        return next((one.recipe for one in self.each if one.recipe is not None), None)
+
+    def require_networks(self, recipe: Recipe, own: Sequence[str]) -> None:
+        """Raise CheckpointError where one alone is of a network that neither the recipe nor own names.
+
+        The networks of an ensemble may differ from the recipe's.
+        """
+        if len(self.each) == 1:
+            self.each[0].require_network(recipe, own)
+
+    def require_draw(self, train: Samples) -> None:
+        """Raise CheckpointError unless each was trained on these images, as far as that is known."""
+        for one in self.each:
+            one.require_draw(train)
+
+    def warn_of_versions(self, progress: Progress) -> None:
+        """Warn where one was made with another torch, or another source of its network, than is here."""
+        for one in self.each:
+            one.warn_of_versions(progress)
+
+    def shown(self, views: Shown, progress: Progress) -> "Teachers":
+        """The teachers with their networks; see `Opened.shown`. Raises CheckpointError where two are one."""
+        teachers = tuple(one.shown(views, progress) for one in self.each)
+        first: dict[str, Path] = {}
+        for teacher in teachers:
+            weights = teacher.weights_hash
+            if (other := first.get(weights)) is not None:
+                raise CheckpointError(f"{teacher.path} has the weights of {other}; give each teacher once")
+            first[weights] = teacher.path
+        return Teachers(teachers)
+
+
+def _opened(path: Path, own: Collection[str], prior: str) -> Opened:
+    return ForeignFile.open(path, prior) if is_recipe(path) else Trained.open(path, own)
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Teachers with their networks, in order."""
+
+    each: tuple[Teacher, ...]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that they were opened by."""
+        return tuple(teacher.path for teacher in self.each)
+
+    def network(self, device: torch.device) -> AnyNetwork:
+        """The network on a device; of several the ensemble that gives the mean of their logits."""
+        on_device = [teacher.network.on(device) for teacher in self.each]
+        return on_device[0] if len(on_device) == 1 else Ensemble(on_device).eval()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions of what their networks depend on, as they are here."""
+        return {name: version for one in self.each for name, version in one.versions.items()}
+
+    def identity(self) -> dict[str, Any]:
+        """What their cache's identity has of them; of an ensemble also their weights, which are equal."""
+        weights = {} if len(self.each) == 1 else {"teacher_weights": equal_shares(len(self.each))}
+        return told_teachers([teacher.identity() for teacher in self.each]) | weights
+
+    def facts(self) -> dict[str, Any]:
+        """What a cache records of them besides its identity; no paths."""
+        return told_teachers([teacher.facts() for teacher in self.each])
+
+    def warn_of_order(self, accuracy: float, class_counts: np.ndarray, progress: Progress) -> None:
+        """Warn where foreign ones may have another order of classes than the data.
+
+        accuracy: over the stored views, in [0, 1]. It is suspect where naming the largest class throughout
+        would be right as often.
+        """
+        unsure = [str(teacher.path) for teacher in self.each if not teacher.tells_classes]
+        chance = class_counts.max() / class_counts.sum()
+        if unsure and accuracy <= chance:
+            progress.warn(
+                f"{' and '.join(map(str, self.paths))}: right in {accuracy:.2%} of the stored views, where "
+                f"always naming the largest class is in {chance:.2%}; the order of the classes of "
+                f"{' and '.join(unsure)} is probably not that of the data"
+            )
+
+
+def as_paths(given: Path | Sequence[Path]) -> tuple[Path, ...]:
+    """One path or several as several."""
+    return (given,) if isinstance(given, Path) else tuple(given)
+
+
+def require_own_of_checkpoint(paths: Sequence[Path], own: Sequence[str]) -> None:
+    """Raise OptionError where networks of the user's own are named and no teacher is a checkpoint."""
+    if own and all(map(is_recipe, paths)):
+        raise OptionError(
+            f"{paths[0]} is a recipe, whose model.name is its network; --model is for checkpoints"
+        )
+
+
+def require_prior(paths: Sequence[Path], prior: str | None) -> None:
+    """Raise OptionError unless the prior is told where a teacher is foreign, and there alone."""
+    foreign = [path for path in paths if is_recipe(path)]
+    if prior is not None and prior not in PRIORS:
+        raise OptionError(f"--teacher-prior {prior[:40]!r}: give one of {', '.join(PRIORS)}")
+    if prior is not None and not foreign:
+        raise OptionError(
+            "--teacher-prior is for a recipe given to --teacher; a checkpoint says how dive trained it"
+        )
+    if prior is None and foreign:
+        raise OptionError(
+            f"{foreign[0]} is a teacher that dive did not train; give --teacher-prior train if it was "
+            "trained with plain cross-entropy on these long-tailed images (the log of the class counts is "
+            "subtracted from its logits), or --teacher-prior none if its logits do not follow their class "
+            "sizes (balanced data, balanced softmax; they stay as they are)"
+        )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import chain
 import folders
+import numpy as np
 import own_networks
 import photographs
 import pytest
@@ -336,3 +337,37 @@ def test_a_student_of_the_recipes_own_network_may_be_exported_too(recipe):
     student = "checkpoints/insects/student.pt"
     chain.succeed("export-logits", *told, *ONE[2:], "--teacher", student, "--out", "next.h5")
     assert dive.open_cache("next.h5").identity["teacher"]["architecture"]["name"] == "resnet8"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("timm"), reason="timm is not installed")
+def test_a_network_of_timm_teaches_a_student_by_its_features(recipe):
+    name = "timm/test_resnet"
+    told = ("--config", recipe, "--set", "student.model.name=resnet8", "--set", f"model.name={name}")
+    chain.succeed("teacher", *told, "--set", "model.input.size=32", *ONE, "--out", "t.pt")
+    exported = chain.succeed(
+        "export-logits",
+        *told,
+        *ONE[2:],
+        "--teacher",
+        "t.pt",
+        "--store",
+        "features",
+        "--out",
+        "f.h5",
+        "--json",
+    ).document
+    teacher, cache = dive.load_model("t.pt"), dive.open_cache("f.h5")
+    assert exported["identity"]["teacher"]["architecture"]["name"] == name
+    images, clean = dive.open_images("images"), list(cache.views[0]).index(cache.facts["clean_id"])
+    pixels = torch.tensor(np.stack([images[key] for key in cache.keys])).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        wanted = teacher(pixels)
+    rows = range(len(cache.keys))
+    torch.testing.assert_close(
+        torch.from_numpy(cache.logits(rows, [clean] * len(rows))), wanted, rtol=1e-3, atol=1e-3
+    )
+    chain.succeed("student", *told, *ONE, "--cache", "f.h5", "--out", "s.pt")
+    assert json.loads(Path("s.json").read_text())["teacher"]["loss"] == "bsce"
+    words = ("--sample", 20, "--teacher", "t.pt", "--device", "cpu")
+    chain.succeed("verify", "--cache", "f.h5", *words, "--quiet")

@@ -107,16 +107,17 @@ class Teachers:
     def warn_of_order(self, accuracy: float, class_counts: np.ndarray, progress: Progress) -> None:
         """Warn where foreign ones may have another order of classes than the data.
 
-        accuracy: over the stored views, in [0, 1]. It is suspect where naming the largest class throughout
-        would be right as often.
+        accuracy: over the stored views, in [0, 1]. It is suspect where it is not above that of naming the
+        largest class throughout by three standard errors of a share of the images.
         """
         unsure = [str(teacher.path) for teacher in self.each if not teacher.tells_classes]
-        chance = class_counts.max() / class_counts.sum()
-        if unsure and accuracy <= chance:
+        images = class_counts.sum()
+        chance = class_counts.max() / images
+        if unsure and accuracy <= chance + 3 * np.sqrt(chance * (1 - chance) / images):
             progress.warn(
-                f"{' and '.join(map(str, self.paths))}: right in {accuracy:.2%} of the stored views, where "
-                f"always naming the largest class is in {chance:.2%}; the order of the classes of "
-                f"{' and '.join(unsure)} is probably not that of the data"
+                f"{' and '.join(map(str, self.paths))}: right in {accuracy:.2%} of the stored views, no "
+                f"better than chance (naming the largest class always: {chance:.2%}); the order of the "
+                f"classes of {' and '.join(unsure)} is probably not that of the data"
             )
 
 

@@ -48,7 +48,8 @@ def _command(name: str) -> list[str]:
     description = [" ".join(text.split()) for text in inspect.cleandoc(command.help).split("\n\n")]
     lines = ["", f"## dive {name}", "", f"    {usage}"]
     for paragraph in description:
-        lines += ["", _escaped(paragraph)]
+        is_example = paragraph.startswith("dive ")
+        lines += ["", f"    {paragraph}" if is_example else _escaped(paragraph)]
     return [*lines, "", *map(_option, options)]
 
 

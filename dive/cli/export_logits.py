@@ -85,7 +85,7 @@ def command(
     train if it was trained with plain cross-entropy on these long-tailed images, none if its logits do not
     follow their class sizes:
 
-    dive export-logits --config my.yaml --teacher pretrained.yaml --teacher-prior none --store features
+    dive export-logits --teacher pretrained.yaml --teacher-prior none
     """
     recipe = options.read_recipe(config, assignments, data__root=data, precision=precision)
     from dive.cli.tables import cell, new_table, print_table

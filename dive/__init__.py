@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from dive.workflows.evaluate import evaluate as evaluate
     from dive.workflows.export import ExportOptions as ExportOptions
     from dive.workflows.export import export_logits as export_logits
+    from dive.workflows.import_logits import ImportOptions as ImportOptions
+    from dive.workflows.import_logits import import_logits as import_logits
     from dive.workflows.merge import MergeOptions as MergeOptions
     from dive.workflows.merge import merge_caches as merge_caches
     from dive.workflows.predict import predict as predict
@@ -43,6 +45,7 @@ _HOMES = {
     "DiVELoss": "dive.method.objectives",
     "DiveError": "dive.errors",
     "ExportOptions": "dive.workflows.export",
+    "ImportOptions": "dive.workflows.import_logits",
     "LabelledImages": "dive.data.images",
     "LogitCache": "dive.cache.reader",
     "MergeOptions": "dive.workflows.merge",
@@ -53,6 +56,7 @@ _HOMES = {
     "convert": "dive.workflows.convert",
     "evaluate": "dive.workflows.evaluate",
     "export_logits": "dive.workflows.export",
+    "import_logits": "dive.workflows.import_logits",
     "load_model": "dive.models.load",
     "load_recipe": "dive.workflows.data",
     "merge_caches": "dive.workflows.merge",

@@ -16,6 +16,7 @@ import dive
 PAGE = Path("docs/python-api.md")
 NO_EXAMPLE = {"ConvertOptions", "DiveError", "ExportOptions", "LabelledImages", "LogitCache", "Recipe"}
 NO_EXAMPLE |= {
+    "ImportOptions",
     "MergeOptions",
     "StudentOptions",
     "TrainOptions",

@@ -13,6 +13,7 @@ from dive.views.space import ViewSpace
 
 DEFAULT_DRAWN = 50  # views of an unbounded space; as good as 400 in ml-dr (Faghri et al. 2023)
 MOST_DRAWN = 10_000
+GIVEN = "given"  # the choice of a cache whose ids a file gave, which are none of the others
 _IDS_AT_ONCE = 1 << 20
 
 
@@ -49,6 +50,21 @@ def stored_views(choice: str, space: ViewSpace, seed: int, hashes: np.ndarray) -
     else:
         ids = stored_choice(seed, hashes, space.size, int(choice))
     return ids.astype(np.int32 if space.size else np.int64)
+
+
+def named_views(ids: np.ndarray, space: ViewSpace, seed: int, hashes: np.ndarray) -> str:
+    """The choice, as identities name it, of which ids (N, V) are those stored; `given` where it is none.
+
+    Ids ascend within a row.
+    """
+    count = ids.shape[1]
+    choices = ["clean"] if count == 1 else []
+    if count == space.size:
+        choices.append("all")
+    elif count < (space.size or MOST_DRAWN + 1):
+        choices.append(str(count))
+    same = (choice for choice in choices if np.array_equal(stored_views(choice, space, seed, hashes), ids))
+    return next(same, GIVEN)
 
 
 def space_of(cache: LogitCache) -> ViewSpace | None:
@@ -102,6 +118,8 @@ def _require_ids_of(cache: LogitCache, space: ViewSpace) -> None:
 
 def _require_chosen(cache: LogitCache, space: ViewSpace) -> None:
     choice, seed = cache.identity["views"], cache.identity.get("view_seed")
+    if choice == GIVEN:
+        return
     drawn = isinstance(choice, str) and re.fullmatch("0*[1-9][0-9]{0,8}", choice) is not None
     drawn = drawn and (space.size is None or int(choice) <= space.size)
     known = drawn or choice == "clean" or (choice == "all" and space.size is not None)

@@ -112,7 +112,7 @@ def _teachers(document: dict[str, Any]) -> list[tuple[str, str]]:
     given = document.get("identity")
     identity = given if isinstance(given, dict) else {}
     of_cache = teachers_in(identity)
-    told = [f"{_teacher(one)}{_weights_hash(of_cache, place)}" for place, one in enumerate(teachers)]
+    told = [f"{_teacher(one)}{_hash(of_cache, place)}" for place, one in enumerate(teachers)]
     if len(told) < 2:
         return [("teacher", line) for line in told]
     shares = identity.get("teacher_weights", document.get("teacher_weights"))
@@ -132,12 +132,13 @@ def _teacher(facts: dict[str, Any]) -> str:
     return ", ".join(filter(None, (teachers_name([facts]), seed, prior, _percent(facts.get("accuracy", {})))))
 
 
-def _weights_hash(of_cache: list[Any], place: int) -> str:
-    """The weights hash of a cache's teacher, where its identity tells it."""
+def _hash(of_cache: list[Any], place: int) -> str:
+    """The hash of the weights, or of the logits, of a cache's teacher, where its identity tells it."""
     from dive.structure import look_up
 
-    told, weights = look_up(of_cache[place] if place < len(of_cache) else None, "weights_hash")
-    return f", weights hash {weights}" if told else ""
+    teacher = of_cache[place] if place < len(of_cache) else None
+    told = {name: look_up(teacher, f"{name}_hash") for name in ("weights", "logits")}
+    return "".join(f", {name} hash {value}" for name, (found, value) in told.items() if found)
 
 
 def _shares(shares: Any) -> str:

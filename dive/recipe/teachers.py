@@ -80,7 +80,8 @@ KINDS: dict[str, Kind] = {
         identity={"weights_hash": s.text, "prior": s.one_of(*PRIORS)},
         name=lambda facts: f"foreign ({facts['network']})",
     ),
-    # file: the name of the file that the logits came in. logits_hash: of what was in it.
+    # file: the name of the file that the logits came in, without folders and ending. logits_hash: of what
+    # was in it.
     "imported": Kind(
         facts={"file": s.text, "prior": s.one_of(*PRIORS)},
         identity={"logits_hash": s.text, "prior": s.one_of(*PRIORS)},

@@ -16,7 +16,6 @@ from dive.cache.part import part_path, require_own_files
 from dive.cache.reader import LogitCache
 from dive.cache.stored_views import canonical_views, default_views, stored_views
 from dive.cache.writer import CacheWriter, unfinished
-from dive.data.longtail import Samples
 from dive.errors import OutputError
 from dive.feeds.images import Images
 from dive.models.ensemble import AnyNetwork
@@ -27,10 +26,10 @@ from dive.training.device import NO_TF32, Runtime, choose_device, choose_precisi
 from dive.training.inference import batch_size, clean_plan
 from dive.versions import versions, warn_if_others
 from dive.views.registry import view_space
-from dive.views.space import ViewSpace
 from dive.workflows.data import load_training, warn_of_workers
 from dive.workflows.export_asked import Asked
 from dive.workflows.export_blocks import write_missing
+from dive.workflows.origin import identity_of
 from dive.workflows.places import cache_of, checkpoint_of
 from dive.workflows.teachers.several import (
     OpenedTeachers,
@@ -122,7 +121,7 @@ def _export(recipe: Recipe, options: _Wanted, progress: Progress) -> Exported:
     warn_of_workers(images, options.workers, progress)
     views = stored_views(choice, space, recipe.views.seed, train.hashes)
     teachers = opened.shown(Shown(train.counts, train.pictures.channels, space.shape), progress)
-    identity = _identity(recipe, options, teachers, train, space)
+    identity = identity_of(recipe, train, space, choice, options.store, teachers.identity())
     network = teachers.network(device)
     asked = Asked.of(network, options.store, options.teacher, train.pictures.channels, space.shape)
     with outputs.only_writer(options.out):
@@ -175,24 +174,6 @@ def _refuse_finished(options: _Wanted) -> None:
     outputs.refuse_foreign(part_path(options.out), part.KIND)
     begun = part_path(options.out).exists()
     outputs.refuse_existing(options.out, options.force or begun, seal.KIND, options.teacher)
-
-
-def _identity(
-    recipe: Recipe, options: _Wanted, teachers: Teachers, train: Samples, space: ViewSpace
-) -> dict[str, Any]:
-    """What a cache is of: equal identities hold equal rows, but for the precision."""
-    return {
-        "recipe": recipe.name,
-        "data": recipe.data.identity(),
-        "data_fingerprint": train.fingerprint,
-        "digests": train.digests_of,
-        "picture_size": recipe.views.picture_size,
-        "view_space": space.describe(),
-        "views": options.views,
-        "view_seed": recipe.views.seed,
-        "store": options.store,
-        **teachers.identity(),
-    }
 
 
 def _runtime(

@@ -1,4 +1,4 @@
-"""Writing a logit cache from others, block by block, without a teacher: resumed, refused, or begun anew."""
+"""Writing a logit cache block by block without a teacher: resumed, refused, or begun anew."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -51,8 +51,8 @@ class Rewriting:
         """Write the blocks that are missing and finish the cache; returns the seconds it took.
 
         shares: the caches it is made of, each with its share in the mean; the fact `rounding` says how far
-        off they are. told: what is made of what, in words. Raises OutputError where an unfinished cache was
-        begun from others.
+        off they are, and is left out where there are none. told: what is made of what, in words. Raises
+        OutputError where an unfinished cache was begun from others.
         """
         start = time.monotonic()
         with outputs.only_writer(self.out):
@@ -60,7 +60,7 @@ class Rewriting:
             files.remove_stale(part_path(self.out))
             if self.force:
                 part_path(self.out).unlink(missing_ok=True)
-            if not self._is_begun(content):
+            if not self._is_begun(content) and shares:
                 rounding = {ROUNDING: rounding_of(shares, progress)}
                 content = replace(content, facts=content.facts | rounding)
             progress.note(f"{self.out}: {told}, {files.readable_size(content.bytes)}")

@@ -97,6 +97,7 @@ def sample(
 
     cache.require_origin()
     of_cache = cache.identity
+    _require_networks(cache)
     paths = as_paths(teacher)
     require_own_of_checkpoint(paths, own)
     opened = OpenedTeachers.open(paths, own)
@@ -145,22 +146,29 @@ def sample(
     return Sampled(comparison, allowed, runtime.precision)
 
 
+def _require_networks(cache: LogitCache) -> None:
+    """Raise CacheError where one of a cache's teachers is known by its logits alone."""
+    if any("weights_hash" not in teacher for teacher in cache.teachers):
+        which = "its logits were" if len(cache.teachers) == 1 else "logits of one of its teachers were"
+        raise CacheError(
+            f"{cache.path} has no teacher to ask: {which} imported from a file; verify it without --teacher"
+        )
+
+
 def _teachers(cache: LogitCache, opened: "OpenedTeachers", views: "Shown", progress: Progress) -> "Teachers":
     """The cache's teachers, in its order; CheckpointError where one is lacking or another."""
     from dive.workflows.teachers.several import Teachers
 
     given = opened.shown(views, progress)
-    wanted = [teacher.get("weights_hash", "") for teacher in cache.teachers]
+    wanted = [teacher["weights_hash"] for teacher in cache.teachers]
     found = [teacher.weights_hash for teacher in given.each]
     for path, weights in zip(given.paths, found, strict=True):
         if weights not in wanted:
-            hashes = ", ".join(one[:12] or "none" for one in wanted)
+            hashes = ", ".join(one[:12] for one in wanted)
             raise CheckpointError(
                 f"{path} is not {'the' if len(wanted) == 1 else 'a'} teacher of {cache.path}: weights hash "
                 f"{weights[:12]}, the cache's {hashes}"
             )
-    if "" in wanted:
-        raise CheckpointError(f"{cache.path} has logits of a teacher without weights, which cannot be run")
     if lacking := [weights[:12] for weights in wanted if weights not in found]:
         raise CheckpointError(
             f"{cache.path} is of an ensemble of {len(wanted)}; give --teacher those of the weights hash "

@@ -133,6 +133,7 @@ COMMON = {
     "--out --eval-every --workers --check-images",
     "export-logits": "--config --set --data --device --precision --json --quiet --force --teacher --views "
     "--store --out --workers --model",
+    "import-logits": "--config --set --data --json --quiet --force --teacher-prior --store --out",
     "convert": "--store --out --json --quiet --force",
     "merge-caches": "--cache --weights --store --out --json --quiet --force",
     "tune-tau": "--config --set --json --quiet --force --cache --tau --power --plot --clean --sample --seed",
@@ -157,7 +158,7 @@ def test_the_groups_help_names_every_command_in_the_order_of_use():
     shown = chain.succeed("--help").out.partition("Commands")[2]
     places = [shown.index(f"  {name} ") for name in COMMANDS]
     assert places == sorted(places)
-    use = ["init", "recipes", "teacher", "export-logits", "convert", "merge-caches"]
+    use = ["init", "recipes", "teacher", "export-logits", "import-logits", "convert", "merge-caches"]
     use += ["tune-tau", "student", "eval"]
     use += ["predict", "inspect", "verify"]
     assert list(COMMANDS) == use

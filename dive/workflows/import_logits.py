@@ -1,0 +1,155 @@
+"""Import: the logits that another program wrote, of a recipe's training samples, as a logit cache."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dive.cache import seal
+from dive.cache.encodings.registry import DEFAULT, ENCODINGS
+from dive.cache.layout import Content
+from dive.cache.reader import LogitCache
+from dive.cache.stored_views import named_views
+from dive.data.logit_files.logit_file import open_logits
+from dive.data.longtail import Samples
+from dive.errors import DataError, DiveError
+from dive.printable import excerpt
+from dive.progress import SILENT, Progress
+from dive.recipe.recipe import Recipe
+from dive.recipe.teachers import PRIORS, told_teachers
+from dive.versions import versions
+from dive.views.registry import view_space
+from dive.views.space import ViewSpace
+from dive.workflows.data import load_training
+from dive.workflows.joined_logits import Joined, digests_of, summarised
+from dive.workflows.origin import identity_of
+from dive.workflows.places import cache_of
+from dive.workflows.rewriting import Rewriting, encoding_named
+
+KIND = "imported"  # of teachers, see `dive.recipe.teachers`; and the precision of their logits
+WITH_PRIOR = "train"  # the prior of logits that follow the class counts of the training set
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What is asked of an import besides the recipe and the file.
+
+    prior: whether the logits contain the class prior of the training set: `train` where their network
+    learned by plain cross-entropy on it, and then log n is subtracted from them; `none` where they do not.
+    out: the cache to write, cache/<recipe>.h5 if not given. store: the name of an encoding of logits.
+    """
+
+    prior: str
+    out: Path | None = None
+    store: str = DEFAULT
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A finished import: where the cache is, and what it is, in plain values."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+def import_logits(
+    recipe: Recipe, path: Path, options: ImportOptions, progress: Progress = SILENT
+) -> Imported:
+    """Write the logits of the file at `path` as the logit cache of the recipe's training samples.
+
+    Rows are joined by key and columns by class name. Samples that the file lacks are not in the cache, rows
+    of other samples are left out; both are counted. Resumes what an earlier import left. Raises DataError
+    where the file does not hold what it must or is of other classes, a class would have no sample or a logit
+    is not finite; DiveError for options; OutputError where the output cannot be written or is another's.
+
+    >>> import dive, numpy as np
+    >>> images = dive.open_images("digits_lt/bbn")
+    >>> logits = np.random.default_rng(0).normal(size=(len(images), 10)) + 9 * np.eye(10)[images.labels]
+    >>> np.savez("logits.npz", keys=np.array(list(images)), logits=logits, classes=np.array(images.classes))
+    >>> options = dive.ImportOptions(prior="none", out=Path("imported.h5"))
+    >>> dive.import_logits(dive.load_recipe("digits_lt/bbn"), Path("logits.npz"), options).record["shape"]
+    [399, 1, 10]
+    """
+    _require_sound(options)
+    out = options.out or cache_of(recipe)
+    rewriting = Rewriting(out, [path], options.force, "import")
+    rewriting.refuse_finished()
+    if path.is_file() and seal.KIND.is_own(path):
+        raise DataError(f"{path} is a logit cache already; dive convert stores it in another encoding")
+    with open_logits(path) as file:
+        train = load_training(recipe, progress)
+        joined = Joined.of(file, train, progress)
+        space = view_space(recipe.views.kind, train.pictures.shape, **recipe.views.keys())
+        log_prior = np.log(train.counts) if options.prior == WITH_PRIOR else np.zeros(len(train.classes))
+        ids = joined.ids(space)
+        summary = summarised(joined, ids, log_prior, progress)
+        summary.warn_of_chance(path, progress)
+        content = _content(recipe, joined.samples, options, space, ids, summary.logits_hash, path.stem)
+
+        def values(samples: slice) -> np.ndarray:
+            rows = np.arange(samples.start, samples.stop)
+            logits = joined.logits(rows)
+            if digests_of(ids[rows], logits) != summary.digests[samples]:
+                raise DataError(f"{path} changed while it was read; import it again")
+            return (logits - log_prior).astype(np.float32)
+
+        told = f"{len(ids)} samples × {ids.shape[1]} views × {len(train.classes)} classes in {options.store}"
+        seconds = rewriting.write(content, values, [], told, progress)
+    record = {
+        "cache": str(out),
+        "from": str(path),
+        "shape": list(content.shape),
+        "store": options.store,
+        "missing": len(train) - len(joined.samples),
+        "unknown": len(file.keys) - len(joined.samples),
+        "bytes": out.stat().st_size,
+        "seconds": round(seconds, 1),
+        "stored_views_accuracy": LogitCache(out).accuracy,
+        "identity": content.identity,
+        **content.facts,
+    }
+    return Imported(out, record)
+
+
+def _require_sound(options: ImportOptions) -> None:
+    if options.prior not in PRIORS:
+        raise DiveError(f"the prior is {excerpt(options.prior)}; give one of {', '.join(PRIORS)}")
+    if encoding_named(options.store).of_features:
+        stores = [name for name, encoding in ENCODINGS.items() if not encoding.of_features]
+        raise DiveError(
+            f"--store {options.store} keeps what a network's last linear layer takes, which logits do not "
+            f"tell; give one of {', '.join(stores)}"
+        )
+
+
+def _content(
+    recipe: Recipe,
+    samples: Samples,
+    options: ImportOptions,
+    space: ViewSpace,
+    ids: np.ndarray,
+    logits_hash: str,
+    name: str,
+) -> Content:
+    """What the cache holds besides its rows. name: the file's, without folders and ending."""
+    teacher = {"kind": KIND, "prior": options.prior}
+    views = named_views(ids, space, recipe.views.seed, samples.hashes)
+    of_teacher = told_teachers([teacher | {"logits_hash": logits_hash}])
+    return Content(
+        views=ids,
+        labels=samples.labels,
+        keys=samples.keys,
+        digests=samples.digests,
+        classes=samples.classes,
+        class_counts=samples.counts,
+        store=options.store,
+        identity=identity_of(recipe, samples, space, views, options.store, of_teacher),
+        facts={
+            "precision": KIND,
+            "clean_id": space.clean_id,
+            **told_teachers([teacher | {"file": name}]),
+            "versions": versions(),
+        },
+    )

@@ -53,8 +53,8 @@ def command(
     memory. Started again after a stop, it resumes.
 
     --teacher-prior train is for a network that learned by plain cross-entropy on the long-tailed training
-    set, whose logits contain its class prior: log n, of each class's images, is subtracted from them. none is
-    for one that learned on balanced data, or by balanced softmax.
+    set, whose logits contain its class prior: log n is subtracted from them, n being the training images of
+    the class. none is for one that learned on balanced data, or by balanced softmax.
     """
     if prior is None:
         raise click.UsageError(

@@ -5,6 +5,7 @@ and it believes what a damaged or hostile file says. What it laid out is written
 with it and repaired there as plain bytes at known places. The same content is laid out as the same bytes.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -19,9 +20,9 @@ import numpy as np
 from dive.cache import seal
 from dive.cache.encodings.codec import Codec, Head
 from dive.cache.encodings.registry import ENCODINGS
+from dive.cache.memory_file import MemoryFile
 from dive.cache.tables import FORMAT, HEAD, VERSION
 
-_PAGE = 1 << 16
 _ALIGNMENT = 64  # bytes, of every table: the rows are mapped and used in place
 _BLOCK_TABLES = {"block_crc32": "<u4", "block_done": "u1", "block_correct": "<u4"}
 
@@ -87,7 +88,7 @@ class Layout:
     changes again, and of its place.
     """
 
-    def __init__(self, memory: "_MemoryFile", tables: dict[str, Place], complete: Place, room: int) -> None:
+    def __init__(self, memory: MemoryFile, tables: dict[str, Place], complete: Place, room: int) -> None:
         self._memory = memory
         self.length = len(memory)
         self.complete = complete
@@ -95,15 +96,37 @@ class Layout:
         self.block_crc32, self.block_done, self.block_correct = (tables[name] for name in _BLOCK_TABLES)
         changing = [Place(0, room), complete, *tables.values()]
         self._fixed = _between(changing, self.length)
+        self._cut = 0
         digest = hashlib.sha256()
         for offset, content in self._pieces(self._fixed):
             digest.update(f"{offset} {len(content)}\n".encode() + content)
         self.digest = digest.hexdigest()
 
+    def narrowed(self, size: int) -> "Layout":
+        """The layout of the same file with so many bytes of rows: what lies behind them moves up.
+
+        Its digest is that of the whole file, so that files of other rows are known to belong together.
+        """
+        narrow = copy.copy(self)
+        cut = self.rows.size - size
+        narrow._cut = self._cut + cut
+        narrow.length = self.length - cut
+
+        def moved(place: Place) -> Place:
+            return Place(place.offset - cut, place.size) if place.offset >= self.rows.stop else place
+
+        narrow.complete = moved(self.complete)
+        narrow.block_crc32, narrow.block_done = moved(self.block_crc32), moved(self.block_done)
+        narrow.block_correct = moved(self.block_correct)
+        narrow._fixed = [moved(place) for place in self._fixed]
+        narrow.rows = Place(self.rows.offset, size)
+        return narrow
+
     def _pieces(self, places: list[Place]) -> Iterator[tuple[int, bytes]]:
         for place in places:
+            in_memory = self._cut if place.offset >= self.rows.stop else 0
             for start in range(place.offset, place.stop, 1 << 20):
-                yield start, self._memory.at(start, min(1 << 20, place.stop - start))
+                yield start, self._memory.at(start + in_memory, min(1 << 20, place.stop - start))
 
     def write(self, handle: int) -> None:
         """Write everything but the rows to an empty file; raises OSError."""
@@ -121,7 +144,7 @@ class Layout:
 
 def lay_out(content: Content, producer: str, blocks: int) -> Layout:
     """The layout of a cache of so many blocks. producer: the dive that begins it."""
-    memory, room = _MemoryFile(), seal.room_for(blocks)
+    memory, room = MemoryFile(), seal.room_for(blocks)
     with h5py.File(
         memory, "w", userblock_size=room, alignment_threshold=1, alignment_interval=_ALIGNMENT
     ) as file:
@@ -181,84 +204,6 @@ def _between(places: list[Place], length: int) -> list[Place]:
         start = place.stop
     found.append(Place(start, length - start))
     return [place for place in found if place.size]
-
-
-class _MemoryFile:
-    """A file in memory as h5py takes one; pages that nobody writes take no room."""
-
-    def __init__(self) -> None:
-        self._pages: dict[int, bytearray] = {}
-        self._length = self._position = 0
-        self._before: dict[int, bytes] | None = None
-
-    def __len__(self) -> int:
-        return self._length
-
-    def at(self, offset: int, size: int) -> bytes:
-        """`size` bytes from an offset on."""
-        first, last = offset // _PAGE, (offset + size - 1) // _PAGE
-        pages = b"".join(self._pages.get(page, bytes(_PAGE)) for page in range(first, last + 1))
-        return pages[offset - first * _PAGE :][:size]
-
-    def watch(self) -> None:
-        """Begin to remember what `changes` tells."""
-        self._before = {}
-
-    def changes(self) -> list[int]:
-        """The offsets of the bytes that are others than when `watch` was called."""
-        return [
-            page * _PAGE + int(at)
-            for page, before in (self._before or {}).items()
-            for at in np.flatnonzero(np.frombuffer(before, "u1") != np.frombuffer(self._pages[page], "u1"))
-        ]
-
-    # What h5py calls.
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to an offset from the start, the position or the end."""
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence, self._length)
-        return self._position
-
-    def tell(self) -> int:
-        """The position."""
-        return self._position
-
-    def truncate(self, size: int) -> int:
-        """Set the length."""
-        self._length = size
-        return size
-
-    def flush(self) -> None:
-        """Nothing: every write is there at once."""
-
-    def read(self, size: int) -> bytes:
-        """Up to `size` bytes from the position on."""
-        content = self.at(self._position, max(0, min(size, self._length - self._position)))
-        self._position += len(content)
-        return content
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Fill a buffer from the position on."""
-        view = memoryview(buffer).cast("B")
-        content = self.read(len(view))
-        view[: len(content)] = content
-        return len(content)
-
-    def write(self, content: bytes | memoryview) -> int:
-        """Write at the position."""
-        view = memoryview(content).cast("B")
-        done = 0
-        while done < len(view):
-            number, start = divmod(self._position, _PAGE)
-            page = self._pages.setdefault(number, bytearray(_PAGE))
-            if self._before is not None:
-                self._before.setdefault(number, bytes(page))
-            some = view[done : done + _PAGE - start]
-            page[start : start + len(some)] = some
-            done += len(some)
-            self._position += len(some)
-        self._length = max(self._length, self._position)
-        return done
 
 
 def write_at(handle: int, content: bytes | memoryview, offset: int) -> None:

@@ -35,7 +35,8 @@ class Record:
 
     identity, facts, producer: as the finished cache has them. shape: (N, V, C). block_rows: samples in a
     block. block_done: where that table lies. layout: the digest of the layout, None of a part that is
-    sealed already, whose seal vouches for it.
+    sealed already, whose seal vouches for it. share: of a shard, which of how many, from 1. launch: of a
+    shard, the start of torchrun that began it.
     """
 
     identity: dict[str, Any]
@@ -45,6 +46,8 @@ class Record:
     block_rows: int
     block_done: int
     layout: str | None
+    share: tuple[int, int] | None = None
+    launch: str | None = None
 
     @property
     def blocks(self) -> int:
@@ -53,8 +56,13 @@ class Record:
 
     def trailer(self, length: int) -> bytes:
         """The record as it stands behind a cache of this length."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}).encode()
+        told = {key: value for key, value in asdict(self).items() if value is not None}
+        text = json.dumps({"format": FORMAT, **told}).encode()
         return text + _FOOTER.pack(hashlib.sha256(text).digest(), len(text), length, VERSION, _MAGIC)
+
+
+class DamagedError(OutputError):
+    """What lies in the place of an unfinished export does not tell how it was begun."""
 
 
 def part_path(path: Path) -> Path:
@@ -82,7 +90,11 @@ def require_own_files(path: Path) -> None:
 
     A FIFO would block it, a device has no end, through a link it would write elsewhere.
     """
-    part = part_path(path)
+    require_own_file(part_path(path))
+
+
+def require_own_file(part: Path) -> None:
+    """Raise OutputError where `part`, or its temporary name, is not a file of its own."""
     for place in (part, files.temporary_name(part)):
         try:
             _require_own(os.lstat(place), place)
@@ -118,7 +130,10 @@ def open_part(part: Path, flags: int) -> int:
 
 
 def begun(part: Path) -> Record | None:
-    """The record of an unfinished export, None where there is none; OutputError where it is damaged."""
+    """The record of an unfinished export, None where there is none.
+
+    Raises DamagedError where it does not tell, OutputError where it cannot be read.
+    """
     try:
         return _read(part)[0]
     except FileNotFoundError:
@@ -126,7 +141,7 @@ def begun(part: Path) -> Record | None:
     except OSError as error:
         raise OutputError(f"cannot read {part}: {error.strerror}; give another --out") from error
     except (*FOREIGN, CacheError) as error:
-        raise OutputError(f"{part} is a damaged unfinished export ({error}); --force starts over") from error
+        raise DamagedError(f"{part} is a damaged unfinished export ({error}); --force starts over") from error
 
 
 def progress_of_part(part: Path) -> tuple[int, int, tuple[int, int, int], dict[str, Any]]:
@@ -179,8 +194,15 @@ def _parse(document: Any, size: int) -> Record:
     repr(document)  # a RecursionError here, where it is expected, and not in a message later
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
         raise ValueError(f"it is not of {FORMAT}")
-    record = Record(**{**document, "shape": tuple(document["shape"])})
-    numbers = [*record.shape, record.block_rows]
+    share = document.get("share")
+    record = Record(
+        **{
+            **document,
+            "shape": tuple(document["shape"]),
+            "share": None if share is None else tuple(share),
+        }
+    )
+    numbers = [*record.shape, record.block_rows, *(record.share or ())]
     sound = (
         all(isinstance(value, dict) for value in (record.identity, record.facts))
         and all(isinstance(value, str) for value in (record.producer, record.layout))
@@ -188,6 +210,8 @@ def _parse(document: Any, size: int) -> Record:
         and all(type(number) is int and number > 0 for number in numbers)
         and type(record.block_done) is int
         and 0 <= record.block_done <= size - record.blocks
+        and (record.share is None or (len(record.share) == 2 and record.share[0] <= record.share[1]))
+        and isinstance(record.launch, str | None)
     )
     if not sound:
         raise ValueError("its record is not as dive writes one")

@@ -20,7 +20,8 @@ from dive.outputs import Kind
 VERSION = 1
 # magic, version, number of blocks, SHA-256, offset and length of the rows, file length, bytes a block
 _SEAL = struct.Struct("<8sII32sQQQQ")
-_MAGIC = b"DIVESEAL"
+CACHE = b"DIVESEAL"  # what a sealed file begins with
+SHARD = b"DIVESHRD"  # instead, of a shard: a file of some blocks, which is not a cache
 _DIGEST = slice(16, 48)
 _SMALLEST_USER_BLOCK, _LARGEST_USER_BLOCK = 512, 1 << 26
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -31,7 +32,7 @@ def is_own(path: Path) -> bool:
     """Whether a file begins as a sealed cache does; it may be damaged after that."""
     try:
         with open_regular(path) as file:
-            return is_sealed(file.read(len(_MAGIC)))
+            return is_sealed(file.read(len(CACHE)))
     except OSError:
         return False
 
@@ -59,16 +60,21 @@ def room_for(blocks: int) -> int:
 
 
 def write(
-    file: BinaryIO, crcs: np.ndarray, place: tuple[int, int], block_bytes: int, length: int | None = None
+    file: BinaryIO,
+    crcs: np.ndarray,
+    place: tuple[int, int],
+    block_bytes: int,
+    length: int | None = None,
+    magic: bytes = CACHE,
 ) -> None:
     """Seal a finished file, open for reading and writing; the whole user block is written.
 
     crcs: a CRC32 for each block of rows. place: offset and length of the rows in bytes. length: of the
-    finished file, where more follows that will be cut off. A seal that is right already is not touched,
-    so that it stays whole if this is killed. Raises OSError.
+    finished file, where more follows that will be cut off. magic: what it is the seal of. A seal that is
+    right already is not touched, so that it stays whole if this is killed. Raises OSError.
     """
     length = os.fstat(file.fileno()).st_size if length is None else length
-    header = _SEAL.pack(_MAGIC, VERSION, len(crcs), bytes(32), *place, length, block_bytes)
+    header = _SEAL.pack(magic, VERSION, len(crcs), bytes(32), *place, length, block_bytes)
     block = bytearray(header + crcs.astype("<u4").tobytes())
     block += bytes(room_for(len(crcs)) - len(block))
     block[_DIGEST] = _digest(file, bytes(block), place, length)
@@ -97,9 +103,9 @@ def _digest(file: BinaryIO, start: bytes, place: tuple[int, int], length: int) -
     return digest.digest()
 
 
-def is_sealed(start: bytes) -> bool:
-    """Whether a file that starts so has a seal, right or not."""
-    return start[: len(_MAGIC)] == _MAGIC
+def is_sealed(start: bytes, magic: bytes = CACHE) -> bool:
+    """Whether a file that starts so has a seal, right or not. magic: of what."""
+    return start[: len(magic)] == magic
 
 
 @dataclass(frozen=True)
@@ -113,13 +119,16 @@ class Seal:
     crcs: np.ndarray
 
 
-def check(path: Path) -> Seal:
-    """The seal of the cache at `path`; raises CacheError unless it is whole and matches."""
+def check(path: Path, magic: bytes = CACHE) -> Seal:
+    """The seal of the cache at `path`; raises CacheError unless it is whole and matches.
+
+    magic: what it must be the seal of.
+    """
     try:
         with open_regular(path) as file:
             length = os.fstat(file.fileno()).st_size
             head = file.read(_SEAL.size)
-            if len(head) < _SEAL.size or not is_sealed(head):
+            if len(head) < _SEAL.size or not is_sealed(head, magic):
                 raise CacheError(_unsealed(path, head))
             _, version, blocks, digest, offset, size, sealed_length, block_bytes = _SEAL.unpack(head)
             if version != VERSION:

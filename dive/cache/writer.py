@@ -3,10 +3,11 @@
 A part is laid out once, with every byte allocated; then only rows and what is said of their blocks
 are written, as plain bytes at places that the layout gives. A resumed part has the identity, the facts
 and the producer of the export that began it; everything else must be what would be laid out now.
-`dive.cache.reader` says what the file holds.
+`dive.cache.reader` says what the file holds, `dive.cache.shards` how several processes write one.
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import numpy as np
 
 from dive import files, outputs
 from dive.cache import seal
-from dive.cache.layout import Content, Layout, Place, lay_out, read_at, write_at
-from dive.cache.part import Record, begun, open_part, part_path, require_own_files
-from dive.cache.reader import crc
+from dive.cache.block_file import BlockFile
+from dive.cache.layout import Content, Layout, lay_out, write_at
+from dive.cache.part import Record, begun, part_path, require_own_file
 from dive.errors import CacheError, OutputError
 from dive.progress import Progress
 from dive.recipe.documents import differences
@@ -31,85 +32,55 @@ def block_rows(views: int) -> int:
     return max(1, BLOCK_IMAGES // views)
 
 
-class CacheWriter:
-    """Writes a cache block by block; use as a context manager, then `finish`.
+class BlockWriter(BlockFile):
+    """Writes blocks into a part or a shard, which is laid out anew or resumed; use as a context manager.
 
-    Opens `NAME.part` and resumes it where it is of the same identity. Raises OutputError where
-    it is of another one, naming the keys that differ, or its record is damaged, or it is not a file of its
+    path: the cache to be. record: how the file was begun, None where it is not there yet; it must be of the
+    same identity. new: how it is begun then, with `block_done` and `layout` to be filled in. held: the blocks
+    that the file is for. Raises OutputError where it was begun with other tables, or is not a file of its
     own, and where the disk is too small.
 
-    blocks: how many there are. repaired: whether bytes besides the rows were damaged and are right again.
+    repaired: whether bytes besides the rows were damaged and are right again.
     """
 
-    def __init__(self, path: Path, content: Content) -> None:
-        self._path, self._part = path, part_path(path)
-        require_own_files(path)
-        n, v, _ = content.shape
-        self._samples, self._rows_a_block = n, block_rows(v)
-        self.blocks = -(-n // self._rows_a_block)
-        self._labels, self._views, self._codec = content.labels, v, content.codec
-        self._sample_bytes = v * self._codec.row.itemsize
-        record, producer = begun(self._part), f"dive {__version__}"
-        if record is not None:
-            _require_same(self._part, record, content.identity)
-            content = replace(content, identity=record.identity, facts=record.facts)
-            producer = record.producer
-        self._layout = lay_out(content, producer, self.blocks)
+    def __init__(
+        self, path: Path, file: Path, content: Content, record: Record | None, new: Record, held: range
+    ) -> None:
+        self._path = path
+        require_own_file(file)
+        begun_as = new if record is None else record
+        content = replace(content, identity=begun_as.identity, facts=begun_as.facts)
+        whole = lay_out(content, begun_as.producer, begun_as.blocks)
+        layout = whole.narrowed(_held_bytes(content, begun_as, held))
         if record is None:
-            done, rows = self._layout.block_done.offset, self._rows_a_block
-            record = Record(
-                content.identity, content.facts, producer, content.shape, rows, done, self._layout.digest
-            )
-            _create(self._part, self._layout, record)
-        self._handle = open_part(self._part, os.O_RDWR)
+            begun_as = replace(new, block_done=layout.block_done.offset, layout=layout.digest)
+            _create(file, layout, begun_as)
+        self._record = begun_as
+        super().__init__(file, os.O_RDWR, content, layout, begun_as.block_rows, held)
         try:
-            self.repaired = self._repair(record)
+            self.repaired = self._repair()
         except BaseException:
             os.close(self._handle)
             raise
 
-    def _repair(self, record: Record) -> bool:
+    def _repair(self) -> bool:
         """Write what never changes and did as it was; whether there was any of it.
 
-        Raises OutputError where the part was begun with other tables, or where they were laid out
+        Raises OutputError where the file was begun with other tables, or where they were laid out
         otherwise: its rows may be of other views or samples then.
         """
-        damage = self._layout.damage(self._handle)
+        damage, record = self._layout.damage(self._handle), self._record
         if record.layout != self._layout.digest and (record.layout is not None or damage):
             raise OutputError(
-                f"{self._part} was begun by {record.producer} with other tables, or laid out by another "
+                f"{self.file} was begun by {record.producer} with other tables, or laid out by another "
                 f"h5py, than dive {__version__} writes here; finish it there, or --force to start over"
             )
         for offset, content in damage:
             self._put(content, offset)
         return bool(damage)
 
-    def __enter__(self) -> "CacheWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._handle)
-
-    def rows(self, block: int) -> slice:
-        """The samples of a block."""
-        start = block * self._rows_a_block
-        return slice(start, min(start + self._rows_a_block, self._samples))
-
-    def missing(self) -> list[int]:
-        """Blocks still to be written: those not done, and those whose rows do not fit CRC and count."""
-        done, crcs, correct = (
-            self._table(self._layout.block_done, "u1"),
-            self._table(self._layout.block_crc32, "<u4"),
-            self._table(self._layout.block_correct, "<u4"),
-        )
-        return [
-            block
-            for block in range(self.blocks)
-            if done[block] != 1 or not self._is_stored(block, crcs[block], int(correct[block]))
-        ]
-
     def resumed(self, progress: Progress) -> list[int]:
-        """The blocks that `missing` gives; says how many are there, and warns where the part was repaired."""
+        """The blocks that `missing` gives; says how many are there, and warns where the file was repaired."""
         if self.repaired:
             progress.warn("the unfinished cache was damaged outside its rows and is repaired; check the disk")
         missing = self.missing()
@@ -117,61 +88,82 @@ class CacheWriter:
             progress.note(f"resuming: {done} of {self.blocks} blocks are written already")
         return missing
 
-    def _is_stored(self, block: int, wanted_crc: int, correct: int) -> bool:
-        """Whether a block's rows, as they lie on the disk, have this CRC32 and are right in so many views."""
-        rows = self.rows(block)
-        count = rows.stop - rows.start
-        offset = self._layout.rows.offset + rows.start * self._sample_bytes
-        content = read_at(self._handle, count * self._sample_bytes, offset)
-        row = self._codec.row
-        stored = np.frombuffer(content, row.base).reshape(count, self._views, *row.shape)
-        return crc(stored) == wanted_crc and self._codec.confirms(stored, self._labels[rows], correct)
+    def take(self, file: Path, record: Record, held: range, wanted: Iterable[int]) -> list[int]:
+        """Copy those of the wanted blocks that another file has; returns the others.
 
-    def _table(self, place: Place, kind: str) -> np.ndarray:
-        return np.frombuffer(read_at(self._handle, place.size, place.offset), kind)
-
-    def _put(self, content: bytes | memoryview, offset: int) -> None:
-        try:
-            write_at(self._handle, content, offset)
-        except OSError as error:
-            error.filename = str(self._part)
-            raise
+        record: how that file was begun, and held: the blocks that it is for. Raises OutputError, which says
+        what differs, unless it is of the same identity, facts and tables.
+        """
+        require_same(file, record, self._record)
+        layout = self._layout.narrowed(_held_bytes(self._content, record, held))
+        rest = []
+        with BlockFile(file, os.O_RDONLY, self._content, layout, record.block_rows, held) as other:
+            if record.layout is None and other.is_damaged():  # it is sealed, which does not tell its layout
+                raise OutputError(f"{file} was begun with other tables; give another --out, or --force")
+            for block in wanted:
+                if (found := other.stored(block)) is None:
+                    rest.append(block)
+                else:
+                    self._put_block(block, *found)
+        return rest
 
     def write(self, block: int, values: np.ndarray) -> None:
         """Write a block's logits (rows, V, C) or, of an encoding of features, those (rows, V, D).
 
         Raises CacheError where they are not finite as they are stored.
         """
-        rows, tables = self.rows(block), self._layout
+        rows = self.rows(block)
         try:
-            stored, correct = self._codec.encode_counted(values, self._labels[rows])
+            stored, correct = self._codec.encode_counted(values, self._content.labels[rows])
         except ValueError as error:
             raise CacheError(
                 f"{self._path}: the teacher's {error} (samples {rows.start} to {rows.stop - 1}); "
                 "try --store float32, or another teacher"
             ) from error
-        self._put(stored.reshape(-1).view("u1").data, tables.rows.offset + rows.start * self._sample_bytes)
-        self._put(crc(stored).to_bytes(4, "little"), tables.block_crc32.offset + 4 * block)
-        self._put(correct.to_bytes(4, "little"), tables.block_correct.offset + 4 * block)
-        self._put(
-            b"\1", tables.block_done.offset + block
-        )  # the last: a kill before it costs this block alone
+        self._put_block(block, stored.reshape(-1).view("u1").data, correct)
+
+    def _seal(self, magic: bytes, length: int) -> None:
+        """Mark the blocks complete and seal a file of this length; force it to the disk (fsync)."""
+        layout = self._layout
+        self._put(b"\1", layout.complete.offset)
+        crcs = self._table(layout.block_crc32, "<u4")[self.held.start : self.held.stop]
+        place = (layout.rows.offset, layout.rows.size)
+        with os.fdopen(os.dup(self._handle), "r+b") as file:
+            seal.write(file, crcs, place, self._rows_a_block * self._sample_bytes, length, magic)
+        os.fsync(self._handle)
+
+
+class CacheWriter(BlockWriter):
+    """Writes a cache block by block; use as a context manager, then `finish`.
+
+    Opens `NAME.part` and resumes it where it is of the same identity. producer: of a
+    cache that is begun, this dive if not given. Raises OutputError where it is of another one, naming the keys
+    that differ, or its record is damaged, or it is not a file of its own, and where the disk is too small.
+    """
+
+    def __init__(self, path: Path, content: Content, producer: str | None = None) -> None:
+        part = part_path(path)
+        require_own_file(part)
+        if (record := begun(part)) is not None:
+            _require_same_identity(part, record, content.identity)
+        new = new_record(content, producer)
+        super().__init__(path, part, content, record, new, range(new.blocks))
 
     def finish(self) -> None:
         """Mark the cache complete, seal it, flush it to the disk (fsync) and rename it to its final name.
 
         The record is cut off once the seal is on the disk: a kill in between leaves one of the two whole.
         """
-        layout = self._layout
-        self._put(b"\1", layout.complete.offset)
-        crcs = self._table(layout.block_crc32, "<u4")
-        place = (layout.rows.offset, layout.rows.size)
-        with os.fdopen(os.dup(self._handle), "r+b") as file:
-            seal.write(file, crcs, place, self._rows_a_block * self._sample_bytes, layout.length)
+        self._seal(seal.CACHE, self._layout.length)
+        os.ftruncate(self._handle, self._layout.length)
         os.fsync(self._handle)
-        os.ftruncate(self._handle, layout.length)
-        os.fsync(self._handle)
-        files.publish(self._part, self._path)
+        files.publish(self.file, self._path)
+
+
+def new_record(content: Content, producer: str | None = None) -> Record:
+    """How an export of some content begins; `block_done` and `layout` are told when it is laid out."""
+    producer, rows = producer or f"dive {__version__}", block_rows(content.shape[1])
+    return Record(content.identity, content.facts, producer, content.shape, rows, 0, None)
 
 
 def unfinished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -182,11 +174,11 @@ def unfinished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     part = part_path(path)
     if (record := begun(part)) is None:
         return None
-    _require_same(part, record, identity)
+    _require_same_identity(part, record, identity)
     return record.facts
 
 
-def _require_same(part: Path, record: Record, identity: dict[str, Any]) -> None:
+def _require_same_identity(part: Path, record: Record, identity: dict[str, Any]) -> None:
     if different := differences(record.identity, identity):
         raise OutputError(
             f"{part} is an unfinished export of another recipe ({'; '.join(different)}); "
@@ -197,6 +189,38 @@ def _require_same(part: Path, record: Record, identity: dict[str, Any]) -> None:
             f"{part} has blocks of {record.block_rows} samples, here of {rows}: its tables do not fit its "
             "rows; --force starts over"
         )
+
+
+def require_same(file: Path, record: Record, wanted: Record) -> None:
+    """Raise OutputError, which says what differs, where a file has blocks of another export."""
+    named = {
+        name: (getattr(record, name), getattr(wanted, name)) for name in ("identity", "facts", "producer")
+    }
+    different = [
+        text
+        for name, (theirs, ours) in named.items()
+        for text in differences(
+            *({name: value} if isinstance(value, str) else value for value in (theirs, ours))
+        )
+    ]
+    if different:
+        raise OutputError(
+            f"{file} is of another export ({'; '.join(different)}); finish that one as it was begun, give "
+            "another --out, or --force to start over"
+        )
+    same = (record.shape, record.block_rows) == (wanted.shape, wanted.block_rows)
+    if not same or record.layout not in (wanted.layout, None):
+        raise OutputError(
+            f"{file} was begun with other tables, or laid out by another h5py; give another --out, or --force "
+            "to start over"
+        )
+
+
+def _held_bytes(content: Content, record: Record, held: range) -> int:
+    """Bytes of the rows of a run of blocks."""
+    n, v, _ = content.shape
+    samples = min(n, held.stop * record.block_rows) - min(n, held.start * record.block_rows)
+    return samples * v * content.codec.row.itemsize
 
 
 def _create(part: Path, layout: Layout, record: Record) -> None:

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
-from dive.cache import layout
+from dive.cache import memory_file
 from dive.cache import writer as cache_writer
 from dive.cache.part import part_path
 from dive.cache.reader import LogitCache
@@ -413,7 +413,7 @@ def test_hdf5_never_opens_an_unfinished_export(stopped):
     real = h5py.File
 
     def only_memory(place, *arguments, **options):
-        assert isinstance(place, layout._MemoryFile), f"HDF5 was asked to open {place}"
+        assert isinstance(place, memory_file.MemoryFile), f"HDF5 was asked to open {place}"
         return real(place, *arguments, **options)
 
     PART.write_bytes(stopped.part)

@@ -1,0 +1,85 @@
+"""A file in memory, for HDF5 to write to and read from in the place of one on the disk."""
+
+import os
+
+import numpy as np
+
+PAGE = 1 << 16
+
+
+class MemoryFile:
+    """A file in memory as h5py takes one; pages that nobody writes take no room."""
+
+    def __init__(self) -> None:
+        self._pages: dict[int, bytearray] = {}
+        self._length = self._position = 0
+        self._before: dict[int, bytes] | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def at(self, offset: int, size: int) -> bytes:
+        """`size` bytes from an offset on."""
+        first, last = offset // PAGE, (offset + size - 1) // PAGE
+        pages = b"".join(self._pages.get(page, bytes(PAGE)) for page in range(first, last + 1))
+        return pages[offset - first * PAGE :][:size]
+
+    def watch(self) -> None:
+        """Begin to remember what `changes` tells."""
+        self._before = {}
+
+    def changes(self) -> list[int]:
+        """The offsets of the bytes that are others than when `watch` was called."""
+        return [
+            page * PAGE + int(at)
+            for page, before in (self._before or {}).items()
+            for at in np.flatnonzero(np.frombuffer(before, "u1") != np.frombuffer(self._pages[page], "u1"))
+        ]
+
+    # What h5py calls.
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to an offset from the start, the position or the end."""
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence, self._length)
+        return self._position
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def truncate(self, size: int) -> int:
+        """Set the length."""
+        self._length = size
+        return size
+
+    def flush(self) -> None:
+        """Nothing: every write is there at once."""
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes from the position on."""
+        content = self.at(self._position, max(0, min(size, self._length - self._position)))
+        self._position += len(content)
+        return content
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill a buffer from the position on."""
+        view = memoryview(buffer).cast("B")
+        content = self.read(len(view))
+        view[: len(content)] = content
+        return len(content)
+
+    def write(self, content: bytes | memoryview) -> int:
+        """Write at the position."""
+        view = memoryview(content).cast("B")
+        done = 0
+        while done < len(view):
+            number, start = divmod(self._position, PAGE)
+            page = self._pages.setdefault(number, bytearray(PAGE))
+            if self._before is not None:
+                self._before.setdefault(number, bytes(page))
+            some = view[done : done + PAGE - start]
+            page[start : start + len(some)] = some
+            done += len(some)
+            self._position += len(some)
+        self._length = max(self._length, self._position)
+        return done

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dive.workflows.import_logits import import_logits as import_logits
     from dive.workflows.merge import MergeOptions as MergeOptions
     from dive.workflows.merge import merge_caches as merge_caches
+    from dive.workflows.merge_shards import merge_shards as merge_shards
     from dive.workflows.predict import predict as predict
     from dive.workflows.results import TrainOptions as TrainOptions
     from dive.workflows.student import StudentOptions as StudentOptions
@@ -60,6 +61,7 @@ _HOMES = {
     "load_model": "dive.models.load",
     "load_recipe": "dive.workflows.data",
     "merge_caches": "dive.workflows.merge",
+    "merge_shards": "dive.workflows.merge_shards",
     "open_cache": "dive.cache.reader",
     "open_images": "dive.workflows.data",
     "predict": "dive.workflows.predict",

@@ -76,6 +76,15 @@ def is_own(part: Path) -> bool:
         with files.open_regular(part) as file:
             if seal.is_sealed(file.read(8)) or seal.holds_hdf5(file):
                 return True
+    except OSError:
+        return False
+    return ends_in_record(part)
+
+
+def ends_in_record(part: Path) -> bool:
+    """Whether a file ends as one does that has a record behind it."""
+    try:
+        with files.open_regular(part) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - len(_MAGIC)))
             return file.read() == _MAGIC
     except OSError:

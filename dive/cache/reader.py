@@ -81,7 +81,7 @@ class LogitCache:
         self._checked = np.zeros(len(self._seal.crcs), dtype=bool)
         try:
             with h5py.File(path, "r", locking="best-effort") as file:
-                tables = read_tables(path, file, self._seal)
+                tables = read_tables(path, file, self._seal, path.stat().st_size)
         except FOREIGN as error:
             raise CacheError(
                 f"{path} is not a logit cache that this version of dive can read: {error}"

@@ -48,8 +48,8 @@ class Tables:
     codec: Codec
 
 
-def read_tables(path: Path, file: h5py.File, seal: Seal) -> Tables:
-    """The tables of the cache at `path`, opened as `file`.
+def read_tables(path: Path, file: h5py.File, seal: Seal, length: int) -> Tables:
+    """The tables of the cache at `path`, opened as `file`. length: of that in bytes.
 
     Raises CacheError where it is of another version, not complete or contradicts itself, and one of FOREIGN
     where it is not what it says.
@@ -65,7 +65,6 @@ def read_tables(path: Path, file: h5py.File, seal: Seal) -> Tables:
             f"{path} is not a complete {FORMAT} file of version {VERSION} (it says {form} "
             f"{version}); export it again"
         )
-    length = path.stat().st_size
     for name in _NAMES:
         _require_plain(file, name, length)
     identity, facts = json.loads(file.attrs["identity"]), json.loads(file.attrs["facts"])

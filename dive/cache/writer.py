@@ -7,7 +7,7 @@ and the producer of the export that began it; everything else must be what would
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,9 +136,9 @@ class BlockWriter(BlockFile):
 class CacheWriter(BlockWriter):
     """Writes a cache block by block; use as a context manager, then `finish`.
 
-    Opens `NAME.part` and resumes it where it is of the same identity. producer: of a
-    cache that is begun, this dive if not given. Raises OutputError where it is of another one, naming the keys
-    that differ, or its record is damaged, or it is not a file of its own, and where the disk is too small.
+    Opens `NAME.part` and resumes it where it is of the same identity. producer: of a cache that is begun, this
+    dive if not given. Raises OutputError where it is of another identity, naming the keys that differ, or its
+    record is damaged, or it is not a file of its own, and where the disk is too small.
     """
 
     def __init__(self, path: Path, content: Content, producer: str | None = None) -> None:
@@ -149,14 +149,17 @@ class CacheWriter(BlockWriter):
         new = new_record(content, producer)
         super().__init__(path, part, content, record, new, range(new.blocks))
 
-    def finish(self) -> None:
+    def finish(self, sealed: Callable[[], None] | None = None) -> None:
         """Mark the cache complete, seal it, flush it to the disk (fsync) and rename it to its final name.
 
         The record is cut off once the seal is on the disk: a kill in between leaves one of the two whole.
+        sealed: called when it is, before the cache is at its place.
         """
         self._seal(seal.CACHE, self._layout.length)
         os.ftruncate(self._handle, self._layout.length)
         os.fsync(self._handle)
+        if sealed is not None:
+            sealed()
         files.publish(self.file, self._path)
 
 
@@ -193,26 +196,18 @@ def _require_same_identity(part: Path, record: Record, identity: dict[str, Any])
 
 def require_same(file: Path, record: Record, wanted: Record) -> None:
     """Raise OutputError, which says what differs, where a file has blocks of another export."""
-    named = {
-        name: (getattr(record, name), getattr(wanted, name)) for name in ("identity", "facts", "producer")
-    }
-    different = [
-        text
-        for name, (theirs, ours) in named.items()
-        for text in differences(
-            *({name: value} if isinstance(value, str) else value for value in (theirs, ours))
-        )
-    ]
+    theirs, ours = ({"producer": one.producer} | one.facts for one in (record, wanted))
+    different = differences(record.identity, wanted.identity) + differences(theirs, ours)
     if different:
         raise OutputError(
             f"{file} is of another export ({'; '.join(different)}); finish that one as it was begun, give "
             "another --out, or --force to start over"
         )
     same = (record.shape, record.block_rows) == (wanted.shape, wanted.block_rows)
-    if not same or record.layout not in (wanted.layout, None):
+    if not same or (None not in (record.layout, wanted.layout) and record.layout != wanted.layout):
         raise OutputError(
-            f"{file} was begun with other tables, or laid out by another h5py; give another --out, or --force "
-            "to start over"
+            f"{file} was begun with other tables, or laid out by another h5py; give another --out, or "
+            "--force to start over"
         )
 
 

@@ -1,6 +1,7 @@
 """`dive export-logits`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -39,6 +40,12 @@ from dive.workflows.places import cache_of, checkpoint_of
     help="What the cache holds of a view: its logits, or the input of the teacher's last Linear.",
 )
 @click.option("--out", type=options.FILE, help="Cache to write [cache/<recipe>.h5].")
+@click.option(
+    "--shard",
+    type=options.SHARE,
+    metavar="K/N",
+    help="Write the K-th of N shards alone, from 1, for dive merge-shards.",
+)
 @options.apply(
     options.config,
     options.assignments,
@@ -57,6 +64,7 @@ def command(
     views: str | None,
     store: str,
     out: Path | None,
+    shard: tuple[int, int] | None,
     config: Path | None,
     assignments: tuple[str, ...],
     data: str | None,
@@ -86,12 +94,16 @@ def command(
     follow their class sizes:
 
     dive export-logits --teacher pretrained.yaml --teacher-prior none
+
+    Several processes export together: torchrun --nproc-per-node 4 -m dive export-logits; or jobs that share
+    a folder alone: dive export-logits --shard 3/16 is the third of sixteen, dive merge-shards the last step.
     """
     recipe = options.read_recipe(config, assignments, data__root=data, precision=precision)
     from dive.cli.tables import cell, new_table, print_table
     from dive.files import readable_size
     from dive.recipe.teachers import teachers_name, teachers_of
     from dive.workflows.export import ExportOptions, export_logits
+    from dive.world import this_world
 
     wanted = ExportOptions(
         teacher=teachers or checkpoint_of(recipe, "teacher"),
@@ -103,10 +115,16 @@ def command(
         workers=workers,
         own=own,
         prior=prior,
+        shard=shard,
     )
     exported = export_logits(recipe, wanted, options.reporter(quiet))
+    if not this_world().first:
+        return
     if as_json:
         options.print_json(exported.record)
+        return
+    if shard is not None:
+        _print_shard(exported.record)
         return
     n, v, c = exported.record["shape"]
     table = new_table(
@@ -115,4 +133,14 @@ def command(
     size = readable_size(exported.record["bytes"])
     name = teachers_name(teachers_of(exported.record))
     table.add_row(cell(name), f"{n:,}", f"{v}", f"{c}", store, size)
+    print_table(table)
+
+
+def _print_shard(record: dict[str, Any]) -> None:
+    from dive.cli.tables import cell, new_table, print_table
+
+    number, of = record["shard"]
+    table = new_table(f"Shard {number}/{of} of {record['cache']}", ["file"], ["blocks", "precision"])
+    blocks = "none" if record["blocks"] is None else "{} to {}".format(*record["blocks"])
+    table.add_row(cell(record["file"] or "none is needed"), blocks, record["precision"])
     print_table(table)

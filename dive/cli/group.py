@@ -16,6 +16,7 @@ COMMANDS = {
     "recipes": "List the recipes that dive ships.",
     "teacher": "Train the teacher.",
     "export-logits": "Run the teacher once over every view and keep its logits.",
+    "merge-shards": "Make one cache of the shards that several export-logits wrote.",
     "import-logits": "Make a logit cache of logits that another program wrote.",
     "convert": "Store a logit cache in another encoding, without its teacher.",
     "merge-caches": "Merge logit caches into that of their teachers' ensemble.",

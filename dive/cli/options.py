@@ -54,7 +54,27 @@ class Whole(click.ParamType):
         return number
 
 
+class Share(click.ParamType):
+    """A number of a number of shares, `3/16`, counted from 1."""
+
+    name = "share"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            number, of = map(notation.whole, value.split("/"))
+        except ValueError:
+            self.fail(f"{excerpt(value)} is not K/N, as 3/16 is", param, ctx)
+        if not 1 <= number <= of <= 1_000_000:
+            self.fail(f"{excerpt(value)}: K must be from 1 to N", param, ctx)
+        return number, of
+
+
 NUMBER = Number()
+SHARE = Share()
 SEED = Whole(*bounds.SEEDS)
 EPOCHS = Whole(*bounds.EPOCHS)
 

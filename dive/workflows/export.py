@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 
-from dive import files, outputs
-from dive.cache import part, seal
+from dive import files
 from dive.cache.encodings.registry import DEFAULT
 from dive.cache.layout import Content
-from dive.cache.part import part_path, require_own_files
 from dive.cache.reader import LogitCache
 from dive.cache.stored_views import canonical_views, default_views, stored_views
-from dive.cache.writer import CacheWriter, unfinished
+from dive.cache.writer import BlockWriter
 from dive.errors import OutputError
 from dive.feeds.images import Images
 from dive.models.ensemble import AnyNetwork
@@ -29,8 +27,11 @@ from dive.views.registry import view_space
 from dive.workflows.data import load_training, warn_of_workers
 from dive.workflows.export_asked import Asked
 from dive.workflows.export_blocks import write_missing
+from dive.workflows.export_ranks import MUTE, device_of, is_left_to_first, launch_of, one_voice, share_of
+from dive.workflows.merge_shards import refuse_finished
 from dive.workflows.origin import identity_of
 from dive.workflows.places import cache_of, checkpoint_of
+from dive.workflows.sharded import Begun, Job, Written, merge_of_world, write_share, write_whole
 from dive.workflows.teachers.several import (
     OpenedTeachers,
     Teachers,
@@ -40,6 +41,7 @@ from dive.workflows.teachers.several import (
 )
 from dive.workflows.teachers.teacher import Shown
 from dive.workflows.teachers.trained import networks_of
+from dive.world import World, this_world
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,12 @@ class ExportOptions:
     workers: int | None = None
     own: Sequence[str] = ()
     prior: str | None = None
+    shard: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished export: where the cache is, and what it is, in plain values."""
+    """A finished export, or shard: where the file is, and what it is, in plain values."""
 
     path: Path
     record: dict[str, Any]
@@ -78,6 +81,8 @@ def export_logits(
     recipe: Recipe, options: ExportOptions = ExportOptions(), progress: Progress = SILENT
 ) -> Exported:
     """Write the logit cache of a teacher, or of an ensemble; resumes what an earlier export left.
+
+    Of several processes that torchrun starts each writes a part of it; the first returns the cache.
 
     Raises CheckpointError where a checkpoint is of another draw, or, alone, of another architecture;
     ModelError where a network does not give logits of the data's classes, or features are to be stored of
@@ -92,7 +97,9 @@ def export_logits(
     """
     teachers = as_paths(options.teacher or checkpoint_of(recipe, "teacher"))
     wanted = _Wanted(**vars(options) | {"teacher": teachers, "out": options.out or cache_of(recipe)})
-    return _export(recipe, wanted, progress)
+    world = this_world()
+    with one_voice(world):
+        return _export(recipe, wanted, world, progress if world.first else MUTE)
 
 
 @dataclass(frozen=True)
@@ -103,11 +110,14 @@ class _Wanted(ExportOptions):
     out: Path = Path()
 
 
-def _export(recipe: Recipe, options: _Wanted, progress: Progress) -> Exported:
+def _export(recipe: Recipe, options: _Wanted, world: World, progress: Progress) -> Exported:
     require_prior(options.teacher, options.prior)
     require_own_of_checkpoint(options.teacher, options.own)
-    _refuse_finished(options)
-    device = choose_device(options.device)
+    share = share_of(options.shard, world)
+    if is_left_to_first(options.out, options.force, world):
+        return Exported(options.out, {})
+    refuse_finished(options.out, options.force, options.teacher)
+    device = choose_device(device_of(options.device, world))
     opened = OpenedTeachers.open(options.teacher, [*networks_of(recipe), *options.own], options.prior)
     opened.require_networks(recipe, options.own)
     train = load_training(recipe, progress)
@@ -124,12 +134,12 @@ def _export(recipe: Recipe, options: _Wanted, progress: Progress) -> Exported:
     identity = identity_of(recipe, train, space, choice, options.store, teachers.identity())
     network = teachers.network(device)
     asked = Asked.of(network, options.store, options.teacher, train.pictures.channels, space.shape)
-    with outputs.only_writer(options.out):
-        _refuse_finished(options)  # again: another process may have finished it meanwhile
-        files.remove_stale(part_path(options.out))
-        if options.force:
-            part_path(options.out).unlink(missing_ok=True)
-        runtime, facts = _runtime(recipe, options, images, network, teachers, identity, device, progress)
+    n, v, c = *views.shape, len(train.classes)
+
+    def choose(begun: Begun | None) -> tuple[Runtime, dict[str, Any]]:
+        return _runtime(recipe, begun, images, network, teachers, device, progress)
+
+    def content(facts: dict[str, Any]) -> Content:
         content = Content(
             views=views,
             labels=train.labels,
@@ -142,66 +152,81 @@ def _export(recipe: Recipe, options: _Wanted, progress: Progress) -> Exported:
             facts=facts,
             head=asked.head,
         )
-        n, v, c = content.shape
         size = files.readable_size(content.bytes)
         progress.note(f"{options.out}: {n} samples × {v} views × {c} classes in {options.store}: {size}")
         progress.note(asked.sizes(n * v, c, options.store))
-        start = time.monotonic()
-        with CacheWriter(options.out, content) as writer:
-            write_missing(writer, asked.viewer, images, views, runtime, progress)
-            writer.finish()
+        return content
+
+    def compute(writer: BlockWriter, runtime: Runtime, missing: list[int]) -> None:
+        write_missing(writer, asked.viewer, images, views, runtime, progress, missing)
+
+    job = Job(options.out, options.teacher, identity, options.force, choose, content, compute)
+    start = time.monotonic()
+    if share is None:
+        write_whole(job, progress)
+    else:
+        written = write_share(job, share, launch_of(world), progress)
+        if options.shard is not None or not world.first:
+            return _exported_shard(written, options.out, device, time.monotonic() - start)
+        merge_of_world(job, written, world, launch_of(world), progress)
     seconds = time.monotonic() - start
     progress.note(f"{options.out}: complete in {duration(seconds)}")
-    accuracy = LogitCache(options.out).accuracy
-    teachers.warn_of_order(accuracy, train.counts, progress)
+    cache = LogitCache(options.out)
+    teachers.warn_of_order(cache.accuracy, train.counts, progress)
     record = {
         "cache": str(options.out),
         "shape": [n, v, c],
         "store": options.store,
         "bytes": options.out.stat().st_size,
         "seconds": round(seconds, 1),
-        "stored_views_accuracy": accuracy,
+        "stored_views_accuracy": cache.accuracy,
         "device": device_name(device),
         "identity": identity,
-        **facts,
+        **cache.facts,
     }
     return Exported(options.out, record)
 
 
-def _refuse_finished(options: _Wanted) -> None:
-    """Refuse to replace a cache, unless asked to, or asked to when its unfinished successor was begun."""
-    require_own_files(options.out)
-    outputs.refuse_foreign(part_path(options.out), part.KIND)
-    begun = part_path(options.out).exists()
-    outputs.refuse_existing(options.out, options.force or begun, seal.KIND, options.teacher)
+def _exported_shard(written: Written, out: Path, device: torch.device, seconds: float) -> Exported:
+    held = written.held
+    record = {
+        "cache": str(out),
+        "shard": [written.share.number, written.share.of],
+        "file": str(written.file) if written.file else None,
+        "blocks": [held.start, held.stop - 1] if held else None,
+        "seconds": round(seconds, 1),
+        "device": device_name(device),
+        "precision": written.content.facts["precision"],
+    }
+    return Exported(written.file or out, record)
 
 
 def _runtime(
     recipe: Recipe,
-    options: _Wanted,
+    begun: Begun | None,
     images: Images,
     network: AnyNetwork,
     teachers: Teachers,
-    identity: dict[str, Any],
     device: torch.device,
     progress: Progress,
 ) -> tuple[Runtime, dict[str, Any]]:
-    """The precision of the export, and the facts its cache records: an earlier part's, or new."""
+    """The precision of the export, and the facts its cache records: an earlier part's or plan's, or new."""
     wanted, of_network = recipe.precision, teachers.versions
     steady = {"clean_id": images.space.clean_id, **teachers.facts()}
-    if (facts := unfinished(options.out, identity)) is not None:
-        _require_same_facts(part_path(options.out), facts, steady)
+    if begun is not None:
+        facts, file = begun.facts, begun.file
+        _require_same_facts(file, facts, steady)
         if wanted not in ("auto", facts["precision"]):
             raise OutputError(
-                f"{part_path(options.out)} is an unfinished export in {facts['precision']}, not {wanted}; "
+                f"{file} is an unfinished export in {facts['precision']}, not {wanted}; "
                 f"give --precision {facts['precision']} to resume it, or --force to start over"
             )
         if facts["precision"] == "tf32" and "tf32" not in precisions(device):
             raise OutputError(
-                f"{part_path(options.out)} is an unfinished export in tf32: {NO_TF32} on "
+                f"{file} is an unfinished export in tf32: {NO_TF32} on "
                 f"{device_name(device)}; resume it on such a device, or --force to start over"
             )
-        warn_if_others(facts["versions"], str(part_path(options.out)), progress, of_network)
+        warn_if_others(facts["versions"], str(file), progress, of_network)
         return Runtime(device, facts["precision"], "as the stopped export"), facts
     size = batch_size(images.space.shape, device, network)
     first = next(clean_plan(min(size, len(images)), images.space.clean_id, size))

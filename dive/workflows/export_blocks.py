@@ -1,14 +1,14 @@
 """The blocks of an export: computed one after the other, each written while the next is computed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from dive.cache.writer import CacheWriter
+from dive.cache.writer import BlockWriter
 from dive.feeds.feed import Batch
 from dive.feeds.images import Images
 from dive.progress import Progress
@@ -17,19 +17,21 @@ from dive.training.inference import Viewer, batch_size, outputs
 
 
 def write_missing(
-    writer: CacheWriter,
+    writer: BlockWriter,
     network: Viewer,
     images: Images,
     views: np.ndarray,
     runtime: Runtime,
     progress: Progress,
+    missing: Sequence[int] | None = None,
 ) -> None:
     """Compute and write the blocks still missing; a thread writes one while the next is computed.
 
     network: gives what the cache's encoding stores, logits or features; in eval mode, on the runtime's
-    device. views: (N, V) ids.
+    device. views: (N, V) ids. missing: the blocks, where the caller has looked already.
     """
-    missing = writer.resumed(progress)
+    if missing is None:
+        missing = writer.resumed(progress)
     size = batch_size(images.space.shape, runtime.device, network)
     plan = (batch for block in missing for batch in _batches(writer.rows(block), views, size))
     answers = outputs(network, images, plan, runtime)

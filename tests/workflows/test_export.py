@@ -319,9 +319,10 @@ def test_a_stopped_export_keeps_its_precision(insects):
 
 def test_an_unfinished_export_in_tf32_is_not_resumed_where_there_is_none(insects, monkeypatch):
     from dive.workflows import export as module
+    from dive.workflows import sharded
 
-    facts = {"precision": "tf32", "versions": {}}
-    monkeypatch.setattr(module, "unfinished", lambda *_, **__: facts)
+    begun = sharded.Begun(Path(f"{OUT}.part"), {"precision": "tf32", "versions": {}}, "dive")
+    monkeypatch.setattr(sharded, "begun_as", lambda *_, **__: begun)
     monkeypatch.setattr(module, "_require_same_facts", lambda *_: None)
     complaint = export(insects, "--device", "cpu", "--quiet").complaint
     assert "cache.h5.part is an unfinished export in tf32: TF32 needs a CUDA device" in complaint

@@ -1,0 +1,98 @@
+"""The plan of a sharded export, `NAME.shards`: what all its shards must have in common, told by the first.
+
+JSON and a SHA-256 of it in hexadecimal, each on a line. It is written under its own lock; who finds one takes
+over what it says.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dive import files, outputs
+from dive.cache.part import DamagedError, require_own_file
+from dive.errors import BusyError, OutputError
+
+_FORMAT = "dive-shards"
+_LARGEST = 1 << 20
+_TURN = 0.05  # seconds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the shards of a cache have in common. launch: the start of torchrun that made it, None without."""
+
+    identity: dict[str, Any]
+    facts: dict[str, Any]
+    producer: str
+    launch: str | None = None
+
+
+def plan_path(path: Path) -> Path:
+    """Where the plan of a cache's shards lies."""
+    return path.with_name(path.name + ".shards")
+
+
+def is_own(file: Path) -> bool:
+    """Whether a file begins as a plan does."""
+    try:
+        with files.open_regular(file) as opened:
+            return opened.read(64).startswith(f'{{"format": "{_FORMAT}"'.encode())
+    except OSError:
+        return False
+
+
+KIND = outputs.Kind("the plan of a sharded export", is_own)
+
+
+def read_plan(path: Path) -> Plan | None:
+    """The plan of the cache `path`, None where there is none.
+
+    Raises DamagedError where it does not match its digest, OutputError where it is not dive's.
+    """
+    file = plan_path(path)
+    require_own_file(file)
+    outputs.refuse_foreign(file, KIND)
+    try:
+        with files.open_regular(file) as opened:
+            text, _, digest = opened.read(_LARGEST).rstrip(b"\n").rpartition(b"\n")
+        if files.sha256(text) != digest.decode("ascii", "replace"):
+            raise ValueError("it does not match its digest")
+        document = json.loads(text)
+        if document.pop("format") != _FORMAT:
+            raise ValueError("it is of another format")
+        plan = Plan(**document)
+        if not (isinstance(plan.identity, dict) and isinstance(plan.facts, dict)):
+            raise ValueError("its identity and facts are not mappings")
+        if not (isinstance(plan.producer, str) and isinstance(plan.launch, str | None)):
+            raise ValueError("its producer is not a text")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OutputError(f"cannot read {file}: {error.strerror}; give another --out") from error
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise DamagedError(f"{file} is damaged ({error}); --force starts over") from error
+    return plan
+
+
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write the plan of the cache `path`; raises OSError."""
+    text = json.dumps({"format": _FORMAT, **asdict(plan)}).encode()
+    files.write_bytes(plan_path(path), text + b"\n" + files.sha256(text).encode() + b"\n")
+
+
+@contextmanager
+def planning(path: Path) -> Iterator[None]:
+    """The right to read and write the plan of the cache `path`; another process's turn is waited for."""
+    while True:
+        with suppress(BusyError):
+            lock = ExitStack()
+            lock.enter_context(outputs.only_writer(plan_path(path)))
+            break
+        time.sleep(_TURN)
+    with lock:
+        files.remove_stale(plan_path(path))
+        yield

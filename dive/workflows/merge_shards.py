@@ -1,0 +1,157 @@
+"""The last step of a sharded export: the blocks of its shards copied into one cache, each checked."""
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dive import files, outputs
+from dive.cache import part, seal
+from dive.cache.layout import Content
+from dive.cache.part import DamagedError, part_path, require_own_files
+from dive.cache.plan import plan_path
+from dive.cache.reader import LogitCache
+from dive.cache.shards import Shard, Share, content_of, discard, discard_plan, shards_of
+from dive.cache.writer import CacheWriter, require_same
+from dive.errors import OutputError
+from dive.progress import SILENT, Progress, duration
+
+
+@dataclass(frozen=True)
+class MergedShards:
+    """A cache made of shards: where it is, and what it is, in plain values."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+def merge_shards(path: Path, force: bool = False, progress: Progress = SILENT) -> MergedShards:
+    """Make the cache `path` of the finished shards that lie beside it, and remove these.
+
+    No data and no teacher is needed. force: whether a finished cache is replaced, and shards of another
+    export than the first are left out and removed. Raises OutputError where blocks are missing, telling the
+    shards that they lie in, or a shard is of another export than the others, naming the keys that differ;
+    DamagedError where one does not match its seal.
+
+    >>> import dive
+    >>> recipe = dive.load_recipe("digits_lt/bbn")
+    >>> for share in ((1, 2), (2, 2)):
+    ...     options = dive.ExportOptions(out=Path("shared.h5"), device="cpu", shard=share)
+    ...     exported = dive.export_logits(recipe, options)
+    >>> dive.merge_shards(Path("shared.h5")).record["shape"]
+    [399, 9, 10]
+    """
+    start = time.monotonic()
+    refuse_finished(path, force)
+    with outputs.only_writer(path):
+        refuse_finished(path, force)  # again: another process may have finished it meanwhile
+        files.remove_stale(part_path(path))
+        shards = _of_one_export(shards_of(path, progress), force)
+        sealed = [shard for shard in shards if shard.sealed]
+        if not shards:
+            raise OutputError(
+                f"there is no shard of {path}; dive export-logits --shard 1/N --out {path} writes the first"
+            )
+        if not sealed or not part_path(path).exists():
+            _require_covered(path, range(shards[0].record.blocks), shards)
+        merge(path, content_of(sealed[0]), sealed, shards, progress)
+    cache = LogitCache(path)
+    seconds = time.monotonic() - start
+    progress.note(f"{path}: complete in {duration(seconds)}")
+    record = {
+        "cache": str(path),
+        "shards": len(sealed),
+        "shape": list(cache.shape),
+        "store": cache.store,
+        "bytes": path.stat().st_size,
+        "seconds": round(seconds, 1),
+        "stored_views_accuracy": cache.accuracy,
+        "identity": cache.identity,
+        **cache.facts,
+    }
+    return MergedShards(path, record)
+
+
+def _of_one_export(shards: Sequence[Shard], force: bool) -> list[Shard]:
+    """Those that are of the same export as the first finished one.
+
+    Raises OutputError, naming the keys that differ, where not all are, unless `force`.
+    """
+    kept: list[Shard] = []
+    for shard in sorted(shards, key=lambda shard: not shard.sealed):
+        try:
+            if kept:
+                require_same(shard.file, shard.record, kept[0].record)
+        except OutputError:
+            if force:
+                continue
+            raise
+        kept.append(shard)
+    return sorted(kept, key=lambda shard: shard.held.start)
+
+
+def merge(
+    path: Path, content: Content, sealed: Sequence[Shard], shards: Sequence[Shard], progress: Progress
+) -> None:
+    """Copy the blocks of finished shards into `path`, whose lock is held, finish it, and remove the shards.
+
+    shards: all there are, by which is told where a missing block lies. Raises DamagedError where a shard does
+    not match its seal or a block its CRC, OutputError where a block is in none of them.
+    """
+    with CacheWriter(path, content, shards[0].record.producer) as writer:
+        missing = writer.resumed(progress)
+        _require_covered(path, missing, shards)
+        with progress.bar("merge", writer.blocks, writer.blocks - len(missing)) as bar:
+            for shard in sealed:
+                wanted = [block for block in missing if block in shard.held]
+                if not wanted:
+                    continue
+                shard.require_sealed()
+                if damaged := writer.take(shard.file, shard.record, shard.held, wanted):
+                    raise DamagedError(
+                        f"{shard.file} is damaged in block {damaged[0]}; run what made it again "
+                        f"(dive export-logits --shard {shard.share}, or torchrun): it writes that block anew"
+                    )
+                missing = [block for block in missing if block not in shard.held]
+                bar.advance(len(wanted))
+        writer.finish(lambda: discard_plan(path))
+    discard(path, progress)
+
+
+def _require_covered(path: Path, wanted: Iterable[int], shards: Sequence[Shard]) -> None:
+    """Raise OutputError, which says where they lie, where blocks are in no finished shard."""
+    covered = {block for shard in shards if shard.sealed for block in shard.held}
+    missing = [block for block in wanted if block not in covered]
+    if not missing:
+        return
+    total, of = shards[0].record.blocks, max(shard.share.of for shard in shards)
+    shares = [Share(number, of) for number in range(1, of + 1)]
+    lacking = [share for share in shares if any(block in share.blocks(total) for block in missing)]
+    begun = {shard.share for shard in shards}
+    told = [f"{share}{' (unfinished)' if share in begun else ''}" for share in lacking]
+    shown = ", ".join(told[:20]) + (f" and {len(told) - 20} more" if len(told) > 20 else "")
+    raise OutputError(
+        f"{path}: {len(missing)} of {total} blocks are missing, those of --shard {shown}; run dive "
+        "export-logits with each of these, or torchrun again, then dive merge-shards"
+    )
+
+
+def refuse_finished(out: Path, force: bool, inputs: Sequence[Path] = ()) -> None:
+    """Refuse to replace a cache, unless asked to, or asked to when its unfinished successor was begun.
+
+    What a killed process left of shards that were merged is removed then.
+    """
+    require_own_files(out)
+    outputs.refuse_foreign(part_path(out), part.KIND)
+    begun = is_begun(out)
+    if out.exists() and not begun and not force:
+        with suppress(OSError, OutputError):
+            discard(out, SILENT)
+    outputs.refuse_existing(out, force or begun, seal.KIND, inputs)
+
+
+def is_begun(out: Path) -> bool:
+    """Whether an export of `out` was begun and is not finished."""
+    return part_path(out).exists() or plan_path(out).exists()

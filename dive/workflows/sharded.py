@@ -1,0 +1,229 @@
+"""One export by several processes that know of each other by files alone, or by one that finds such files.
+
+Each of several writes a shard. Rank 0 of torchrun waits for the others and makes them one cache; `dive
+merge-shards` does so for an array job. What they must have in common is decided by the first that comes
+(`dive.cache.plan`).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dive import files, outputs
+from dive.cache import part
+from dive.cache.layout import Content
+from dive.cache.part import DamagedError, part_path
+from dive.cache.plan import Plan, plan_path, planning, read_plan, write_plan
+from dive.cache.shards import (
+    Shard,
+    ShardWriter,
+    Share,
+    discard,
+    discard_plan,
+    is_sealed,
+    read_shard,
+    shard_path,
+    shards_of,
+)
+from dive.cache.writer import BlockWriter, CacheWriter, new_record
+from dive.errors import BusyError, OutputError
+from dive.progress import Progress
+from dive.recipe.documents import differences, plain
+from dive.training.device import Runtime
+from dive.workflows.merge_shards import merge, refuse_finished
+from dive.world import World
+
+_LOOK_EVERY = 0.2  # seconds
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What an earlier process, or another one now, has decided. file: that says so."""
+
+    file: Path
+    facts: dict[str, Any]
+    producer: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """An export, prepared: what is written, and how it is computed.
+
+    inputs: what it reads, which it may not replace. choose: the precision and the facts, those of an export
+    that has begun, or new ones. content: what the cache holds besides the rows, given the facts. compute:
+    writes blocks that are missing.
+    """
+
+    out: Path
+    inputs: Sequence[Path]
+    identity: dict[str, Any]
+    force: bool
+    choose: Callable[[Begun | None], tuple[Runtime, dict[str, Any]]]
+    content: Callable[[dict[str, Any]], Content]
+    compute: Callable[[BlockWriter, Runtime, list[int]], None]
+
+
+def begun_as(out: Path, identity: dict[str, Any], progress: Progress) -> Begun | None:
+    """How the unfinished export of `out` was begun: as its plan, its part or a shard says; None without any.
+
+    Raises OutputError where it is of another identity, naming the keys that differ.
+    """
+    plan, of_part = read_plan(out), part.begun(part_path(out))
+    found = [(plan_path(out), plan), (part_path(out), of_part)]
+    found += [(shard.file, shard.record) for shard in shards_of(out, progress)]
+    begun = [(file, told) for file, told in found if told is not None]
+    for file, told in begun:
+        if different := differences(told.identity, plain(identity)):
+            raise OutputError(_another_recipe(file, different))
+    return Begun(begun[0][0], begun[0][1].facts, begun[0][1].producer) if begun else None
+
+
+def _another_recipe(file: Path, different: list[str]) -> str:
+    return (
+        f"{file} is an unfinished export of another recipe ({'; '.join(different)}); resume it with that "
+        "recipe, give another --out, or --force to start over"
+    )
+
+
+def write_whole(job: Job, progress: Progress) -> None:
+    """Write the cache in one process, from the blocks that lie in shards already and those it computes."""
+    with outputs.only_writer(job.out):
+        refuse_finished(
+            job.out, job.force, job.inputs
+        )  # again: another process may have finished it meanwhile
+        files.remove_stale(part_path(job.out))
+        if job.force:
+            part_path(job.out).unlink(missing_ok=True)
+            discard(job.out, progress)
+        begun = begun_as(job.out, job.identity, progress)
+        runtime, facts = job.choose(begun)
+        with CacheWriter(job.out, job.content(facts), begun.producer if begun else None) as writer:
+            missing = _take(writer, shards_of(job.out, progress), writer.resumed(progress), progress)
+            job.compute(writer, runtime, missing)
+            writer.finish(lambda: discard_plan(job.out))
+        discard(job.out, progress)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A shard that was written. file: None where the share has no blocks. content: the cache's."""
+
+    share: Share
+    held: range
+    file: Path | None
+    content: Content
+
+
+def write_share(job: Job, share: Share, launch: str | None, progress: Progress) -> Written:
+    """Write the shard of a share, from the blocks that lie elsewhere already and those it computes.
+
+    launch: the start of torchrun that this is. Raises BusyError where another process writes the same shard.
+    """
+    with planning(job.out):
+        plan = _usable_plan(job, launch)
+        begun = Begun(plan_path(job.out), plan.facts, plan.producer) if plan else None
+        if plan is None and not job.force:
+            begun = begun_as(job.out, job.identity, progress)
+        runtime, facts = job.choose(begun)
+        content = job.content(facts)
+        new = new_record(content, begun.producer if begun else None)
+        if plan is None:
+            plan = Plan(job.identity, facts, new.producer, launch)
+            write_plan(job.out, plan)
+    held = share.blocks(new.blocks)
+    if not held:
+        progress.note(f"{job.out}: shard {share} of {new.blocks} blocks is empty; there is nothing to do")
+        return Written(share, held, None, content)
+    file = shard_path(job.out, held)
+    progress.note(f"{file}: shard {share}, {len(held)} of {new.blocks} blocks")
+    with outputs.only_writer(file):
+        files.remove_stale(file)
+        if job.force and not _is_of(file, launch):
+            file.unlink(missing_ok=True)
+        with ShardWriter(job.out, content, share, plan, launch, progress) as writer:
+            missing = writer.resumed(progress)
+            if missing and not job.force:
+                missing = _take(writer, _elsewhere(job.out, file, progress), missing, progress)
+            job.compute(writer, runtime, missing)
+            writer.finish()
+    return Written(share, held, file, content)
+
+
+def _usable_plan(job: Job, launch: str | None) -> Plan | None:
+    """The plan that is there, None where there is none or --force replaces it; raises OutputError."""
+    try:
+        plan = read_plan(job.out)
+    except DamagedError:
+        if not job.force:
+            raise
+        return None
+    if plan is None:
+        return None
+    different = differences(plan.identity, plain(job.identity))
+    if job.force:  # of an array job each process may say so: the first has replaced it
+        return plan if (plan.launch == launch if launch else not different) else None
+    if different:
+        raise OutputError(_another_recipe(plan_path(job.out), different))
+    return plan
+
+
+def _is_of(file: Path, launch: str | None) -> bool:
+    """Whether a shard was begun by this start of torchrun, which may have started this process again."""
+    try:
+        shard = read_shard(file)
+    except DamagedError:
+        return False
+    return shard is not None and launch is not None and shard.record.launch == launch
+
+
+def _elsewhere(out: Path, own: Path, progress: Progress) -> list[Shard]:
+    """Other shards than `own` and, as if it were one, the part of one process."""
+    found = [shard for shard in shards_of(out, progress) if shard.file != own]
+    if (record := part.begun(part_path(out))) is not None:
+        found.append(Shard(part_path(out), range(record.blocks), record))
+    return found
+
+
+def _take(writer: BlockWriter, shards: Sequence[Shard], missing: list[int], progress: Progress) -> list[int]:
+    """Copy what is missing from files that have it; returns what is missing still."""
+    before = len(missing)
+    for shard in shards:
+        if any(block in shard.held for block in missing):
+            with suppress(FileNotFoundError):  # removed meanwhile
+                missing = writer.take(shard.file, shard.record, shard.held, missing)
+    if len(missing) < before:
+        progress.note(f"taken over: {before - len(missing)} blocks that other processes had written")
+    return missing
+
+
+def merge_of_world(job: Job, written: Written, world: World, launch: str | None, progress: Progress) -> None:
+    """Wait for the shards of all ranks and make one cache of them; for rank 0.
+
+    Raises BusyError where another process merges them meanwhile, DamagedError where one is damaged.
+    """
+    blocks = new_record(written.content).blocks
+    runs = [Share(rank + 1, world.size).blocks(blocks) for rank in range(world.size)]
+    wanted = [shard_path(job.out, held) for held in runs if held]
+
+    def waited_for() -> list[Path]:
+        of_this = launch if job.force else None
+        return [file for file in wanted if not is_sealed(file) or (of_this and not _is_of(file, of_this))]
+
+    if others := waited_for():
+        progress.note(f"waiting for {len(others)} other ranks")
+    while others:
+        if not plan_path(job.out).exists():
+            raise BusyError(
+                f"{job.out}: another process merged or removed the shards; see whether it is there"
+            )
+        time.sleep(_LOOK_EVERY)
+        others = waited_for()
+    shards = [shard for shard in map(read_shard, wanted) if shard is not None]
+    with outputs.only_writer(job.out):
+        files.remove_stale(part_path(job.out))
+        if job.force:
+            part_path(job.out).unlink(missing_ok=True)
+        merge(job.out, written.content, shards, shards, progress)

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 
-from dive.cache.writer import CacheWriter
+from dive.cache.writer import BlockWriter
 from dive.cli import main
 from dive.training.step import Step
 
@@ -116,16 +116,16 @@ def stopped_at(step: int, error: type[BaseException] = KeyboardInterrupt) -> Ite
 @contextlib.contextmanager
 def stopped_after(blocks: int) -> Iterator[None]:
     """Ctrl-C comes when so many blocks of a cache are written."""
-    real, calls = CacheWriter.write, []
+    real, calls = BlockWriter.write, []
 
-    def stopping(self: CacheWriter, block: int, values: np.ndarray) -> None:
+    def stopping(self: BlockWriter, block: int, values: np.ndarray) -> None:
         if len(calls) == blocks:
             raise KeyboardInterrupt
         calls.append(1)
         real(self, block, values)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CacheWriter, "write", stopping)
+        patch.setattr(BlockWriter, "write", stopping)
         yield
 
 

@@ -8,12 +8,12 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dive import files, outputs
-from dive.cache.part import DamagedError, require_own_file
+from dive.cache.part import DamagedError, Record, require_own_file
 from dive.errors import BusyError, OutputError
 
 _FORMAT = "dive-shards"
@@ -29,6 +29,10 @@ class Plan:
     facts: dict[str, Any]
     producer: str
     launch: str | None = None
+
+    def begins(self, record: Record) -> Record:
+        """A record, such as it is where its shard is of this plan."""
+        return replace(record, identity=self.identity, facts=self.facts, producer=self.producer)
 
 
 def plan_path(path: Path) -> Path:

@@ -96,8 +96,8 @@ class Shard:
             return seal.check(self.file, seal.SHARD)
         except CacheError as error:
             raise DamagedError(
-                f"{self.file} is not finished, or damaged; run what made it again, dive export-logits --shard "
-                f"{self.share} or torchrun: it writes anew what is damaged"
+                f"{self.file} is not finished, or damaged; run what made it again, dive export-logits "
+                f"--shard {self.share} or torchrun: it writes anew what is damaged"
             ) from error
 
 

@@ -136,9 +136,9 @@ class BlockWriter(BlockFile):
 class CacheWriter(BlockWriter):
     """Writes a cache block by block; use as a context manager, then `finish`.
 
-    Opens `NAME.part` and resumes it where it is of the same identity. producer: of a cache that is begun, this
-    dive if not given. Raises OutputError where it is of another identity, naming the keys that differ, or its
-    record is damaged, or it is not a file of its own, and where the disk is too small.
+    Opens `NAME.part` and resumes it where it is of the same identity. producer: of a cache that is begun,
+    this dive if not given. Raises OutputError where it is of another identity, naming the keys that differ,
+    or its record is damaged, or it is not a file of its own, and where the disk is too small.
     """
 
     def __init__(self, path: Path, content: Content, producer: str | None = None) -> None:
@@ -182,6 +182,8 @@ def unfinished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _require_same_identity(part: Path, record: Record, identity: dict[str, Any]) -> None:
+    if record.share is not None:
+        raise OutputError(f"{part} is a shard under another name; move it away")
     if different := differences(record.identity, identity):
         raise OutputError(
             f"{part} is an unfinished export of another recipe ({'; '.join(different)}); "

@@ -11,7 +11,7 @@ from dive import files, outputs
 from dive.cache import part, seal
 from dive.cache.layout import Content
 from dive.cache.part import DamagedError, part_path, require_own_files
-from dive.cache.plan import plan_path
+from dive.cache.plan import plan_path, read_plan
 from dive.cache.reader import LogitCache
 from dive.cache.shards import Shard, Share, content_of, discard, discard_plan, shards_of
 from dive.cache.writer import CacheWriter, require_same
@@ -31,8 +31,8 @@ def merge_shards(path: Path, force: bool = False, progress: Progress = SILENT) -
     """Make the cache `path` of the finished shards that lie beside it, and remove these.
 
     No data and no teacher is needed. force: whether a finished cache is replaced, and shards of another
-    export than the first are left out and removed. Raises OutputError where blocks are missing, telling the
-    shards that they lie in, or a shard is of another export than the others, naming the keys that differ;
+    export than that of the plan are left out and removed. Raises OutputError where blocks are missing,
+    telling the shards that they lie in, or a shard is of another export, naming the keys that differ;
     DamagedError where one does not match its seal.
 
     >>> import dive
@@ -48,7 +48,7 @@ def merge_shards(path: Path, force: bool = False, progress: Progress = SILENT) -
     with outputs.only_writer(path):
         refuse_finished(path, force)  # again: another process may have finished it meanwhile
         files.remove_stale(part_path(path))
-        shards = _of_one_export(shards_of(path, progress), force)
+        shards = _of_one_export(path, shards_of(path, progress), force)
         sealed = [shard for shard in shards if shard.sealed]
         if not shards:
             raise OutputError(
@@ -74,21 +74,24 @@ def merge_shards(path: Path, force: bool = False, progress: Progress = SILENT) -
     return MergedShards(path, record)
 
 
-def _of_one_export(shards: Sequence[Shard], force: bool) -> list[Shard]:
-    """Those that are of the same export as the first finished one.
+def _of_one_export(path: Path, shards: Sequence[Shard], force: bool) -> list[Shard]:
+    """Those that are of one export: the plan's or, without a plan, that of the first finished one.
 
     Raises OutputError, naming the keys that differ, where not all are, unless `force`.
     """
+    plan = read_plan(path)
     kept: list[Shard] = []
     for shard in sorted(shards, key=lambda shard: not shard.sealed):
         try:
+            if plan is not None:
+                require_same(shard.file, shard.record, plan.begins(shard.record))
             if kept:
                 require_same(shard.file, shard.record, kept[0].record)
         except OutputError:
-            if force:
-                continue
-            raise
-        kept.append(shard)
+            if not force:
+                raise
+        else:
+            kept.append(shard)
     return sorted(kept, key=lambda shard: shard.held.start)
 
 

@@ -132,7 +132,8 @@ COMMON = {
     "teacher": "--config --set --data --device --precision --seed --json --quiet --force --loss --epochs "
     "--out --eval-every --workers --check-images",
     "export-logits": "--config --set --data --device --precision --json --quiet --force --teacher --views "
-    "--store --out --workers --model",
+    "--store --out --workers --model --teacher-prior --shard",
+    "merge-shards": "--out --config --json --quiet --force",
     "import-logits": "--config --set --data --json --quiet --force --teacher-prior --store --out",
     "convert": "--store --out --json --quiet --force",
     "merge-caches": "--cache --weights --store --out --json --quiet --force",
@@ -158,7 +159,8 @@ def test_the_groups_help_names_every_command_in_the_order_of_use():
     shown = chain.succeed("--help").out.partition("Commands")[2]
     places = [shown.index(f"  {name} ") for name in COMMANDS]
     assert places == sorted(places)
-    use = ["init", "recipes", "teacher", "export-logits", "import-logits", "convert", "merge-caches"]
+    use = ["init", "recipes", "teacher", "export-logits", "merge-shards", "import-logits", "convert"]
+    use += ["merge-caches"]
     use += ["tune-tau", "student", "eval"]
     use += ["predict", "inspect", "verify"]
     assert list(COMMANDS) == use

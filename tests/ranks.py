@@ -1,0 +1,71 @@
+"""Commands under torchrun: started in a session of their own, their ranks known by their environment."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import processes
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+def environment(rank: int, size: int, restart: int = 0) -> dict[str, str]:
+    """What torchrun sets for a rank of a world on one machine."""
+    return PLACE | {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(size),
+        "TORCHELASTIC_RESTART_COUNT": str(restart),
+        "TORCHELASTIC_RUN_ID": "none",
+    }
+
+
+def start(size: int, *words: object, settings: Mapping[str, str] | None = None) -> subprocess.Popen:
+    """`torchrun --nproc-per-node SIZE -m dive WORDS`, started in this folder; one thread a process.
+
+    settings: further environment variables.
+    """
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size), "-m", "dive"]
+    place = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [*torchrun, *map(str, words)],
+        env=os.environ | place | dict(settings or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(size: int, *words: object) -> subprocess.CompletedProcess:
+    """The same, waited for."""
+    started = start(size, *words)
+    out, err = started.communicate(timeout=300)
+    return subprocess.CompletedProcess(started.args, started.returncode, out, err)
+
+
+def members(session: int) -> dict[int, int]:
+    """The rank of each living process that a session's torchrun started, to its number."""
+    found = {}
+    for process in processes.members(session):
+        try:
+            content = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        ranks = [entry[5:] for entry in content if entry.startswith(b"RANK=")]
+        if ranks and Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()[1] == str(session):
+            found[int(ranks[0])] = process
+    return found
+
+
+def wait_for(there, seconds: float = 120) -> None:
+    """Wait until `there()` is true."""
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Commands under torchrun: started in a session of their own, their ranks known by their environment."""
+"""Commands under torchrun, in processes of their own or as if they were started by it."""
 
 import os
 import subprocess
@@ -6,8 +6,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-
-import processes
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -49,17 +47,18 @@ def run(size: int, *words: object) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(started.args, started.returncode, out, err)
 
 
-def members(session: int) -> dict[int, int]:
-    """The rank of each living process that a session's torchrun started, to its number."""
+def members(torchrun: int) -> dict[int, int]:
+    """The processes that a torchrun has started and that live, by their rank."""
     found = {}
-    for process in processes.members(session):
+    for place in Path("/proc").glob("[0-9]*"):
         try:
-            content = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+            state, parent, *_ = (place / "stat").read_text().rpartition(") ")[2].split()
+            entries = (place / "environ").read_bytes().split(b"\0") if int(parent) == torchrun else []
         except OSError:
             continue
-        ranks = [entry[5:] for entry in content if entry.startswith(b"RANK=")]
-        if ranks and Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()[1] == str(session):
-            found[int(ranks[0])] = process
+        ranks = [entry[5:] for entry in entries if entry.startswith(b"RANK=")]
+        if ranks and state not in "ZX":
+            found[int(ranks[0])] = int(place.name)
     return found
 
 

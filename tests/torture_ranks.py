@@ -1,9 +1,9 @@
-"""SIGKILL to random ranks of torchrun at random moments: an export, resumed by as many processes or by others.
+"""SIGKILL to random ranks of torchrun at random moments: an export, resumed by as many ranks or others.
 
     python tests/torture_ranks.py --kills 40 --out results/reliability/ranks.json
 
 A kill counts if it hit. torchrun must end with all its ranks, dive must tell nothing of it, nothing under the
-final name may be half, and the last resume must end in the bytes of one process, with nothing left lying about.
+final name may be half, and the last resume must end in the bytes of one process, with nothing left over.
 """
 
 import argparse

@@ -14,7 +14,7 @@ from dive.cli import options
 def command(file: Path, as_json: bool) -> None:
     """Show what a cache or a checkpoint is.
 
-    Its seal is checked first. Of an unfinished export (.h5.part) or run (.state) it shows how far it is.
+    Its seal is checked first. Of a shard, an unfinished export (.h5.part) or run (.state) it shows how far it is.
     """
     from dive.workflows.inspect import inspect
 
@@ -52,6 +52,7 @@ def _lines(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("producer", document.get("producer")),
         ("size", readable_size(document["bytes"])),
         ("hash", document.get("hash")),
+        ("shard", document.get("shard")),
         ("done", _done(document)),
         ("shape", _shape(document)),
         ("recipe", recipe),

@@ -23,6 +23,8 @@ def inspect(path: Path) -> dict[str, Any]:
         raise DiveError(f"there is no {path}") from None
     except OSError as error:
         raise DiveError(f"cannot read {path}: {error.strerror}") from error
+    if seal.is_sealed(start, seal.SHARD) or ".shard-" in path.name:
+        return _shard(path)
     if seal.is_sealed(start) and path.suffix != ".part":
         return _cache(path)
     if hdf5 or path.suffix == ".part":
@@ -73,6 +75,30 @@ def _part(path: Path) -> dict[str, Any]:
         "blocks": blocks,
         **dict(zip(("samples", "views", "classes"), shape, strict=True)),
         "identity": identity,
+    }
+
+
+def _shard(path: Path) -> dict[str, Any]:
+    """Some blocks of a cache, finished or not; the rows of its other blocks lie elsewhere."""
+    from dive.cache.part import progress_of_part
+    from dive.cache.shards import read_shard
+
+    shard = read_shard(path)
+    assert shard is not None  # it was there a moment ago
+    if shard.sealed:
+        shard.require_sealed()
+    done, _, shape, identity = progress_of_part(path)
+    return {
+        "file": str(path),
+        "kind": "shard of a logit cache",
+        "complete": shard.sealed,
+        "bytes": path.stat().st_size,
+        "shard": str(shard.share),
+        "blocks_done": done,
+        "blocks": len(shard.held),
+        **dict(zip(("samples", "views", "classes"), shape, strict=True)),
+        "identity": identity,
+        "facts": shard.record.facts,
     }
 
 

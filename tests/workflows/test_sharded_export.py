@@ -94,6 +94,8 @@ def test_a_shard_tells_what_it_is_and_one_without_blocks_says_so(words):
     document = chain.succeed(*words, "--shard", "2/5", "--out", OUT, "--json", "--quiet").document
     assert document["shard"] == [2, 5] and document["blocks"] == [2, 3]
     assert Path(document["file"]) == shard_files(OUT)[0]
+    inspected = chain.succeed("inspect", document["file"], "--json").document
+    assert (inspected["complete"], inspected["shard"], inspected["blocks_done"]) == (True, "2/5", 2)
     empty = chain.succeed(*words, "--shard", "1/11", "--out", OUT)
     assert "shard 1/11 of 10 blocks is empty; there is nothing to do" in empty.err
     assert len(shard_files(OUT)) == 1

@@ -14,7 +14,8 @@ from dive.cli import options
 def command(file: Path, as_json: bool) -> None:
     """Show what a cache or a checkpoint is.
 
-    Its seal is checked first. Of a shard, an unfinished export (.h5.part) or run (.state) it shows how far it is.
+    Its seal is checked first. Of a shard, an unfinished export (.h5.part) or run (.state) it shows how far
+    it is.
     """
     from dive.workflows.inspect import inspect
 

@@ -22,7 +22,7 @@ def command(out: Path | None, config: Path | None, as_json: bool, quiet: bool, f
         out = cache_of(options.read_recipe(config, ()))
     from dive.cli.tables import cell, new_table, print_table
     from dive.files import readable_size
-    from dive.recipe.records import teachers_name, teachers_of
+    from dive.recipe.teachers import teachers_name, teachers_of
     from dive.workflows.merge_shards import merge_shards
 
     merged = merge_shards(out, force, options.reporter(quiet))

@@ -59,9 +59,16 @@ def launch_of(world: World) -> str | None:
     if world.size == 1:
         return None
     if world.local_size == world.size:
-        started = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]
-        return f"process {os.getppid()} of {started}"
+        return f"process {os.getppid()} {_started(os.getppid())}".rstrip()
     return f"{os.environ.get('TORCHELASTIC_RUN_ID')} at {os.environ['MASTER_ADDR']}"
+
+
+def _started(process: int) -> str:
+    """When a process was started, in ticks since the machine was: its number may be used again."""
+    try:
+        return "of " + Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:  # no such files on this system
+        return ""
 
 
 def is_left_to_first(out: Path, force: bool, world: World) -> bool:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dive.errors import DiveError as DiveError
     from dive.feeds.cached_views import CachedViews as CachedViews
     from dive.method.advice import recommend as recommend
+    from dive.method.crossing import find_crossing as find_crossing
     from dive.method.objectives import BalancedSoftmaxLoss as BalancedSoftmaxLoss
     from dive.method.objectives import DiVELoss as DiVELoss
     from dive.method.virtual_examples import virtual_examples as virtual_examples
@@ -57,6 +58,7 @@ _HOMES = {
     "convert": "dive.workflows.convert",
     "evaluate": "dive.workflows.evaluate",
     "export_logits": "dive.workflows.export",
+    "find_crossing": "dive.method.crossing",
     "import_logits": "dive.workflows.import_logits",
     "load_model": "dive.models.load",
     "load_recipe": "dive.workflows.data",

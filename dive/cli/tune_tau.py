@@ -11,6 +11,9 @@ from dive.recipe import bounds
 from dive.workflows.places import cache_of
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dive.method.curves import Pair
     from dive.workflows.tune import Tuned
 
 
@@ -23,6 +26,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--plot", type=options.FILE, metavar="FILE", help="Write the paper's Figure 5 (.png, .svg or .pdf)."
+)
+@click.option(
+    "--rule",
+    type=click.Choice(["crossing", "grid"]),
+    default="crossing",
+    help="Recommend from the crossing, or as the paper from the grid of --tau and --power [crossing].",
 )
 @click.option(
     "--sample",
@@ -38,6 +47,7 @@ def command(
     powers: tuple[float, ...],
     clean: bool,
     plot: Path | None,
+    rule: str,
     sample: int | None,
     seed: int | None,
     config: Path | None,
@@ -49,9 +59,12 @@ def command(
     """Choose temperature and power normalisation from the cached logits.
 
     Shows the mean virtual examples per class in many, medium and few, and how much information the
-    targets keep, and recommends by the paper's rule of thumb. Several caches are shown one after the
-    other, and side by side in the plot. Needs no GPU and no torch. With --sample the figures are estimates
-    from a simple random sample of images, each in all its stored views; ± is one standard error.
+    targets keep. Finds the τ/p at which few-shot classes overtake many-shot ones, in a few more passes over
+    the cache, and recommends half of it as τ with p = 0.5, as the paper does; the last row is of that pair.
+    Where they never do, or a group has no class, the fallback is the largest τ/p that keeps a fifth of the
+    information at τ/p = 1. Several caches are shown one after the other, and side by side in the plot. Needs
+    no GPU and no torch. With --sample the figures are estimates from a simple random sample of images, each
+    in all its stored views; ± is one standard error.
     """
     # Before NumPy is loaded: threads of BLAS within the pass's own threads make it slower, up to five times.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -63,7 +76,7 @@ def command(
     if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
         raise click.BadParameter(f"{plot} must end in {', '.join(PLOT_SUFFIXES)}", param_hint="--plot")
     paths = caches or (cache_of(recipe),)
-    asked = TuneOptions(taus, powers, clean, plot, force, sample, options.seed_of_sample(seed, sample))
+    asked = TuneOptions(taus, powers, clean, plot, force, sample, options.seed_of_sample(seed, sample), rule)
     tuned = tune(paths, asked)
     if plot is not None:
         options.reporter(quiet).note(f"wrote {plot}")
@@ -73,6 +86,7 @@ def command(
         return
     for one in tuned:
         _print_table(one)
+        click.echo(_crossing(one))
         click.echo(one.advice.sentence)
 
 
@@ -96,17 +110,41 @@ def _print_table(one: "Tuned") -> None:
     present = [count for count in counts.values() if count is not None]
     images = [number(counts[shot], 1) for shot in SHOTS]
     table.add_row("images", "", "", *images, number(max(present) / min(present), 2), "", end_section=True)
-    for pair in one.pairs:
-        d, errors = pair.distribution, pair.distribution.errors or {}
-        table.add_row(
-            f"{pair.tau:g}",
-            f"{pair.power:g}",
-            f"{d.temperature:g}",
-            *(_estimate(d.shots[shot], errors.get(shot), 1) for shot in SHOTS),
-            number(d.ratio, 2),
-            _estimate(d.information, errors.get("information"), 3),
-        )
+    for place, pair in enumerate(one.pairs, start=1):
+        _add(table, pair, end_section=place == len(one.pairs))
+    if one.recommended is not None:
+        _add(table, one.recommended)
     print_table(table)
+
+
+def _add(table: "Table", pair: "Pair", end_section: bool = False) -> None:
+    """A row of a pair."""
+    from dive.cli.tables import number
+    from dive.recipe.records import SHOTS
+
+    d, errors = pair.distribution, pair.distribution.errors or {}
+    table.add_row(
+        f"{pair.tau:g}",
+        f"{pair.power:g}",
+        f"{d.temperature:g}",
+        *(_estimate(d.shots[shot], errors.get(shot), 1) for shot in SHOTS),
+        number(d.ratio, 2),
+        _estimate(d.information, errors.get("information"), 3),
+        end_section=end_section,
+    )
+
+
+def _crossing(one: "Tuned") -> str:
+    """Where the curves cross, in a sentence."""
+    crossing, further = one.crossing, one.search.further
+    if crossing is None:
+        return "Crossing: none."
+    error = "" if crossing.error is None else f" ± {crossing.error:.2g}"
+    more = f"; they cross again near {' and '.join(f'{ratio:.3g}' for ratio in further)}" if further else ""
+    return (
+        f"Crossing: τ/p = {crossing.ratio:.4g}{error}, where few-shot and many-shot classes have "
+        f"{crossing.few:.1f} virtual examples each{more}."
+    )
 
 
 def _estimate(value: float | None, error: float | None, digits: int) -> str:

@@ -1,63 +1,170 @@
-"""Which temperature to take: the rule of thumb that the paper (He, Wu, Wei 2021) reads off its Figure 5."""
+"""Which temperature to take: rules over a cache's virtual examples. RULES lists them, the default first.
 
-from collections.abc import Sequence
+`crossing` is the rule of thumb of the paper (He, Wu, Wei 2021) made exact: the proper τ/p is where few-shot
+classes overtake many-shot ones. `grid` is the same read off a grid, as the paper reads its Figure 5. Where
+the curves do not cross, `information` stands in for `crossing`.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from dive.cache.reader import LogitCache
+from dive.data.longtail import FEW_BELOW, MANY_ABOVE
+from dive.method.crossing import POWER, Search, nominal_tau, rises, root, search
+from dive.method.curves import Curves
 from dive.method.virtual_examples import Distribution
+from dive.recipe.bounds import TEMPERATURES
 from dive.recipe.shots import SHOTS
+
+PAPERS_TAU = 3.0
+KEPT = 0.2  # of the information at τ/p = 1: about as at the crossing of those in RESULTS.md
+UNIFORM = 1e-6  # nats at τ/p = 1: the teacher tells no classes apart
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What the rule of thumb recommends; tau and power are None where it cannot say."""
+    """A recommended pair of τ and p; both None where the rule `grid` finds none on its grid.
+
+    rule: that recommends it, `crossing`, `grid` or, where the curves do not cross, `information`. reason: why,
+    in one or more sentences.
+    """
 
     tau: float | None
     power: float | None
-    sentence: str
+    rule: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        """All of it for a person."""
+        if self.tau is None:
+            return f"No recommendation: {self.reason}"
+        told = "fallback" if self.rule == INFORMATION else f"rule {self.rule}"
+        return f"Take τ = {self.tau:g}, p = {self.power:g} ({told}): {self.reason}"
 
 
-def recommend(distributions: Sequence[Distribution]) -> Advice:
-    """The paper's rule of thumb over the distributions of a grid of temperatures.
+def recommend(cache: LogitCache, clean: bool = False, sample: int | None = None, seed: int = 0) -> Advice:
+    """The τ and p that a cache's crossing recommends, or the fallback where its curves do not cross.
 
-    The proper temperature is the smallest T = τ/p at which the few-shot mean exceeds the many-shot
-    mean; it is given as (T/2, 0.5). Where there is no few-shot (or many-shot) class, the rarest (or
-    most frequent) group there is stands in.
+    τ is half the crossing's τ/p and p is 0.5. The fallback is the largest τ/p whose targets keep a fifth of
+    the information that those at τ/p = 1 keep. clean, sample, seed, and what is raised: as `virtual_examples`
+    has them.
 
     >>> import dive
     >>> cache = dive.open_cache("cache/digits_lt_bbn.h5")
-    >>> advice = dive.recommend(dive.virtual_examples(cache, [1, 3, 6, 12, 20, 40]))
-    >>> advice.tau is None or advice.sentence.startswith("Take τ")
-    True
+    >>> advice = dive.recommend(cache)
+    >>> advice.power, advice.rule in ("crossing", "information"), advice.sentence.startswith("Take τ")
+    (0.5, True, True)
     """
-    by_temperature = sorted({one.temperature: one for one in distributions}.items())
+    curves = Curves(cache, clean, sample, seed)
+    return by_crossing(curves, search(curves))
+
+
+def by_crossing(curves: Curves, found: Search) -> Advice:
+    """The advice of the crossing that a search of the curves found, or the fallback."""
+    if found.crossing is None:
+        return _by_information(curves, _without_crossing(curves, found))
+    (plain,) = curves.at([1.0])
+    ratio, kept = found.crossing.ratio, found.crossing.distribution.information
+    share = f", {kept / plain.information:.0%} of those at τ/p = 1" if plain.information > UNIFORM else ""
+    return Advice(
+        _tau(ratio),
+        POWER,
+        "crossing",
+        f"few-shot classes overtake many-shot ones at τ/p = {ratio:.4g}, and as in the paper p = {POWER:g} "
+        f"halves that. The targets keep {kept:.3f} nats{share}.",
+    )
+
+
+def by_grid(grid: Sequence[Distribution]) -> Advice:
+    """The paper's reading of a grid: the smallest τ/p on it at which few-shot classes exceed many-shot ones.
+
+    It recommends nothing where that is the smallest on the grid, or where there is none. Where there is no
+    few-shot (or many-shot) class, the rarest (or most frequent) group there is stands in.
+    """
+    by_temperature = sorted({one.temperature: one for one in grid}.items())
     present = [name for name in SHOTS if by_temperature[0][1].shots[name] is not None]
     if len(present) < 2:
-        return Advice(
-            None, None, f"All classes are {present[0]}-shot, so the rule of thumb has nothing to compare."
-        )
+        return _none(f"all classes are {present[0]}-shot, so there is nothing to compare.")
     frequent, rare = present[0], present[-1]
     crossed = [t for t, d in by_temperature if (d.shots[rare] or 0) > (d.shots[frequent] or 0)]
     smallest, largest = by_temperature[0][0], by_temperature[-1][0]
     if not crossed:
-        return Advice(
-            None,
-            None,
-            f"No recommendation: {rare}-shot classes stay below {frequent}-shot ones up to "
-            f"τ/p = {largest:g}, the largest on the grid; try larger ones, for example "
-            f"--tau {largest:g} {2 * largest:g} {4 * largest:g}.",
+        return _none(
+            f"{rare}-shot classes stay below {frequent}-shot ones up to τ/p = {largest:g}, the largest on the "
+            f"grid; try larger ones, for example --tau {largest:g} {2 * largest:g} {4 * largest:g}."
         )
     if crossed[0] == smallest:
-        return Advice(
-            None,
-            None,
-            f"No recommendation: {rare}-shot classes exceed {frequent}-shot ones already at "
-            f"τ/p = {smallest:g}, the smallest on the grid; try smaller ones, for example "
-            f"--tau {smallest / 4:g} {smallest / 2:g} {smallest:g}.",
+        return _none(
+            f"{rare}-shot classes exceed {frequent}-shot ones already at τ/p = {smallest:g}, the smallest on "
+            f"the grid; try smaller ones, for example --tau {smallest / 4:g} {smallest / 2:g} {smallest:g}."
         )
-    tau = crossed[0] / 2
     return Advice(
-        tau,
-        0.5,
-        f"Take τ = {tau:g}, p = 0.5: τ/p = {crossed[0]:g} is the smallest on the grid at which {rare}-shot "
-        f"classes get more virtual examples than {frequent}-shot ones.",
+        crossed[0] / 2,
+        POWER,
+        "grid",
+        f"τ/p = {crossed[0]:g} is the smallest on the grid at which {rare}-shot classes get more "
+        f"virtual examples than {frequent}-shot ones, and as in the paper p = {POWER:g} halves that.",
+    )
+
+
+Rule = Callable[[Curves, Search, Sequence[Distribution]], Advice]
+RULES: dict[str, Rule] = {
+    "crossing": lambda curves, found, _: by_crossing(curves, found),
+    "grid": lambda _curves, _found, grid: by_grid(grid),
+}
+INFORMATION = "information"
+
+
+def _none(reason: str) -> Advice:
+    return Advice(None, None, "grid", reason)
+
+
+def _tau(ratio: float) -> float:
+    """τ of a τ/p, within what a student takes."""
+    least, most = TEMPERATURES
+    return min(max(nominal_tau(ratio), least), most)
+
+
+def _by_information(curves: Curves, why: str) -> Advice:
+    """The flattest targets that keep a share of the information at τ/p = 1."""
+    (plain,) = curves.at([1.0])
+    if plain.information <= UNIFORM:
+        reason = (
+            f"{why} It tells no classes apart, so every τ/p makes the same targets; these are the paper's."
+        )
+        return Advice(PAPERS_TAU, POWER, INFORMATION, reason)
+
+    def lost(distribution: Distribution) -> float:
+        return KEPT * plain.information - distribution.information
+
+    while (interval := rises(curves.known, lost)) is None and curves.carry_on(2):
+        pass
+    there = curves.known[-1] if interval is None else root(curves, lost, interval)
+    return Advice(
+        _tau(there.temperature),
+        POWER,
+        INFORMATION,
+        f"{why} Instead, τ/p = {there.temperature:.4g} makes the flattest targets that keep "
+        f"{KEPT:.0%} of the information at τ/p = 1, {there.information:.3f} nats.",
+    )
+
+
+def _without_crossing(curves: Curves, found: Search) -> str:
+    """Why there is no crossing, and what that means for the teacher."""
+    if found.absent:
+        rest = [shot for shot in SHOTS if curves.known[0].shots[shot] is not None]
+        bounds = {"many": f"more than {MANY_ABOVE}", "few": f"fewer than {FEW_BELOW}"}
+        lacking = " and none ".join(f"{shot}-shot ({bounds[shot]} images)" for shot in found.absent)
+        told = f"; all are {rest[0]}-shot" if len(rest) == 1 else ""
+        return f"no class is {lacking}{told}, so the crossing says nothing about this teacher."
+    if found.above:
+        return (
+            f"few-shot classes exceed many-shot ones already at τ/p = {found.smallest:g}, the smallest "
+            "searched: this teacher favours few-shot classes before its logits are softened."
+        )
+    return (
+        f"few-shot classes do not exceed many-shot ones at any τ/p from {found.smallest:g} to "
+        f"{found.largest:g}: softening evens this teacher's targets out but never favours few-shot classes, "
+        "as is usual of one trained by plain cross-entropy."
     )

@@ -9,7 +9,7 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +24,6 @@ from dive.method.tally import LOG2_E, tally
 from dive.workers import begin_worker
 
 MOST_WORKERS = 16  # more would wait for memory
-DEFAULT_TAUS = (1.0, 3.0, 6.0, 20.0)
-DEFAULT_POWERS = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,8 @@ class Distribution:
     per_class: (C,) virtual examples, summing to the number of samples. shots: their mean per class
     in many, medium and few, None where there is no such class. information: the mean over samples
     of log C − H(t), in nats. errors: where they are estimated from a sample, the standard errors of shots
-    and `information`.
+    and `information`. difference_error: that of the few-shot mean minus the many-shot mean, None where
+    nothing is estimated or one of the two has no class.
     """
 
     temperature: float
@@ -43,46 +42,13 @@ class Distribution:
     shots: dict[str, float | None]
     information: float
     errors: dict[str, float | None] | None = None
+    difference_error: float | None = None
 
     @property
     def ratio(self) -> float:
         """Largest over smallest of the shots' means: 1 is flat, infinite where one got nothing."""
         means = [mean for mean in self.shots.values() if mean is not None]
         return max(means) / min(means) if min(means) > 0 else math.inf
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A temperature and a power, with the distribution they make."""
-
-    tau: float
-    power: float
-    distribution: Distribution
-
-
-def effective_temperature(tau: float, power: float) -> float:
-    """τ/p, rounded so that pairs equal on paper are equal here (0.9/0.3 and 3/1)."""
-    return float(f"{tau / power:.12g}")
-
-
-def examine(
-    cache: LogitCache,
-    taus: Iterable[float],
-    powers: Iterable[float],
-    clean: bool = False,
-    sample: int | None = None,
-    seed: int = 0,
-) -> list[Pair]:
-    """The distribution of every pair of τ and p, ordered by p and τ; equal τ/p are computed once.
-
-    Averaged over the stored views, or with `clean` of the clean view alone. sample, seed: as
-    `virtual_examples` takes them. Raises CacheError where the cache is corrupt, not finite, or has no clean
-    view.
-    """
-    pairs = [(tau, power) for power in sorted(set(powers)) for tau in sorted(set(taus))]
-    temperatures = sorted({effective_temperature(*pair) for pair in pairs})
-    found = {d.temperature: d for d in virtual_examples(cache, temperatures, clean, sample, seed)}
-    return [Pair(tau, power, found[effective_temperature(tau, power)]) for tau, power in pairs]
 
 
 def virtual_examples(
@@ -129,29 +95,42 @@ def virtual_examples(
             sums += block_sums
             information += block_information
             of_images += [] if images is None else [images]
-    errors = [None] * len(temperatures) if drawn is None else _errors(np.concatenate(of_images, 1), cache)
+    exact: list[_Errors] = [(None, None)] * len(temperatures)
+    errors = exact if drawn is None else _errors(np.concatenate(of_images, 1), cache)
     per_class, information = sums * (n / count), information / count
     return [
-        Distribution(t, s, shot_means(s, cache.class_counts), float(i), error)
+        Distribution(t, s, shot_means(s, cache.class_counts), float(i), *error)
         for t, s, i, error in zip(temperatures, per_class, information, errors, strict=True)
     ]
 
 
-def _errors(images: np.ndarray, cache: LogitCache) -> list[dict[str, float | None]]:
-    """The standard errors of the shots' means and of the information, of each temperature.
+_Errors = tuple[dict[str, float | None] | None, float | None]  # `errors`, `difference_error`
+
+
+def _errors(images: np.ndarray, cache: LogitCache) -> list[_Errors]:
+    """The standard errors of each temperature: of the shots' means and the information, of few minus many.
 
     images: (T, n, G + 1), the mean over the classes of each shot, and the information, of each image of a
     simple random sample without replacement.
     """
     n = images.shape[1]
-    spread = images.astype(np.float64).std(axis=1, ddof=1)  # (T, G + 1)
-    error = spread * math.sqrt((1 - n / cache.shape[0]) / n)
+    images = images.astype(np.float64)
     names, _ = _groups(cache.class_counts)
+    scale = math.sqrt((1 - n / cache.shape[0]) / n)
+    error = images.std(axis=1, ddof=1) * scale  # (T, G + 1)
+    differences: list[float | None] = [None] * len(images)
+    if {"few", "many"} <= {*names}:
+        difference = images[..., names.index("few")] - images[..., names.index("many")]  # (T, n)
+        differences = (difference.std(axis=1, ddof=1) * scale * cache.shape[0]).tolist()
+    absent = dict.fromkeys(shot_groups(cache.class_counts))
     return [
-        dict.fromkeys(shot_groups(cache.class_counts))
-        | dict(zip(names, (one[:-1] * cache.shape[0]).tolist(), strict=True))
-        | {"information": float(one[-1])}
-        for one in error
+        (
+            absent
+            | dict(zip(names, (one[:-1] * cache.shape[0]).tolist(), strict=True))
+            | {"information": float(one[-1])},
+            of_difference,
+        )
+        for one, of_difference in zip(error, differences, strict=True)
     ]
 
 

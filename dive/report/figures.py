@@ -1,6 +1,6 @@
 """Figures of the tune step: the paper's Figure 5, as PNG, SVG or PDF."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -32,11 +32,16 @@ def is_own(path: Path) -> bool:
 KIND = outputs.Kind("a figure", is_own)
 
 
-def plot_means(path: Path, title: str, groups: Sequence[tuple[str, Mapping[str, float | None]]]) -> None:
+def plot_means(
+    path: Path,
+    title: str,
+    groups: Sequence[tuple[str, Mapping[str, float | None]]],
+    marked: Collection[int] = (),
+) -> None:
     """Grouped bars of means per class in many, medium and few; the first group stands apart.
 
     groups: names and means; the first are the training images' own. Shots without a class are left
-    out. The file's suffix is its format.
+    out. marked: places of groups with a shaded ground. The file's suffix is its format.
     """
     shots = [shot for shot in SHOTS if groups[0][1][shot] is not None]
     figure = Figure(figsize=(max(6.4, 1.15 * len(groups) + 1.6), 4.0), layout="constrained")
@@ -57,6 +62,8 @@ def plot_means(path: Path, title: str, groups: Sequence[tuple[str, Mapping[str, 
     axes.set_ylabel("mean per class")
     axes.set_title(title, loc="left", fontsize=11)
     axes.axvline(0.5, color="0.8", linewidth=1)
+    for place in marked:
+        axes.axvspan(place - 0.48, place + 0.48, color="0.92", zorder=0)
     axes.legend(frameon=False, ncols=len(shots), loc="upper right")
     axes.margins(y=0.2)  # room for the legend
     axes.spines[["top", "right"]].set_visible(False)

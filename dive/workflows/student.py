@@ -13,7 +13,6 @@ from dive.errors import CacheError, DiveError, OutputError
 from dive.feeds.logits import CachedLogits
 from dive.method.advice import recommend
 from dive.method.objectives import DiVELoss
-from dive.method.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, examine
 from dive.models.registry import require_known
 from dive.progress import SILENT, Progress
 from dive.recipe.documents import differences
@@ -44,8 +43,8 @@ from dive.workflows.run import run
 class StudentOptions:
     """What is asked of students besides their recipes.
 
-    cache: to train from, cache/<recipe>.h5 if not given. auto: take τ and p from the cache by the rule of
-    thumb. free_views, fixed_view: how a cache of one view is used. allow_missing: leave out training images
+    cache: to train from, cache/<recipe>.h5 if not given. auto: take τ and p from the cache as `recommend`
+    does. free_views, fixed_view: how a cache of one view is used. allow_missing: leave out training images
     that the cache lacks.
     """
 
@@ -152,13 +151,9 @@ def grid_path(out: Path, recipe: Recipe) -> Path:
 
 
 def tuned(recipes: Sequence[Recipe], cache: LogitCache, progress: Progress) -> list[Recipe]:
-    """The recipes with the recommended τ and p; raises DiveError where there is no recommendation."""
-    advice = recommend([pair.distribution for pair in examine(cache, DEFAULT_TAUS, DEFAULT_POWERS)])
-    if advice.tau is None or advice.power is None:
-        raise DiveError(
-            f"--tau auto: {advice.sentence} With dive tune-tau --cache {cache.path}; then give --tau and "
-            "--power here."
-        )
+    """The recipes with the τ and p that `recommend` finds for the cache."""
+    advice = recommend(cache)
+    assert advice.tau is not None and advice.power is not None, "the fallback always has a pair"
     progress.note(advice.sentence)
     return [
         replace(recipe, distillation=replace(recipe.distillation, tau=advice.tau, power=advice.power))

@@ -1,8 +1,8 @@
-"""Tuning τ and p: what caches hold at each pair, what to take, and the paper's Figure 5. No torch."""
+"""Tuning τ and p: what caches hold at each pair, where curves cross, what to take, a figure. No torch."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ from dive import outputs
 from dive.cache.reader import LogitCache
 from dive.data.longtail import shot_means
 from dive.errors import CacheError, OutputError
-from dive.method.advice import Advice, recommend
-from dive.method.virtual_examples import DEFAULT_POWERS, DEFAULT_TAUS, Pair, examine
+from dive.method.advice import RULES, Advice
+from dive.method.crossing import SEARCHED, Crossing, Search, search
+from dive.method.curves import DEFAULT_POWERS, DEFAULT_TAUS, Curves, Pair, effective_temperature, examine
+from dive.method.virtual_examples import Distribution
 from dive.printable import printable
 from dive.recipe.teachers import teachers_name, teachers_of
 
@@ -24,7 +26,7 @@ class TuneOptions:
 
     taus, powers: to try, those of the paper where they are empty. clean: the clean view alone instead of all
     stored views. plot: where to draw the means, None for nowhere. sample: estimate from so many images, drawn
-    by `seed`; None takes all.
+    by `seed`; None takes all. rule: of dive.method.advice.RULES, by which a pair is recommended.
     """
 
     taus: tuple[float, ...] = ()
@@ -34,21 +36,26 @@ class TuneOptions:
     force: bool = False
     sample: int | None = None
     seed: int = 0
+    rule: str = next(iter(RULES))
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a cache holds at each pair of τ and p, and the recommendation.
+    """What a cache holds at each pair of τ and p, where its curves cross, and the recommendation.
 
     clean: whether of its clean view alone. counts: the mean training images per class in many, medium, few.
-    sample: of how many images, None for all.
+    recommended: what the cache holds at the recommended pair, None where there is none. passes: over the
+    cache, in all. sample: of how many images, None for all.
     """
 
     cache: LogitCache
     clean: bool
     counts: dict[str, float | None]
     pairs: list[Pair]
+    search: Search
     advice: Advice
+    recommended: Pair | None
+    passes: int
     sample: int | None = None
 
     @property
@@ -64,9 +71,14 @@ class Tuned:
         views = "the clean view" if self.clean else f"{stored} stored view{'s' * (stored > 1)}"
         return views if self.sample is None else f"{views} of {self.sample} images"
 
+    @property
+    def crossing(self) -> Crossing | None:
+        """Where few-shot classes overtake many-shot ones, None where they do not."""
+        return self.search.crossing
+
     def document(self) -> dict[str, Any]:
         """All of it in plain values."""
-        cache, advice = self.cache, self.advice
+        cache, search, crossing = self.cache, self.search, self.crossing
         return {
             "cache": str(cache.path),
             "cache_hash": cache.hash,
@@ -75,25 +87,37 @@ class Tuned:
             "views": "clean" if self.clean else cache.shape[1],
             "sample": self.sample,
             "images": self.counts,
-            "pairs": [
-                {
-                    "tau": pair.tau,
-                    "power": pair.power,
-                    "temperature": pair.distribution.temperature,
-                    **pair.distribution.shots,
-                    "ratio": pair.distribution.ratio if math.isfinite(pair.distribution.ratio) else None,
-                    "information": pair.distribution.information,
-                    "standard_errors": pair.distribution.errors,
-                    "per_class": pair.distribution.per_class.tolist(),
-                }
-                for pair in self.pairs
-            ],
-            "recommendation": {"tau": advice.tau, "power": advice.power, "sentence": advice.sentence},
+            "pairs": [_plain(pair) for pair in self.pairs],
+            "crossing": crossing and {"ratio": crossing.ratio, "few": crossing.few, "many": crossing.many},
+            "search": {
+                "smallest": search.smallest,
+                "largest": search.largest,
+                "standard_error": None if crossing is None else crossing.error,
+                "further": list(search.further),
+                "passes": self.passes,
+            },
+            "recommendation": asdict(self.advice),
+            "recommended": None if self.recommended is None else _plain(self.recommended),
         }
 
 
+def _plain(pair: Pair) -> dict[str, Any]:
+    """A pair in plain values."""
+    d = pair.distribution
+    return {
+        "tau": pair.tau,
+        "power": pair.power,
+        "temperature": d.temperature,
+        **d.shots,
+        "ratio": d.ratio if math.isfinite(d.ratio) else None,
+        "information": d.information,
+        "standard_errors": d.errors,
+        "per_class": d.per_class.tolist(),
+    }
+
+
 def tune(caches: Sequence[Path], options: TuneOptions = TuneOptions()) -> list[Tuned]:
-    """What each cache holds at each pair of τ and p, and the recommendation by the paper's rule of thumb.
+    """What each cache holds at each pair of τ and p, where its curves cross, and the recommendation.
 
     Raises CacheError where a cache is not whole, has no clean view where that is asked for, or, for a plot,
     is of other images per class than the first; OutputError where the plot cannot be written.
@@ -102,6 +126,8 @@ def tune(caches: Sequence[Path], options: TuneOptions = TuneOptions()) -> list[T
     >>> (tuned,) = dive.tune([Path("cache/digits_lt_bbn.h5")], dive.TuneOptions(taus=(1, 3), powers=(0.5, 1)))
     >>> [(pair.tau, pair.power) for pair in tuned.pairs]
     [(1, 0.5), (3, 0.5), (1, 1), (3, 1)]
+    >>> tuned.advice.power, tuned.crossing is None or tuned.crossing.ratio > 0
+    (0.5, True)
     """
     if options.plot is not None:
         _refuse_plot(options.plot, caches, options.force)
@@ -115,10 +141,17 @@ def _tuned(path: Path, options: TuneOptions) -> Tuned:
     cache = LogitCache(path)
     taus, powers = options.taus or DEFAULT_TAUS, options.powers or DEFAULT_POWERS
     sample = options.sample if options.sample and options.sample < cache.shape[0] else None
-    pairs = examine(cache, taus, powers, options.clean, sample, options.seed)
+    curves = Curves(cache, options.clean, sample, options.seed)
+    curves.at(
+        {*SEARCHED, *(effective_temperature(tau, power) for tau in taus for power in powers)}
+    )  # one pass
+    pairs, found = examine(curves, taus, powers), search(curves)
+    advice = RULES[options.rule](curves, found, [pair.distribution for pair in pairs])
+    recommended = None
+    if advice.tau is not None and advice.power is not None:
+        (recommended,) = examine(curves, [advice.tau], [advice.power])
     counts = shot_means(cache.class_counts, cache.class_counts)
-    advice = recommend([pair.distribution for pair in pairs])
-    return Tuned(cache, options.clean, counts, pairs, advice, sample)
+    return Tuned(cache, options.clean, counts, pairs, found, advice, recommended, curves.passes, sample)
 
 
 def _refuse_plot(plot: Path, caches: Sequence[Path], force: bool) -> None:
@@ -140,16 +173,35 @@ def _plot(plot: Path, tuned: Sequence[Tuned]) -> None:
                 "plot caches of one data set"
             )
     outputs.prepare_folder(plot)
+    temperatures = {pair.distribution.temperature for pair in first.pairs}
+    (only,) = temperatures if len(temperatures) == 1 else (None,)
+    bars = [bar for place, one in enumerate(tuned) for bar in _bars(one, place, only is None)]
+    bars.sort(key=lambda bar: (bar.distribution.temperature, bar.place))
     groups = [("images", first.counts)]
-    temperatures = sorted({pair.distribution.temperature for pair in first.pairs})
-    for temperature in temperatures:
-        for one in tuned:
-            (means, *_) = (
-                p.distribution.shots for p in one.pairs if p.distribution.temperature == temperature
-            )
-            at = f"τ/p = {temperature:g}"
-            model = one.model.replace(" (", "\n(").replace(", w=", ",\nw=")
-            name = at if len(tuned) == 1 else model if len(temperatures) == 1 else f"{model}\n{at}"
-            groups.append((name, means))
-    what = f", τ/p = {temperatures[0]:g}" if len(tuned) > 1 and len(temperatures) == 1 else ""
-    plot_means(plot, f"Virtual examples per class{what}, {first.views}", groups)
+    for bar in bars:
+        at = f"τ/p = {bar.distribution.temperature:.4g}" + (f"\n({bar.mark})" if bar.mark else "")
+        model = tuned[bar.place].model.replace(" (", "\n(").replace(", w=", ",\nw=")
+        name = at if len(tuned) == 1 else f"{model}\n{at}" if only is None else model
+        groups.append((name, bar.distribution.shots))
+    what = f", τ/p = {only:g}" if len(tuned) > 1 and only is not None else ""
+    marked = [1 + place for place, bar in enumerate(bars) if bar.mark]
+    plot_means(plot, f"Virtual examples per class{what}, {first.views}", groups, marked)
+
+
+@dataclass(frozen=True)
+class _Bars:
+    """A group of bars. place: of its cache. mark: what its temperature is where not one of the grid."""
+
+    distribution: Distribution
+    place: int
+    mark: str = ""
+
+
+def _bars(one: Tuned, place: int, over_temperatures: bool) -> Iterator[_Bars]:
+    """The grid's temperatures, and in a plot over temperatures the crossing, or else the fallback."""
+    by_temperature = {pair.distribution.temperature: pair.distribution for pair in one.pairs}
+    yield from (_Bars(distribution, place) for distribution in by_temperature.values())
+    if over_temperatures and one.crossing is not None:
+        yield _Bars(one.crossing.distribution, place, "crossing")
+    elif over_temperatures and one.recommended is not None:
+        yield _Bars(one.recommended.distribution, place, "fallback")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dive.cache.reader import LogitCache
 from dive.errors import DiveError
-from dive.method.virtual_examples import examine
+from dive.method.curves import Curves, examine
 
 
 def changed(whole: bytes, number: int, generator: random.Random) -> tuple[str, bytes]:
@@ -31,7 +31,7 @@ def figures(path: Path) -> list[list[float]]:
     """What the tune step shows, in full."""
     return [
         [*p.distribution.per_class.tolist(), p.distribution.information]
-        for p in examine(LogitCache(path), [1, 3], [1])
+        for p in examine(Curves(LogitCache(path)), [1, 3], [1])
     ]
 
 

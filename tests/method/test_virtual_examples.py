@@ -1,4 +1,4 @@
-"""Virtual examples against a naive float64 reference, and the advice drawn from them."""
+"""Virtual examples against a naive float64 reference."""
 
 import math
 import signal
@@ -20,16 +20,15 @@ from dive.data.longtail import shot_means
 from dive.errors import CacheError
 from dive.method import tally
 from dive.method import virtual_examples as module
-from dive.method.advice import recommend
-from dive.method.virtual_examples import (
+from dive.method.curves import (
     DEFAULT_POWERS,
     DEFAULT_TAUS,
-    Distribution,
+    Curves,
     Pair,
     effective_temperature,
     examine,
-    virtual_examples,
 )
+from dive.method.virtual_examples import Distribution, virtual_examples
 
 PATH = Path("small.h5")
 
@@ -62,7 +61,7 @@ def by_pair(pairs: list[Pair]) -> dict[tuple[float, float], Distribution]:
 def test_virtual_examples_and_information_agree_with_a_naive_loop(store):
     cache = caches.write_cache(PATH, caches.values(store, 23, 3, 7, scale=4), store=store)
     logits = caches.decoded(PATH)
-    pairs = examine(cache, (0.5, 1, 3, 20), (0.5, 1))
+    pairs = examine(Curves(cache), (0.5, 1, 3, 20), (0.5, 1))
     assert len(pairs) == 8
     for pair in pairs:
         sums, information = naive(logits.reshape(-1, 7), pair.tau, pair.power)
@@ -278,7 +277,7 @@ def test_the_clean_view_alone_is_used_where_it_is_asked_for_wherever_it_is_store
     views = np.array([np.random.default_rng(i).permutation(4) for i in range(9)], dtype=np.int32)
     cache = caches.write_cache(PATH, logits, views=views, clean_id=2, store="float32")
     clean = np.array([logits[i, list(views[i]).index(2)] for i in range(9)])
-    found = by_pair(examine(cache, [3], [0.5, 1], clean=True))
+    found = by_pair(examine(Curves(cache, clean=True), [3], [0.5, 1]))
     for power in (0.5, 1):
         sums, information = naive(clean, 3, power)
         np.testing.assert_allclose(found[3, power].per_class, sums, rtol=2e-6)
@@ -289,8 +288,8 @@ def test_a_cache_that_lacks_the_clean_view_of_a_single_image_refuses_to_give_it(
     views = np.array([[1, 2], [2, 3], [1, 3]], dtype=np.int32)
     cache = caches.write_cache(PATH, caches.random_logits(3, 2, 3), views=views, clean_id=2)
     with pytest.raises(CacheError, match="does not hold the clean view of every sample"):
-        examine(cache, [1], [1], clean=True)
-    assert len(examine(cache, [1], [1])) == 1
+        examine(Curves(cache, clean=True), [1], [1])
+    assert len(examine(Curves(cache), [1], [1])) == 1
 
 
 def test_pairs_of_equal_effective_temperature_are_computed_once(monkeypatch):
@@ -303,7 +302,7 @@ def test_pairs_of_equal_effective_temperature_are_computed_once(monkeypatch):
 
     monkeypatch.setattr(module, "virtual_examples", spy)
     cache = caches.write_cache(PATH, caches.random_logits(5, 1, 3))
-    found = by_pair(examine(cache, [1, 3, 6, 0.3, 3], [0.5, 1, 0.1]))
+    found = by_pair(examine(Curves(cache), [1, 3, 6, 0.3, 3], [0.5, 1, 0.1]))
     assert len(found) == 12
     # 0.3/0.1 and 3/1 are one, and so are 3/0.5 and 6/1
     np.testing.assert_allclose(asked, [0.3, 0.6, 1, 2, 3, 6, 10, 12, 30, 60], rtol=1e-9)
@@ -313,7 +312,7 @@ def test_pairs_of_equal_effective_temperature_are_computed_once(monkeypatch):
 
 def test_pairs_come_by_power_and_then_temperature_each_once():
     cache = caches.write_cache(PATH, caches.random_logits(5, 1, 3))
-    pairs = examine(cache, [6, 1, 3, 1], [1, 0.5])
+    pairs = examine(Curves(cache), [6, 1, 3, 1], [1, 0.5])
     assert [(pair.power, pair.tau) for pair in pairs] == [
         (0.5, 1),
         (0.5, 3),
@@ -340,7 +339,7 @@ def test_a_corrupt_block_is_refused_and_not_summed_up():
     content[offset + 17] ^= 1
     PATH.write_bytes(content)
     with pytest.raises(CacheError, match="small.h5 is corrupt"):
-        examine(LogitCache(PATH), [1], [1])
+        examine(Curves(LogitCache(PATH)), [1], [1])
 
 
 def test_shot_means_are_over_the_classes_of_each_group():
@@ -372,93 +371,6 @@ def test_the_ratio_of_a_teacher_that_never_names_a_few_shot_class_is_no_tracebac
     (found,) = virtual_examples(cache, [0.1])
     assert found.shots["few"] == 0
     assert found.ratio == math.inf
-
-
-def of_means(
-    rows: dict[float, tuple[float | None, float | None, float | None]],
-) -> list[Distribution]:
-    """Distributions with given means of many, medium and few by temperature."""
-    shots = ("many", "medium", "few")
-    return [
-        Distribution(t, np.zeros(3), dict(zip(shots, means, strict=True)), 0) for t, means in rows.items()
-    ]
-
-
-PAPER = {1.0: (237, 52, 22), 3.0: (169, 70, 81), 6.0: (112, 92, 123), 20.0: (103, 105, 119)}
-
-
-@pytest.mark.parametrize("grid", [(1, 3, 6), (1, 3, 6, 20), (20, 6, 3, 1), (3, 6)])
-def test_the_papers_teacher_is_advised_the_papers_temperature_and_power(grid):
-    advice = recommend(of_means({t: PAPER[t] for t in map(float, grid)}))
-    assert (advice.tau, advice.power) == (3.0, 0.5)
-    assert "τ = 3, p = 0.5" in advice.sentence and "τ/p = 6" in advice.sentence
-    assert advice.sentence.endswith(".") and "\n" not in advice.sentence
-
-
-def test_the_advice_may_be_off_the_grid():
-    advice = recommend(of_means({1.0: (237, 52, 22), 5.0: (112, 92, 123)}))
-    assert (advice.tau, advice.power) == (2.5, 0.5)
-
-
-def test_equal_means_are_no_crossing():
-    advice = recommend(of_means({1.0: (5, 4, 3), 2.0: (4, 4, 4), 3.0: (3.9, 4, 4.1)}))
-    assert advice.tau == 1.5
-
-
-def test_the_smallest_temperature_counts_where_the_means_cross_more_than_once():
-    advice = recommend(of_means({1.0: (5, 4, 3), 2.0: (3, 4, 5), 3.0: (5, 4, 3), 4.0: (3, 4, 5)}))
-    assert (advice.tau, advice.power) == (1.0, 0.5)
-
-
-def test_without_a_crossing_there_is_no_advice_but_larger_temperatures_to_try():
-    advice = recommend(of_means({1.0: PAPER[1.0], 3.0: PAPER[3.0]}))
-    assert advice.tau is None and advice.power is None
-    assert "τ/p = 3, the largest on the grid" in advice.sentence and "--tau 3 6 12" in advice.sentence
-
-
-def test_a_crossing_at_the_smallest_temperature_is_no_advice_but_smaller_ones_to_try():
-    advice = recommend(of_means({6.0: PAPER[6.0], 20.0: PAPER[20.0]}))
-    assert advice.tau is None and advice.power is None
-    assert "already at τ/p = 6, the smallest on the grid" in advice.sentence
-    assert "--tau 1.5 3 6" in advice.sentence
-
-
-def test_where_few_has_no_class_the_rarest_group_there_is_stands_in():
-    rows = {1.0: (237, 52, None), 3.0: (169, 70, None), 6.0: (91, 92, None)}
-    advice = recommend(of_means(rows))
-    assert (advice.tau, advice.power) == (3.0, 0.5)
-    assert "medium-shot" in advice.sentence and "few" not in advice.sentence
-
-
-def test_where_many_has_no_class_the_most_frequent_group_there_is_stands_in():
-    rows = {1.0: (None, 52, 20), 3.0: (None, 40, 41)}
-    advice = recommend(of_means(rows))
-    assert (advice.tau, advice.power) == (1.5, 0.5)
-    assert "many" not in advice.sentence
-
-
-def test_one_group_alone_has_nothing_to_compare_and_says_so():
-    advice = recommend(of_means({1.0: (None, None, 3), 6.0: (None, None, 4)}))
-    assert advice.tau is None and advice.power is None
-    assert "few-shot" in advice.sentence
-
-
-def test_the_advice_drawn_from_a_cache_is_the_smallest_temperature_at_which_few_exceeds_many():
-    counts = [120, 50, 10, 10]
-    rng = np.random.default_rng(3)
-    labels = np.repeat(np.arange(4), counts)
-    logits = rng.standard_normal((190, 2, 4)) * 2 + 9 * np.eye(4)[labels][:, None] + [0, 0, 6, 6]
-    logits = logits.astype(np.float16)
-    cache = caches.write_cache(PATH, logits, labels=labels)
-    taus = (1, 2, 4, 8, 16, 32)
-    crossed = []
-    for tau in taus:
-        sums, _ = naive(logits.reshape(-1, 4), tau, 1)
-        if (sums[2] + sums[3]) / 2 > sums[0]:
-            crossed.append(tau)
-    assert 1 not in crossed and crossed
-    advice = recommend([pair.distribution for pair in examine(cache, taus, [1])])
-    assert (advice.tau, advice.power) == (crossed[0] / 2, 0.5)
 
 
 SAMPLED = [0] * 110 + [1] * 40 + [2] * 25 + [3] * 5  # one class of many, two of medium and one of few

@@ -1,0 +1,237 @@
+"""The crossing: the τ/p at which few-shot classes get more virtual examples than many-shot ones.
+
+The few-shot mean minus the many-shot mean is a smooth function of log(τ/p). A first pass over the cache
+takes its sign at temperatures a factor of 2 apart. A second one takes it close to where a polynomial through
+those has its root. A third shows that it changes its sign within TOLERANCE of the root of a polynomial
+through all of them, and has the rounded τ that is recommended. Where that fails, the interval is divided
+further.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from dive.cache.reader import LogitCache
+from dive.method.curves import Curves
+from dive.method.virtual_examples import Distribution
+
+SEARCHED = tuple(0.25 * 2**k for k in range(9))  # τ/p; those of a tune table come into the same pass
+POWER = 0.5  # the paper's: it halves the τ of its crossing, which leaves τ/p as it is
+TOLERANCE = 2.5e-4  # relative, of τ/p at a crossing
+NOISE = 1e-5  # of the sum of two means: a smaller difference is rounding of float32 sums
+ONE_HOT, FLAT = 0.99, 1e-3  # shares of log C: targets that keep more, or less, change no more by 1/T, or T
+NEAR = 6  # points that a polynomial goes through
+
+Height = Callable[[Distribution], float]
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where the few-shot mean of virtual examples overtakes the many-shot mean, seen from small τ/p.
+
+    distribution: there, to a relative 2.5e-4 of τ/p. error: the standard error of `ratio` where it is
+    estimated from a sample.
+    """
+
+    distribution: Distribution
+    error: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """τ/p."""
+        return self.distribution.temperature
+
+    @property
+    def few(self) -> float:
+        """The few-shot mean, all but equal to the many-shot one."""
+        return _mean(self.distribution, "few")
+
+    @property
+    def many(self) -> float:
+        """The many-shot mean."""
+        return _mean(self.distribution, "many")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search for the crossing found.
+
+    crossing: the first one from below, None where there is none. further: about where else the means cross.
+    absent: those of many and few that have no class. smallest, largest: τ/p searched. above: whether the
+    few-shot mean is the larger one at `smallest`.
+    """
+
+    crossing: Crossing | None
+    further: tuple[float, ...]
+    absent: tuple[str, ...]
+    smallest: float
+    largest: float
+    above: bool
+
+
+def find_crossing(
+    cache: LogitCache, clean: bool = False, sample: int | None = None, seed: int = 0
+) -> Crossing | None:
+    """The smallest τ/p at which few-shot classes overtake many-shot ones; None where they never do.
+
+    Accurate to a relative 2.5e-4, in three passes over the cache as a rule. clean, sample, seed, and what is
+    raised: as `virtual_examples` has them; with a sample the crossing has a standard error.
+
+    >>> import dive
+    >>> cache = dive.open_cache("cache/digits_lt_bbn.h5")
+    >>> crossing = dive.find_crossing(cache)
+    >>> if crossing is not None:
+    ...     (there,) = dive.virtual_examples(cache, [crossing.ratio])
+    ...     assert abs(there.shots["few"] - there.shots["many"]) < 0.01 * there.shots["many"]
+    """
+    return search(Curves(cache, clean, sample, seed)).crossing
+
+
+def nominal_tau(ratio: float) -> float:
+    """The τ that makes a τ/p at the paper's p, in four digits."""
+    return float(f"{ratio * POWER:.4g}")
+
+
+def search(curves: Curves) -> Search:
+    """Search a cache's curves for the crossing.
+
+    A search begins with SEARCHED and whatever else is known, and is carried on below while few-shot classes
+    lead and targets are not yet one-hot, above while none is found and targets are not yet flat.
+    """
+    known = curves.at(SEARCHED)
+    absent = tuple(shot for shot in ("many", "few") if known[0].shots[shot] is None)
+    if absent:
+        return Search(None, (), absent, SEARCHED[0], SEARCHED[-1], False)
+    most = math.log(curves.cache.shape[2])
+    while _lead(curves.known[0]) > 0 and curves.known[0].information < ONE_HOT * most:
+        if not curves.carry_on(1 / 2):
+            break
+    while not rises(curves.known, _lead) and curves.known[-1].information > FLAT * most:
+        if not curves.carry_on(2):
+            break
+    known = curves.known
+    changes = _changes(known, _lead)
+    found = next((interval for interval, up in changes if up), None)
+    crossing = None if found is None else _crossing(curves, found)
+    others = [_secant(known, interval) for interval, _ in changes if interval != found]
+    smallest, largest = known[0].temperature, known[-1].temperature
+    return Search(crossing, tuple(others), (), smallest, largest, _lead(known[0]) > 0)
+
+
+def _mean(distribution: Distribution, shot: str) -> float:
+    mean = distribution.shots[shot]
+    assert mean is not None, f"no class is {shot}-shot, and so nothing crosses"
+    return mean
+
+
+def _lead(distribution: Distribution) -> float:
+    """The few-shot mean minus the many-shot mean, 0 where that is rounding."""
+    few, many = _mean(distribution, "few"), _mean(distribution, "many")
+    return 0.0 if abs(few - many) <= NOISE * (few + many) else few - many
+
+
+def _changes(known: Sequence[Distribution], height: Height) -> list[tuple[tuple[float, float], bool]]:
+    """The intervals of temperature in which a height changes its sign, and whether it rises there.
+
+    A height of 0 is not above; after one that is above it is not below either.
+    """
+    changes = []
+    above = height(known[0]) > 0
+    for before, after in pairwise(known):
+        now = height(after)
+        if (now < 0) if above else (now > 0):
+            above = not above
+            changes.append(((before.temperature, after.temperature), above))
+    return changes
+
+
+def rises(known: Sequence[Distribution], height: Height) -> tuple[float, float] | None:
+    """The first interval of temperature in which a height becomes positive, None where there is none.
+
+    known: by ascending temperature.
+    """
+    return next((interval for interval, up in _changes(known, height) if up), None)
+
+
+def root(curves: Curves, height: Height, interval: tuple[float, float]) -> Distribution:
+    """The distribution at a temperature within TOLERANCE of which a height becomes positive.
+
+    interval: of temperature; the height is not positive at its beginning and positive at its end.
+    """
+    for attempt in range(1, 100):
+        low, high = interval
+        guess = _guess(curves, height, interval)
+        if attempt % 2:
+            curves.at(_spread(guess, interval, even=attempt > 1))
+        else:
+            ends = (guess * (1 - TOLERANCE), guess * (1 + TOLERANCE))
+            below, middle, above, _ = curves.at([ends[0], guess, ends[1], nominal_tau(guess) / POWER])
+            if height(below) <= 0 < height(above):
+                return middle
+        within = [one for one in curves.known if low <= one.temperature <= high]
+        narrowed = rises(within, height)
+        assert narrowed is not None
+        interval = narrowed
+        if interval[1] / interval[0] - 1 <= TOLERANCE:
+            break
+    return curves.at([interval[1]])[0]
+
+
+def _guess(curves: Curves, height: Height, interval: tuple[float, float]) -> float:
+    """Where a polynomial through the points nearest to an interval has its root there.
+
+    The polynomial is of log T; by halving its intervals, for it need not be monotonic.
+    """
+    low, high = np.log(interval)
+    by_distance = sorted(curves.known, key=lambda one: abs(math.log(one.temperature) - (low + high) / 2))
+    ends = curves.at(interval)
+    near = ends + [one for one in by_distance if one.temperature not in interval][: NEAR - 2]
+    x = np.array([math.log(one.temperature) for one in near]) - low
+    y = np.array([height(one) for one in near])
+    coefficients = np.polynomial.polynomial.polyfit(x / (high - low), y, len(x) - 1)
+    begin, end = 0.0, 1.0
+    for _ in range(50):
+        middle = (begin + end) / 2
+        if np.polynomial.polynomial.polyval(middle, coefficients) > 0:
+            end = middle
+        else:
+            begin = middle
+    return float(np.exp(low + (begin + end) / 2 * (high - low)))
+
+
+def _spread(guess: float, interval: tuple[float, float], even: bool) -> list[float]:
+    """Four temperatures within an interval: about a guess, or evenly over it."""
+    low, high = np.log(interval)
+    if even:
+        return np.exp(np.linspace(low, high, 6)[1:-1]).tolist()
+    steps = np.array([-1 / 8, -1 / 32, 1 / 32, 1 / 8]) * (high - low)
+    margin = (high - low) / 64  # a guess at an end has its points within
+    return np.exp(np.unique(np.clip(math.log(guess) + steps, low + margin, high - margin))).tolist()
+
+
+def _crossing(curves: Curves, interval: tuple[float, float]) -> Crossing:
+    there = root(curves, _lead, interval)
+    error = None
+    if there.difference_error is not None:  # by the delta method
+        slope = abs(_slope(curves, there.temperature))
+        error = there.difference_error / slope if slope else math.inf
+    return Crossing(there, error)
+
+
+def _slope(curves: Curves, temperature: float) -> float:
+    """The derivative of few minus many by temperature, by the nearest points that are clear of rounding."""
+    clear = 10 * TOLERANCE
+    known = curves.known
+    below = next((one for one in known[::-1] if one.temperature < temperature * (1 - clear)), known[0])
+    above = next((one for one in known if one.temperature > temperature * (1 + clear)), known[-1])
+    return (_lead(above) - _lead(below)) / (above.temperature - below.temperature)
+
+
+def _secant(known: Sequence[Distribution], interval: tuple[float, float]) -> float:
+    """About where few minus many is 0 in an interval of temperature."""
+    heights = [abs(_lead(one)) for one in known if one.temperature in interval]
+    low, high = np.log(interval)
+    return float(np.exp(low + (high - low) * heights[0] / sum(heights)))

@@ -1,0 +1,77 @@
+"""A cache's virtual examples over τ/p: each temperature computed once, pairs of τ and p read off them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from dive.cache.reader import LogitCache
+from dive.method.virtual_examples import Distribution, virtual_examples
+
+DEFAULT_TAUS = (1.0, 3.0, 6.0, 20.0)
+DEFAULT_POWERS = (0.5, 1.0)
+SMALLEST, LARGEST = 1e-3, 1e6  # τ/p, where curves that are carried on end
+
+
+def effective_temperature(tau: float, power: float) -> float:
+    """τ/p, rounded so that pairs equal on paper are equal here (0.9/0.3 and 3/1)."""
+    return float(f"{tau / power:.12g}")
+
+
+@dataclass
+class Curves:
+    """The distributions of a cache by effective temperature, each computed once.
+
+    clean, sample, seed: as `virtual_examples` takes them. passes: over the cache, so far.
+    """
+
+    cache: LogitCache
+    clean: bool = False
+    sample: int | None = None
+    seed: int = 0
+    passes: int = 0
+    _found: dict[float, Distribution] = field(default_factory=dict)
+
+    def at(self, temperatures: Iterable[float]) -> list[Distribution]:
+        """The distributions at temperatures, in their order; one pass computes all that are missing.
+
+        Raises as `virtual_examples` does.
+        """
+        wanted = [effective_temperature(temperature, 1) for temperature in temperatures]
+        if missing := sorted({*wanted} - {*self._found}):
+            of_missing = virtual_examples(self.cache, missing, self.clean, self.sample, self.seed)
+            self._found |= zip(missing, of_missing, strict=True)
+            self.passes += 1
+        return [self._found[temperature] for temperature in wanted]
+
+    def carry_on(self, factor: float) -> bool:
+        """Compute four temperatures more, each `factor` times the one before; whether there was room.
+
+        They are beyond the largest known, or with a factor below 1 beyond the smallest.
+        """
+        end = self.known[0 if factor < 1 else -1].temperature
+        more = [t for k in range(1, 5) if SMALLEST <= (t := end * factor**k) <= LARGEST]
+        self.at(more)
+        return bool(more)
+
+    @property
+    def known(self) -> list[Distribution]:
+        """All that were computed, by ascending temperature."""
+        return [self._found[temperature] for temperature in sorted(self._found)]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A temperature and a power, with the distribution they make."""
+
+    tau: float
+    power: float
+    distribution: Distribution
+
+
+def examine(curves: Curves, taus: Iterable[float], powers: Iterable[float]) -> list[Pair]:
+    """The distribution of every pair of τ and p, ordered by p and τ; equal τ/p are computed once.
+
+    Raises CacheError where the cache is corrupt, not finite, or lacks the clean view that is asked for.
+    """
+    pairs = [(tau, power) for power in sorted(set(powers)) for tau in sorted(set(taus))]
+    distributions = curves.at([effective_temperature(*pair) for pair in pairs])
+    return [Pair(*pair, distribution) for pair, distribution in zip(pairs, distributions, strict=True)]

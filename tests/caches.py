@@ -154,3 +154,18 @@ def write_cache(path: Path, logits: np.ndarray, **options: Any) -> LogitCache:
             writer.write(block, logits[writer.rows(block)])
         writer.finish()
     return LogitCache(path)
+
+
+def of_two_classes(
+    path: Path, kinds: Iterable[tuple[int, float]], counts: tuple[int, int] | None = None
+) -> LogitCache:
+    """A float32 cache of two classes whose curves are known by hand, one view of each image.
+
+    kinds: how many images have which logits: a strength s stands for (0, s), a negative one for (-s, 0). At T
+    the second class has Σ tanh(s/2T) virtual examples more than the first. counts: images of either class,
+    10 of the second if not given.
+    """
+    strengths = np.array([strength for count, strength in kinds for _ in range(count)])
+    counts = counts or (len(strengths) - 10, 10)
+    logits = np.stack([np.maximum(-strengths, 0), np.maximum(strengths, 0)], axis=1)[:, None]
+    return write_cache(path, logits.astype(np.float32), labels=np.repeat((0, 1), counts), store="float32")

@@ -17,7 +17,7 @@ from dive.recipe.bounds import TEMPERATURES
 from dive.recipe.shots import SHOTS
 
 PAPERS_TAU = 3.0
-KEPT = 0.2  # of the information at τ/p = 1: about as at the crossing of those in RESULTS.md
+KEPT = 0.2  # of the information at τ/p = 1: about as at the crossings in RESULTS.md
 UNIFORM = 1e-6  # nats at τ/p = 1: the teacher tells no classes apart
 
 
@@ -25,8 +25,8 @@ UNIFORM = 1e-6  # nats at τ/p = 1: the teacher tells no classes apart
 class Advice:
     """A recommended pair of τ and p; both None where the rule `grid` finds none on its grid.
 
-    rule: that recommends it, `crossing`, `grid` or, where the curves do not cross, `information`. reason: why,
-    in one or more sentences.
+    rule: that recommends it, `crossing`, `grid` or, where the curves do not cross, `information`. reason:
+    why, in one or more sentences.
     """
 
     tau: float | None
@@ -91,8 +91,8 @@ def by_grid(grid: Sequence[Distribution]) -> Advice:
     smallest, largest = by_temperature[0][0], by_temperature[-1][0]
     if not crossed:
         return _none(
-            f"{rare}-shot classes stay below {frequent}-shot ones up to τ/p = {largest:g}, the largest on the "
-            f"grid; try larger ones, for example --tau {largest:g} {2 * largest:g} {4 * largest:g}."
+            f"{rare}-shot classes stay below {frequent}-shot ones up to τ/p = {largest:g}, the largest on "
+            f"the grid; try larger ones, for example --tau {largest:g} {2 * largest:g} {4 * largest:g}."
         )
     if crossed[0] == smallest:
         return _none(
@@ -103,8 +103,8 @@ def by_grid(grid: Sequence[Distribution]) -> Advice:
         crossed[0] / 2,
         POWER,
         "grid",
-        f"τ/p = {crossed[0]:g} is the smallest on the grid at which {rare}-shot classes get more "
-        f"virtual examples than {frequent}-shot ones, and as in the paper p = {POWER:g} halves that.",
+        f"τ/p = {crossed[0]:g} is the smallest on the grid at which {rare}-shot classes get "
+        f"more virtual examples than {frequent}-shot ones, and as in the paper p = {POWER:g} halves that.",
     )
 
 

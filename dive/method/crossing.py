@@ -106,19 +106,19 @@ def search(curves: Curves) -> Search:
     if absent:
         return Search(None, (), absent, SEARCHED[0], SEARCHED[-1], False)
     most = math.log(curves.cache.shape[2])
-    while _lead(curves.known[0]) > 0 and curves.known[0].information < ONE_HOT * most:
+    while _clear_lead(curves.known[0]) > 0 and curves.known[0].information < ONE_HOT * most:
         if not curves.carry_on(1 / 2):
             break
-    while not rises(curves.known, _lead) and curves.known[-1].information > FLAT * most:
+    while not rises(curves.known, _clear_lead) and curves.known[-1].information > FLAT * most:
         if not curves.carry_on(2):
             break
     known = curves.known
-    changes = _changes(known, _lead)
+    changes = _changes(known, _clear_lead)
     found = next((interval for interval, up in changes if up), None)
     crossing = None if found is None else _crossing(curves, found)
     others = [_secant(known, interval) for interval, _ in changes if interval != found]
     smallest, largest = known[0].temperature, known[-1].temperature
-    return Search(crossing, tuple(others), (), smallest, largest, _lead(known[0]) > 0)
+    return Search(crossing, tuple(others), (), smallest, largest, _clear_lead(known[0]) > 0)
 
 
 def _mean(distribution: Distribution, shot: str) -> float:
@@ -128,28 +128,30 @@ def _mean(distribution: Distribution, shot: str) -> float:
 
 
 def _lead(distribution: Distribution) -> float:
-    """The few-shot mean minus the many-shot mean, 0 where that is rounding."""
-    few, many = _mean(distribution, "few"), _mean(distribution, "many")
-    return 0.0 if abs(few - many) <= NOISE * (few + many) else few - many
+    """The few-shot mean minus the many-shot mean."""
+    return _mean(distribution, "few") - _mean(distribution, "many")
+
+
+def _clear_lead(distribution: Distribution) -> float:
+    """The few-shot mean minus the many-shot mean, 0 where that may be rounding."""
+    noise = NOISE * (_mean(distribution, "few") + _mean(distribution, "many"))
+    lead = _lead(distribution)
+    return lead if abs(lead) > noise else 0.0
 
 
 def _changes(known: Sequence[Distribution], height: Height) -> list[tuple[tuple[float, float], bool]]:
     """The intervals of temperature in which a height changes its sign, and whether it rises there.
 
-    A height of 0 is not above; after one that is above it is not below either.
+    Temperatures at which it is 0 do not count.
     """
-    changes = []
-    above = height(known[0]) > 0
-    for before, after in pairwise(known):
-        now = height(after)
-        if (now < 0) if above else (now > 0):
-            above = not above
-            changes.append(((before.temperature, after.temperature), above))
-    return changes
+    signed = [(one.temperature, found > 0) for one in known if (found := height(one)) != 0]
+    return [
+        ((before, after), above) for (before, below), (after, above) in pairwise(signed) if above != below
+    ]
 
 
 def rises(known: Sequence[Distribution], height: Height) -> tuple[float, float] | None:
-    """The first interval of temperature in which a height becomes positive, None where there is none.
+    """The first interval of temperature in which a height changes from below 0 to above, None without one.
 
     known: by ascending temperature.
     """
@@ -159,7 +161,7 @@ def rises(known: Sequence[Distribution], height: Height) -> tuple[float, float] 
 def root(curves: Curves, height: Height, interval: tuple[float, float]) -> Distribution:
     """The distribution at a temperature within TOLERANCE of which a height becomes positive.
 
-    interval: of temperature; the height is not positive at its beginning and positive at its end.
+    interval: of temperature; the height is below 0 at its beginning and above at its end.
     """
     for attempt in range(1, 100):
         low, high = interval
@@ -169,7 +171,7 @@ def root(curves: Curves, height: Height, interval: tuple[float, float]) -> Distr
         else:
             ends = (guess * (1 - TOLERANCE), guess * (1 + TOLERANCE))
             below, middle, above, _ = curves.at([ends[0], guess, ends[1], nominal_tau(guess) / POWER])
-            if height(below) <= 0 < height(above):
+            if height(below) < 0 < height(above):
                 return middle
         within = [one for one in curves.known if low <= one.temperature <= high]
         narrowed = rises(within, height)
@@ -189,17 +191,20 @@ def _guess(curves: Curves, height: Height, interval: tuple[float, float]) -> flo
     by_distance = sorted(curves.known, key=lambda one: abs(math.log(one.temperature) - (low + high) / 2))
     ends = curves.at(interval)
     near = ends + [one for one in by_distance if one.temperature not in interval][: NEAR - 2]
-    x = np.array([math.log(one.temperature) for one in near]) - low
+    x = np.array([math.log(one.temperature) for one in near])
     y = np.array([height(one) for one in near])
-    coefficients = np.polynomial.polynomial.polyfit(x / (high - low), y, len(x) - 1)
-    begin, end = 0.0, 1.0
+    begin, end = float(low), float(high)
     for _ in range(50):
         middle = (begin + end) / 2
-        if np.polynomial.polynomial.polyval(middle, coefficients) > 0:
-            end = middle
-        else:
-            begin = middle
-    return float(np.exp(low + (begin + end) / 2 * (high - low)))
+        begin, end = (begin, middle) if _interpolated(x, y, middle) > 0 else (middle, end)
+    return math.exp(end)
+
+
+def _interpolated(x: np.ndarray, y: np.ndarray, at: float) -> float:
+    """The value of the polynomial through the points (x, y), (n,) each, at a place; in Lagrange's form."""
+    others = ~np.eye(len(x), dtype=bool)
+    factors = np.where(others, (at - x)[None, :] / np.where(others, x[:, None] - x[None, :], 1), 1)
+    return float(y @ factors.prod(axis=1))
 
 
 def _spread(guess: float, interval: tuple[float, float], even: bool) -> list[float]:

@@ -18,8 +18,7 @@ from dive.cache.encodings.registry import ENCODINGS
 from dive.cache.reader import LogitCache
 from dive.data.longtail import shot_means
 from dive.errors import CacheError
-from dive.method import tally
-from dive.method import virtual_examples as module
+from dive.method import curves, tally
 from dive.method.curves import (
     DEFAULT_POWERS,
     DEFAULT_TAUS,
@@ -294,13 +293,13 @@ def test_a_cache_that_lacks_the_clean_view_of_a_single_image_refuses_to_give_it(
 
 def test_pairs_of_equal_effective_temperature_are_computed_once(monkeypatch):
     asked = []
-    original = module.virtual_examples
+    original = curves.virtual_examples
 
     def spy(cache, temperatures, *more):
         asked.extend(temperatures)
         return original(cache, temperatures, *more)
 
-    monkeypatch.setattr(module, "virtual_examples", spy)
+    monkeypatch.setattr(curves, "virtual_examples", spy)
     cache = caches.write_cache(PATH, caches.random_logits(5, 1, 3))
     found = by_pair(examine(Curves(cache), [1, 3, 6, 0.3, 3], [0.5, 1, 0.1]))
     assert len(found) == 12

@@ -13,9 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from dive.errors import RecipeError
+from dive.method.advice import Advice, by_grid
+from dive.method.virtual_examples import Distribution
 from dive.progress import duration
 from dive.recipe.documents import plain
 from dive.recipe.earlier import upgraded
@@ -266,9 +269,9 @@ def _virtual_examples(folder: Path, rows: Sequence[Row]) -> Iterator[str]:
         yield "### Virtual examples of each model"
         documents = json.loads(path.read_text())["caches"]
         images = documents[0]["images"]
-        means = [["images", *_means(images)], *([d["model"], *_means(d["pairs"][0])] for d in documents)]
-        yield f"Mean per class, {_views(documents[0])}, τ = 1:"
-        yield _table(["model", *SHOTS[:3]], means)
+        means = [[d["model"], *_means(d["pairs"][0]), _crossing(d)] for d in documents]
+        yield f"Mean per class, {_views(documents[0])}, τ = 1, and the τ/p at which few overtakes many:"
+        yield _table(["model", *SHOTS[:3], "crossing"], [["images", *_means(images), ""], *means])
         yield "![Virtual examples of images, teachers and student](docs/figures/models.png)"
     for name in ("temperatures", "tune"):
         if (path := folder / f"{name}.json").exists():
@@ -281,25 +284,49 @@ def _virtual_examples(folder: Path, rows: Sequence[Row]) -> Iterator[str]:
                 for line, pair in zip(pairs, document["pairs"], strict=True):
                     line.append(_papers(pair["temperature"]))
             yield _table(head, pairs)
-            yield document["recommendation"]["sentence"]
+            yield Advice(**document["recommendation"]).sentence
             if name == "temperatures":
                 yield "![The teacher's virtual examples over τ](docs/figures/temperatures.png)"
             else:
-                yield from _judgement(document["recommendation"], rows)
+                yield from _rules(document, rows)
 
 
-def _judgement(advice: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
-    """Whether the recommended pair made the best student of those trained from the same kind of cache."""
+def _rules(document: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
+    """What each rule chooses from a tune table, beside the students that were trained from such a cache."""
     students = [row for row in rows if row.record["kind"] == "student" and not row.record.get("free_views")]
-    if len(students) < 2 or advice["tau"] is None:
-        return
-    best = max(students, key=lambda row: row.accuracy("all"))
-    of_rule = next((row for row in students if _pair_of(row) == (advice["tau"], advice["power"])), None)
-    told = "was not trained" if of_rule is None else f"reached {of_rule.shown('all')}"
-    yield (
-        f"Of {len(students)} trained pairs the best is {best.name} with {best.shown('all')}; "
-        f"the recommended pair {told}."
-    )
+    told: dict[tuple[float, float], list[str]] = {}
+    for advice in (Advice(**document["recommendation"]), by_grid(_grid(document))):
+        if advice.tau is not None and advice.power is not None:
+            told.setdefault((advice.tau, advice.power), []).append(advice.rule)
+    lines = []
+    for pair in sorted({*told, *map(_pair_of, students)}, key=lambda pair: (pair[0] / pair[1], pair)):
+        trained = next((row for row in students if _pair_of(row) == pair), None)
+        accuracies = ["not trained", "", "", ""] if trained is None else [trained.shown(s) for s in SHOTS]
+        numbers = [f"{number:.4g}" for number in (*pair, pair[0] / pair[1])]
+        lines.append([*numbers, " and ".join(told.get(pair, [])), *accuracies])
+    yield "What each rule chooses, and the accuracy of the students trained from such a cache:"
+    yield _table(["τ", "p", "τ/p", "chosen by rule", *SHOTS], lines)
+    if len(students) > 1:
+        best = max(students, key=lambda row: row.accuracy("all"))
+        yield f"Of {len(students)} trained pairs the best is {best.name} with {best.shown('all')}."
+
+
+def _grid(document: Mapping[str, Any]) -> list[Distribution]:
+    """The distributions of a tune table."""
+    return [
+        Distribution(
+            pair["temperature"],
+            np.array(pair["per_class"]),
+            {shot: pair[shot] for shot in SHOTS[:3]},
+            pair["information"],
+        )
+        for pair in document["pairs"]
+    ]
+
+
+def _crossing(document: Mapping[str, Any]) -> str:
+    """The τ/p of a crossing, or that there is none."""
+    return "none" if document["crossing"] is None else f"{document['crossing']['ratio']:.3f}"
 
 
 def _pair_of(row: Row) -> tuple[float, float]:

@@ -73,13 +73,11 @@ def main() -> None:
 
 
 def _stands_in(run: Run) -> bool:
-    """Whether the tuned student is one of the others, for equal pairs are trained once, or there is none."""
+    """Whether the tuned student is one of the others, for equal pairs are trained once."""
     if run.name != "student-auto":
         return False
     _need_cache(ALL_VIEWS, ())
     found = json.loads(_output("tune-tau", "--json", "--cache", ALL_VIEWS))["recommendation"]
-    if found["tau"] is None:
-        return True  # the rule has no answer, so there is no student of it
     pair = tuple(f"{found[key]:g}" for key in ("tau", "power"))
     return any(
         run.words[1:] == ("--tau", pair[0], "--power", pair[1]) for run in RUNS if run.cache == ALL_VIEWS

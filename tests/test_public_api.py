@@ -88,7 +88,7 @@ def test_importing_dive_imports_neither_torch_nor_numpy() -> None:
 def test_the_tune_step_of_a_program_imports_no_torch(digits_folder: Path) -> None:
     code = (
         "import dive, sys; cache = dive.open_cache('cache/digits_lt_bbn.h5'); "
-        "dive.recommend(dive.virtual_examples(cache, [1, 6])); sys.exit('torch' in sys.modules)"
+        "dive.recommend(cache); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=digits_folder).returncode == 0
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from dive.cache.reader import LogitCache
 from dive.data.longtail import FEW_BELOW, MANY_ABOVE
-from dive.method.crossing import POWER, Search, nominal_tau, rises, root, search
+from dive.method.crossing import POWER, SEARCHED, Search, nominal_tau, rises, root, search
 from dive.method.curves import Curves
 from dive.method.virtual_examples import Distribution
 from dive.recipe.bounds import TEMPERATURES
@@ -138,6 +138,7 @@ def _by_information(curves: Curves, why: str) -> Advice:
     def lost(distribution: Distribution) -> float:
         return KEPT * plain.information - distribution.information
 
+    curves = curves.afresh(SEARCHED)
     while (interval := rises(curves.known, lost)) is None and curves.carry_on(2):
         pass
     there = curves.known[-1] if interval is None else root(curves, lost, interval)
@@ -153,7 +154,7 @@ def _by_information(curves: Curves, why: str) -> Advice:
 def _without_crossing(curves: Curves, found: Search) -> str:
     """Why there is no crossing, and what that means for the teacher."""
     if found.absent:
-        rest = [shot for shot in SHOTS if curves.known[0].shots[shot] is not None]
+        rest = [shot for shot, mean in curves.at(SEARCHED)[0].shots.items() if mean is not None]
         bounds = {"many": f"more than {MANY_ABOVE}", "few": f"fewer than {FEW_BELOW}"}
         lacking = " and none ".join(f"{shot}-shot ({bounds[shot]} images)" for shot in found.absent)
         told = f"; all are {rest[0]}-shot" if len(rest) == 1 else ""

@@ -98,11 +98,11 @@ def nominal_tau(ratio: float) -> float:
 def search(curves: Curves) -> Search:
     """Search a cache's curves for the crossing.
 
-    A search begins with SEARCHED and whatever else is known, and is carried on below while few-shot classes
-    lead and targets are not yet one-hot, above while none is found and targets are not yet flat.
+    A search begins with SEARCHED, and is carried on below while few-shot classes lead and targets are not yet
+    one-hot, above while none is found and targets are not yet flat.
     """
-    known = curves.at(SEARCHED)
-    absent = tuple(shot for shot in ("many", "few") if known[0].shots[shot] is None)
+    curves = curves.afresh(SEARCHED)
+    absent = tuple(shot for shot in ("many", "few") if curves.known[0].shots[shot] is None)
     if absent:
         return Search(None, (), absent, SEARCHED[0], SEARCHED[-1], False)
     most = math.log(curves.cache.shape[2])

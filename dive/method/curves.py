@@ -20,7 +20,8 @@ def effective_temperature(tau: float, power: float) -> float:
 class Curves:
     """The distributions of a cache by effective temperature, each computed once.
 
-    clean, sample, seed: as `virtual_examples` takes them. passes: over the cache, so far.
+    clean, sample, seed: as `virtual_examples` takes them. passes: over the cache, so far. source: curves of
+    the same, from which these come.
     """
 
     cache: LogitCache
@@ -28,6 +29,7 @@ class Curves:
     sample: int | None = None
     seed: int = 0
     passes: int = 0
+    source: "Curves | None" = None
     _found: dict[float, Distribution] = field(default_factory=dict)
 
     def at(self, temperatures: Iterable[float]) -> list[Distribution]:
@@ -37,10 +39,23 @@ class Curves:
         """
         wanted = [effective_temperature(temperature, 1) for temperature in temperatures]
         if missing := sorted({*wanted} - {*self._found}):
-            of_missing = virtual_examples(self.cache, missing, self.clean, self.sample, self.seed)
-            self._found |= zip(missing, of_missing, strict=True)
-            self.passes += 1
+            self._found |= zip(missing, self._compute(missing), strict=True)
         return [self._found[temperature] for temperature in wanted]
+
+    def _compute(self, temperatures: list[float]) -> list[Distribution]:
+        if self.source is not None:
+            return self.source.at(temperatures)
+        self.passes += 1
+        return virtual_examples(self.cache, temperatures, self.clean, self.sample, self.seed)
+
+    def afresh(self, temperatures: Iterable[float]) -> "Curves":
+        """The same curves, known at these temperatures alone; what is computed once is not computed again.
+
+        What is concluded from them does not depend on what else was looked at.
+        """
+        curves = Curves(self.cache, self.clean, self.sample, self.seed, source=self)
+        curves.at(temperatures)
+        return curves
 
     def carry_on(self, factor: float) -> bool:
         """Compute four temperatures more, each `factor` times the one before; whether there was room.

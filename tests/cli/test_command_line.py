@@ -137,7 +137,8 @@ COMMON = {
     "import-logits": "--config --set --data --json --quiet --force --teacher-prior --store --out",
     "convert": "--store --out --json --quiet --force",
     "merge-caches": "--cache --weights --store --out --json --quiet --force",
-    "tune-tau": "--config --set --json --quiet --force --cache --tau --power --plot --clean --sample --seed",
+    "tune-tau": "--config --set --json --quiet --force --cache --tau --power --plot --clean --sample --seed "
+    "--rule",
     "student": "--config --set --data --device --precision --seed --json --quiet --force --cache --tau "
     "--power --student-tau --weight --epochs --out --free-views --fixed-view --eval-every --workers "
     "--check-images",

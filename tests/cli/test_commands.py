@@ -105,7 +105,7 @@ def test_without_json_a_command_prints_a_table_and_with_quiet_nothing_else(digit
 def test_a_sample_is_shown_with_standard_errors_and_its_seed_chooses_it(digits):
     words = ("tune-tau", "--cache", digits.cache, "--tau", 1, "--power", 1, "--sample", 100)
     shown = chain.succeed(*words).out
-    assert "views of 100 images" in shown and shown.count(" ± ") == 4
+    assert "views of 100 images" in shown and shown.count(" ± ") == 9  # two pairs and the crossing
     found = [chain.succeed(*words, "--seed", seed, "--json").document for seed in (0, 0, 1)]
     assert found[0] == found[1] != found[2] and found[0]["sample"] == 100
     (whole,) = chain.succeed(*words[:-2], "--json").document["pairs"]
@@ -121,6 +121,7 @@ def test_the_tuning_line_of_the_paper_works_as_written(digits):
     shown = chain.succeed("tune-tau", "--tau", 1, 3, 6, "--power", 0.5, 1, "--cache", digits.cache).out
     rows = [line.split() for line in shown.splitlines()]
     pairs = [row[:3] for row in rows if len(row) == 8 and row[0] in ("1", "3", "6")]
+    (recommended,) = [row for row in rows if len(row) == 8 and row[1] == "0.5" and row[:3] not in pairs]
     assert pairs == [
         *(["1", "0.5", "2"], ["3", "0.5", "6"], ["6", "0.5", "12"]),
         *(["1", "1", "1"], ["3", "1", "3"], ["6", "1", "6"]),
@@ -128,12 +129,77 @@ def test_the_tuning_line_of_the_paper_works_as_written(digits):
     document = chain.succeed(
         "tune-tau", "--tau", 1, 3, 6, "--power", 0.5, 1, "--cache", digits.cache, "--json"
     ).document
-    for pair in document["pairs"]:
+    assert recommended[0] == f"{document['recommendation']['tau']:g}"
+    for pair in (*document["pairs"], document["recommended"]):
         row = [f"{pair['tau']:g}", f"{pair['power']:g}", f"{pair['temperature']:g}"]
         row += [f"{pair[shot]:.1f}" for shot in ("many", "medium", "few")]
         row += [f"{pair['ratio']:.2f}", f"{pair['information']:.3f}"]
         assert row in rows
-    assert document["recommendation"]["sentence"] in shown
+    assert document["recommendation"]["reason"] in shown
+
+
+def test_the_crossing_is_printed_and_in_the_document_beside_the_recommendation(digits):
+    words = ("tune-tau", "--cache", digits.cache)
+    document = chain.succeed(*words, "--json").document
+    crossing, advice = document["crossing"], document["recommendation"]
+    assert list(crossing) == ["ratio", "few", "many"] and list(advice) == ["tau", "power", "rule", "reason"]
+    assert (advice["power"], advice["rule"]) == (0.5, "crossing")
+    assert advice["tau"] == pytest.approx(crossing["ratio"] / 2, rel=6e-4)
+    assert crossing["few"] == pytest.approx(crossing["many"], rel=1e-4)
+    assert document["search"]["passes"] == 3 and document["search"]["standard_error"] is None
+    shown = chain.succeed(*words).out
+    assert f"Crossing: τ/p = {crossing['ratio']:.4g}, where few-shot and many-shot classes have " in shown
+    assert f"\nTake τ = {advice['tau']:g}, p = 0.5 (rule crossing): {advice['reason']}\n" in shown
+    other = chain.succeed(*words, "--json", "--tau", 0.7, 3, "--power", 1).document
+    assert other["crossing"]["ratio"] == pytest.approx(crossing["ratio"], rel=1e-6)  # whatever the grid
+    assert other["recommendation"]["tau"] == advice["tau"]
+
+
+def test_the_rule_of_the_grid_is_there_to_ask_for(digits):
+    from dive.cli.tune_tau import command
+    from dive.method.advice import RULES
+
+    words = ("tune-tau", "--cache", digits.cache, "--rule", "grid", "--json", "--power", 1)
+    document = chain.succeed(*words, "--tau", 1, 3, 40).document
+    assert (document["recommendation"]["tau"], document["recommendation"]["rule"]) == (20.0, "grid")
+    assert 3 < document["crossing"]["ratio"] < 40
+    none = chain.succeed(*words, "--tau", 1, 2).document
+    assert none["recommendation"]["tau"] is None and none["recommended"] is None and none["crossing"]
+    assert "largest on the grid" in none["recommendation"]["reason"]
+    (option,) = [option for option in command.params if option.name == "rule"]
+    assert list(option.type.choices) == list(RULES) and option.default == next(iter(RULES))
+
+
+def test_without_a_crossing_there_is_a_null_and_a_fallback():
+    caches.of_two_classes(Path("c.h5"), [(150, -6.0)])
+    document = chain.succeed("tune-tau", "--cache", "c.h5", "--json").document
+    assert document["crossing"] is None and document["search"]["further"] == []
+    assert document["recommendation"]["rule"] == "information" and document["recommendation"]["tau"] > 0
+    shown = chain.succeed("tune-tau", "--cache", "c.h5").out
+    assert "\nCrossing: none.\nTake τ = " in shown and "p = 0.5 (fallback): " in shown
+
+
+def test_the_table_of_a_wide_and_a_narrow_terminal_has_every_number(digits, monkeypatch):
+    for width in ("80", "120"):
+        monkeypatch.setenv("COLUMNS", width)
+        shown = chain.succeed("tune-tau", "--cache", digits.cache, "--sample", 200).out
+        assert "…" not in shown and shown.count(" ± ") == 9 * 4 + 1
+
+
+def test_the_figure_marks_the_crossing_among_the_temperatures(digits, monkeypatch):
+    from dive.report import figures
+
+    drawn = []
+    monkeypatch.setattr(figures, "plot_means", lambda *arguments: drawn.append(arguments))
+    words = ("tune-tau", "--tau", 1, 3, "--power", 1, "--json", "--plot", "p.png", "--cache")
+    ratio = chain.succeed(*words, digits.cache).document["crossing"]["ratio"]
+    caches.of_two_classes(Path("c.h5"), [(150, -6.0)])
+    fallback = chain.succeed(*words, "c.h5").document["recommended"]
+    (_, _, groups, marked), (_, _, others, marked_there) = drawn
+    assert [name for name, _ in groups][1:] == ["τ/p = 1", "τ/p = 3", f"τ/p = {ratio:.4g}\n(crossing)"]
+    assert marked == [3] and groups[3][1]["few"] == pytest.approx(groups[3][1]["many"], rel=1e-4)
+    (place,) = marked_there
+    assert others[place][0] == f"τ/p = {fallback['temperature']:.4g}\n(fallback)"
 
 
 def test_clean_takes_the_clean_column_alone(digits):
@@ -168,7 +234,7 @@ def test_where_few_has_no_class_tables_show_a_dash_and_json_a_null():
     logits = caches.random_logits(260, 2, 3) + 4 * np.eye(3, dtype=np.float32)[labels][:, None]
     caches.write_cache(Path("c.h5"), logits, labels=labels)
     shown = chain.succeed("tune-tau", "--cache", "c.h5").out
-    assert sum("–" in line.split() for line in shown.splitlines()) == 9  # the images and eight pairs
+    assert sum("–" in line.split() for line in shown.splitlines()) == 10  # the images, nine pairs
     document = chain.succeed("tune-tau", "--cache", "c.h5", "--json").document
     assert document["images"] == {"many": 115.0, "medium": 30.0, "few": None}
     assert all(pair["few"] is None for pair in document["pairs"])
@@ -188,7 +254,7 @@ def test_several_caches_are_shown_one_by_one_and_compared_in_one_figure(digits, 
     from dive.report import figures
 
     drawn = []
-    monkeypatch.setattr(figures, "plot_means", lambda path, title, groups: drawn.append((title, groups)))
+    monkeypatch.setattr(figures, "plot_means", lambda path, title, groups, _: drawn.append((title, groups)))
     both = ("tune-tau", "--cache", digits.cache, digits.clean_cache, "--tau", 1, "--power", 1, "--clean")
     document = chain.succeed(*both, "--json", "--plot", "both.png").document
     alone = [

@@ -57,6 +57,13 @@ def test_no_bar_covers_another(drawn):
     assert all(left[1] <= right[0] + 1e-9 for left, right in zip(spans, spans[1:], strict=False))
 
 
+def test_a_marked_group_alone_has_a_shaded_ground(drawn):
+    figures.plot_means(Path("figure.png"), "A title", [("images", COUNTS), *FOUND], [2])
+    (axes,) = drawn[0].axes
+    wide = [patch for patch in axes.patches if patch.get_width() > 0.9]
+    assert [patch.get_x() + patch.get_width() / 2 for patch in wide] == pytest.approx([2])
+
+
 def test_a_group_without_classes_has_no_bars(drawn):
     counts = COUNTS | {"few": None}
     found = ("τ/p = 1", {"many": 2.0, "medium": 1.0, "few": None})

@@ -16,7 +16,9 @@ import torch
 from dive.cache.reader import LogitCache
 from dive.cache.writer import Content
 from dive.models import checkpoint
+from dive.progress import Progress
 from dive.recipe.reading import load
+from dive.workflows.student import tuned
 
 OUT = Path("student.pt")
 ONE_STEP = (
@@ -409,12 +411,20 @@ def test_tau_auto_takes_the_recommendation(digits):
 
 @pytest.mark.parametrize(
     ("sharpness", "sentence"),
-    [({"many": 9, "few": 0}, "stay below"), ({"many": 0, "few": 9}, "already at τ/p = 1, the smallest")],
+    [({"many": 9, "few": 0}, "do not exceed"), ({"many": 0, "few": 9}, "already at τ/p = ")],
 )
-def test_tau_auto_refuses_where_there_is_no_recommendation_and_says_why(digits, sharpness, sentence):
+def test_tau_auto_takes_the_fallback_where_curves_do_not_cross_and_says_why(
+    digits, sharpness, sentence, monkeypatch
+):
     tuned_cache(digits, Path("flat.h5"), sharpness)
-    complaint = refusal("--cache", "flat.h5", "--tau", "auto")
-    assert complaint.startswith("dive: --tau auto: No recommendation") and sentence in complaint
+    notes, told = [], Progress()
+    monkeypatch.setattr(told, "note", notes.append)
+    (recipe,) = tuned([load(chain.CONFIG)], LogitCache(Path("flat.h5")), told)
+    printed = chain.succeed("tune-tau", "--cache", "flat.h5", "--json").document["recommendation"]
+    assert (recipe.distillation.tau, recipe.distillation.power) == (printed["tau"], printed["power"])
+    assert printed["rule"] == "information"
+    (note,) = notes
+    assert "(fallback)" in note and sentence in note and note.endswith(printed["reason"])
 
 
 def test_tau_auto_and_a_power_exclude_each_other(digits):

@@ -120,7 +120,7 @@ def _print_table(one: "Tuned") -> None:
 def _add(table: "Table", pair: "Pair", end_section: bool = False) -> None:
     """A row of a pair."""
     from dive.cli.tables import number
-    from dive.recipe.records import SHOTS
+    from dive.recipe.shots import SHOTS
 
     d, errors = pair.distribution, pair.distribution.errors or {}
     table.add_row(

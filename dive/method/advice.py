@@ -18,6 +18,7 @@ from dive.recipe.shots import SHOTS
 
 PAPERS_TAU = 3.0
 KEPT = 0.2  # of the information at τ/p = 1: about as at the crossings in RESULTS.md
+LEAST_KEPT = 0.02  # of it: with less at the crossing, that is no temperature to train at
 UNIFORM = 1e-6  # nats at τ/p = 1: the teacher tells no classes apart
 
 
@@ -47,8 +48,8 @@ def recommend(cache: LogitCache, clean: bool = False, sample: int | None = None,
     """The τ and p that a cache's crossing recommends, or the fallback where its curves do not cross.
 
     τ is half the crossing's τ/p and p is 0.5. The fallback is the largest τ/p whose targets keep a fifth of
-    the information that those at τ/p = 1 keep. clean, sample, seed, and what is raised: as `virtual_examples`
-    has them.
+    the information that those at τ/p = 1 keep; it is taken too where they keep less than 2 % at the crossing.
+    clean, sample, seed, and what is raised: as `virtual_examples` has them.
 
     >>> import dive
     >>> cache = dive.open_cache("cache/digits_lt_bbn.h5")
@@ -61,18 +62,28 @@ def recommend(cache: LogitCache, clean: bool = False, sample: int | None = None,
 
 
 def by_crossing(curves: Curves, found: Search) -> Advice:
-    """The advice of the crossing that a search of the curves found, or the fallback."""
+    """The advice of the crossing that a search of the curves found, or the fallback.
+
+    The fallback too where targets keep next to nothing at the crossing: they would teach a student nothing.
+    """
     if found.crossing is None:
         return _by_information(curves, _without_crossing(curves, found))
     (plain,) = curves.at([1.0])
     ratio, kept = found.crossing.ratio, found.crossing.distribution.information
-    share = f", {kept / plain.information:.0%} of those at τ/p = 1" if plain.information > UNIFORM else ""
+    share = kept / plain.information if plain.information > UNIFORM else 0.0
+    overtake = f"few-shot classes overtake many-shot ones at τ/p = {ratio:.4g}"
+    if share < LEAST_KEPT:
+        return _by_information(
+            curves,
+            f"{overtake}, where the targets keep only {share:.1%} of the information at τ/p = 1: they are "
+            "all but uniform.",
+        )
     return Advice(
         _tau(ratio),
         POWER,
         "crossing",
-        f"few-shot classes overtake many-shot ones at τ/p = {ratio:.4g}, and as in the paper p = {POWER:g} "
-        f"halves that. The targets keep {kept:.3f} nats{share}.",
+        f"{overtake}, and as in the paper p = {POWER:g} halves that. The targets keep {kept:.3f} nats, "
+        f"{share:.0%} of those at τ/p = 1.",
     )
 
 
@@ -166,6 +177,6 @@ def _without_crossing(curves: Curves, found: Search) -> str:
         )
     return (
         f"few-shot classes do not exceed many-shot ones at any τ/p from {found.smallest:g} to "
-        f"{found.largest:g}: softening evens this teacher's targets out but never favours few-shot classes, "
-        "as is usual of one trained by plain cross-entropy."
+        f"{found.largest:g}: softening evens this teacher's targets out, but its logits never lean to "
+        "few-shot classes, so the paper's rule has no answer for it."
     )

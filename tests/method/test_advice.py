@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from dive.method.advice import INFORMATION, RULES, by_grid, recommend
+from dive.method.crossing import find_crossing
 from dive.method.curves import Curves, examine
-from dive.method.virtual_examples import Distribution
+from dive.method.virtual_examples import Distribution, virtual_examples
 
 PATH = Path("small.h5")
 
@@ -149,6 +150,19 @@ def test_without_a_crossing_the_flattest_targets_that_keep_a_fifth_are_recommend
     assert (advice.power, advice.rule) == (0.5, INFORMATION) and "(fallback)" in advice.sentence
     assert advice.reason.startswith(reason) or reason in advice.reason
     assert "keep 20% of the information at τ/p = 1" in advice.reason
+
+
+def test_a_crossing_of_all_but_uniform_targets_is_told_and_not_recommended():
+    """At a large T 100 images of strength 56.1 weigh a little more than 140 of strength 40."""
+    cache = caches.of_two_classes(PATH, [(140, -40.0), (10, 0.0), (100, 56.1)])
+    ratio = find_crossing(cache).ratio
+    advice = recommend(cache)
+    plain, there = virtual_examples(cache, [1.0, ratio])
+    assert there.information < 0.02 * plain.information
+    assert advice.rule == INFORMATION and 2 * advice.tau < ratio
+    assert f"overtake many-shot ones at τ/p = {ratio:.4g}, where the targets keep only " in advice.reason
+    (kept,) = virtual_examples(cache, [2 * advice.tau])
+    assert kept.information == pytest.approx(0.2 * plain.information, rel=5e-3)
 
 
 def test_a_teacher_that_favours_few_shot_classes_from_the_start_is_told_so():

@@ -111,6 +111,8 @@ def results(folder: Path, configs: Path) -> str:
     ]
     for name, members in sorted(by_recipe.items()):
         parts += _section(members, folder / name, configs)
+    if (path := folder / "crossing" / "crossing.json").exists():
+        parts += _exactness(json.loads(path.read_text())["caches"])
     parts.append((Path(__file__).with_name("notes.md")).read_text().strip())
     return "\n\n".join(parts) + "\n"
 
@@ -309,6 +311,37 @@ def _rules(document: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
     if len(students) > 1:
         best = max(students, key=lambda row: row.accuracy("all"))
         yield f"Of {len(students)} trained pairs the best is {best.name} with {best.shown('all')}."
+
+
+def _exactness(caches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """How near crossings are to those of a dense grid, and what they cost."""
+    yield "## The crossing of `dive tune-tau` against a dense grid in float64"
+    yield (
+        "By `python -m benchmarks.crossing`, beside other work: the grid is 2e-4 fine; seconds are medians of "
+        "three, one pass (seven temperatures, the default table's) and the whole tune step in turn."
+    )
+    head = [
+        "cache",
+        "views",
+        "store",
+        "crossing",
+        "dense grid",
+        "relative",
+        "passes",
+        "a pass",
+        "tune",
+        "ratio",
+    ]
+    lines = []
+    for one in caches:
+        found = ["none", "none", ""]
+        if one["crossing"] is not None and one["dense"] is not None:
+            found = [f"{one[key]:.4f}" for key in ("crossing", "dense")]
+            found.append(f"{abs(one['crossing'] / one['dense'] - 1):.0e}")
+        seconds = [one["pass_seconds"], one["tune_seconds"]]
+        cost = [*(f"{value:.2f} s" for value in seconds), f"{seconds[1] / seconds[0]:.1f}"]
+        lines.append([one["cache"], str(one["views"]), one["store"], *found, str(one["passes"]), *cost])
+    yield _table(head, lines)
 
 
 def _grid(document: Mapping[str, Any]) -> list[Distribution]:

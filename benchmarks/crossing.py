@@ -74,7 +74,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def dense_crossing(cache: LogitCache, near: float | None) -> float | None:
-    """Where the few-shot mean overtakes the many-shot mean, in the middle of two temperatures of a grid."""
+    """Where the few-shot mean overtakes the many-shot mean, between two temperatures of a grid."""
     small = cache.shape[0] * cache.shape[1] <= SMALL
     if near is None or small:
         near = _overtakes(cache, np.exp(np.arange(np.log(0.25), np.log(64), 0.005)))
@@ -92,7 +92,10 @@ def _overtakes(cache: LogitCache, grid: np.ndarray) -> float | None:
             sums[place] += (1 / e.sum(axis=1)) @ e
     lead = sums[:, groups["few"]].mean(axis=1) - sums[:, groups["many"]].mean(axis=1)
     (up,) = np.nonzero((lead[:-1] <= 0) & (lead[1:] > 0))
-    return float(np.sqrt(grid[up[0]] * grid[up[0] + 1])) if len(up) else None
+    if not len(up):
+        return None
+    low, high = grid[up[0]], grid[up[0] + 1]
+    return float(low + (high - low) * lead[up[0]] / (lead[up[0]] - lead[up[0] + 1]))
 
 
 if __name__ == "__main__":

@@ -317,21 +317,12 @@ def _exactness(caches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """How near crossings are to those of a dense grid, and what they cost."""
     yield "## The crossing of `dive tune-tau` against a dense grid in float64"
     yield (
-        "By `python -m benchmarks.crossing`, beside other work: the grid is 2e-4 fine; seconds are medians of "
-        "three, one pass (seven temperatures, the default table's) and the whole tune step in turn."
+        "By `python -m benchmarks.crossing`, beside other work: the grid is 2e-4 fine, and linear between; "
+        "seconds are medians of three, one pass (seven temperatures, of the default table) and all of tune "
+        "in turn."
     )
-    head = [
-        "cache",
-        "views",
-        "store",
-        "crossing",
-        "dense grid",
-        "relative",
-        "passes",
-        "a pass",
-        "tune",
-        "ratio",
-    ]
+    head = ["cache", "views", "store", "crossing", "dense grid", "off by"]
+    head += ["passes", "one pass", "tune", "tune / one pass"]
     lines = []
     for one in caches:
         found = ["none", "none", ""]

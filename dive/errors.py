@@ -75,5 +75,9 @@ class BusyError(OutputError):
     """Another process is writing the result."""
 
 
+class PeerError(DiveError):
+    """Another process of the command failed, which tells why, or is gone."""
+
+
 class TrainingError(DiveError):
     """Training cannot go on, for example because the loss is not finite."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dive.printable import printable
+from dive.world import this_world
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +26,7 @@ LINES_OF_PACE = (
 
 
 class Progress:
-    """Notes, warnings and bars of one command."""
+    """Notes, warnings and bars of one command; of several processes of it the first alone has any."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -41,6 +42,8 @@ class Progress:
         self._print(f"warning: {text}")
 
     def _print(self, text: str) -> None:
+        if not this_world().first:
+            return
         text = printable(text)
         if self._console is not None:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -51,7 +54,7 @@ class Progress:
     def bar(self, what: str, total: int, done: int = 0) -> Iterator["Bar"]:
         """A bar over `total` units of which `done` are done already."""
         what = printable(what)
-        if self.quiet:
+        if self.quiet or not this_world().first:
             yield Bar()
         elif sys.stderr.isatty():
             yield from self._rich_bar(what, total, done)

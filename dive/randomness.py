@@ -72,9 +72,13 @@ def epoch_choice(seed: int, epoch: int, hashes: np.ndarray, choices: int) -> np.
     return (hash64(seed, VIEW, epoch, hashes) % np.uint64(choices)).astype(np.int64)
 
 
-def network_seed(seed: int, epoch: int, step: int) -> int:
-    """What seeds the draws within a network (dropout) in a step of an epoch, 63 bits."""
-    return int(hash64(seed, NETWORK, epoch, step)[0] >> np.uint64(1))
+def network_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
+    """What seeds the draws within a network (dropout) in a step of an epoch, 63 bits.
+
+    rank: of several processes that share the step, each of which draws for other samples.
+    """
+    where = (epoch, step, rank) if rank else (epoch, step)
+    return int(hash64(seed, NETWORK, *where)[0] >> np.uint64(1))
 
 
 def stored_choice(seed: int, hashes: np.ndarray, size: int | None, k: int) -> np.ndarray:

@@ -56,6 +56,11 @@ class World:
         return world
 
 
+def started_again() -> bool:
+    """Whether torchrun started this process in place of one that ended with an error, or was ended."""
+    return this_world().size > 1 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
 def this_world() -> World:
     """The world that this process is in."""
     return World.of(os.environ)

@@ -4,10 +4,13 @@ Nothing is imported before `main` runs that the interpreter has not loaded alrea
 during the imports is handled too. The commands are in the modules beside this one.
 """
 
+import os
 import sys
+import time
 
 INTERRUPTED = 130
 MOST_CHARACTERS = 4000  # of a message: what a path may have
+LAST_SECONDS = 5.0  # that a process waits to be ended whose peers are gone
 _OUT_OF_MEMORY = (
     "out of memory; try a larger schedule.accumulate, a smaller schedule.batch_size or views.size, "
     "fewer --views, or --device cpu"
@@ -23,6 +26,8 @@ def main() -> None:
             code = _interrupted_early()
     except KeyboardInterrupt:  # and once more
         code = _interrupted_early()
+    if code and _has_peers():
+        os._exit(code)  # nothing of torch's end waits for processes that are gone
     sys.exit(code)
 
 
@@ -62,38 +67,72 @@ def _interrupted_early() -> int:
 
 
 def _interrupted() -> int:
-    _tell("interrupted; the same command resumes from its last saved state, or starts again")
+    if _speaks():
+        _tell("interrupted; the same command resumes from its last saved state, or starts again")
     return INTERRUPTED
 
 
 def _report(error: BaseException) -> int | None:
-    """Tell the user of an error in one line; the exit code, None where it is a defect of dive."""
+    """Tell the user of an error; the exit code, None where it is a defect of dive.
+
+    Of several processes of one command the first that has an error tells it, in one line; one whose peers are
+    gone has nothing to tell.
+    """
+    from dive.cli import streams
+    from dive.errors import PeerError
+
+    unwritten = streams.settle()
+    if isinstance(error, PeerError):
+        time.sleep(LAST_SECONDS)  # torchrun names the process that ended first as the cause: not this one
+        return error.exit_code
+    code, lines = _explained(error, unwritten)
+    if lines and _speaks():
+        for line in lines:
+            _complain(line)
+    return code
+
+
+def _explained(error: BaseException, unwritten: OSError | None) -> tuple[int | None, tuple[str, ...]]:
+    """The exit code of an error and what to tell of it, a line each; no code where it is a defect of dive."""
     import click
 
-    from dive.cli import streams
     from dive.errors import DiveError
     from dive.printable import shortened
 
-    unwritten = streams.settle()
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context else ""
-        _complain(_on_one_line(error.format_message()) + hint)
-        return error.exit_code
+        return error.exit_code, (_on_one_line(error.format_message()) + hint,)
     if isinstance(error, DiveError):
-        for message in error.messages:
-            _complain(message)
-        return error.exit_code
+        return error.exit_code, error.messages
     if isinstance(error, BrokenPipeError):
-        return 1  # whoever read the output has gone away
+        return 1, ()  # whoever read the output has gone away
     if _out_of_memory(error):
-        _complain(_OUT_OF_MEMORY)
-        return 1
+        return 1, (_OUT_OF_MEMORY,)
     if isinstance(error, OSError):
         where = shortened(str(error.filename or ""), 300) or ("standard output" if unwritten else "")
-        _complain(_on_one_line(str(error.strerror or error)) + (f" ({where})" if where else ""))
-        return 1
-    return None
+        return 1, (_on_one_line(str(error.strerror or error)) + (f" ({where})" if where else ""),)
+    return None, ()
+
+
+def _has_peers() -> bool:
+    """Whether other processes do this command too."""
+    from dive.errors import DiveError
+    from dive.world import this_world
+
+    try:
+        return this_world().size > 1
+    except DiveError:  # what the environment says of them is the error
+        return False
+
+
+def _speaks() -> bool:
+    """Whether it is this process that tells the command's error."""
+    if not _has_peers():
+        return True
+    from dive.peers import first_to_tell
+
+    return first_to_tell()
 
 
 def _out_of_memory(error: BaseException) -> bool:

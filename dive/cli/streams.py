@@ -8,11 +8,14 @@ import io
 import os
 import sys
 
+from dive.world import this_world
+
 
 def prepare() -> None:
     """Put /dev/null where a standard stream is closed, and let stdout take letters it does not know.
 
-    To be called before anything else is opened.
+    Of several processes of one command the first alone has a standard output. To be called before anything
+    else is opened.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -21,6 +24,8 @@ def prepare() -> None:
             _to_null(number)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))
+    if not this_world().first:
+        _to_null(1)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # τ and class names in a terminal without such letters
 

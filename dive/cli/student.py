@@ -37,6 +37,9 @@ GRID = ("--tau", "--power", "--student-tau", "--weight", "--seed")
 @click.option("--fixed-view", is_flag=True, help="With a one-view cache: train on that view alone.")
 @click.option("--allow-missing", is_flag=True, help="Leave out training images that the cache lacks.")
 @click.option(
+    "--split", is_flag=True, help="Under torchrun, of several: each student in all processes, in turn."
+)
+@click.option(
     "--epochs",
     type=options.EPOCHS,
     metavar="N",
@@ -69,6 +72,7 @@ def command(
     free_views: bool,
     fixed_view: bool,
     allow_missing: bool,
+    split: bool,
     epochs: int | None,
     out: Path | None,
     eval_every: int,
@@ -89,7 +93,8 @@ def command(
     The loss is (1-w)·BSCE + w·τ²·KL against the teacher's cached logits, flattened by τ and p; the
     views are drawn from those the cache holds. Several values of τ, p, w or seed train every
     combination, each to a file of its own (student-t6-p0.5-w0.5-s1.pt). Started again after a stop,
-    it resumes.
+    it resumes. Processes that torchrun starts train one student together, and of several each
+    its own (docs/distributed.md).
     """
     auto = "auto" in taus
     if auto and len(taus) > 1:
@@ -118,7 +123,7 @@ def command(
     from dive.workflows.student import StudentOptions, train_students
 
     first = recipes[0]
-    distilling = StudentOptions(cache or cache_of(first), auto, free_views, fixed_view, allow_missing)
+    distilling = StudentOptions(cache or cache_of(first), auto, free_views, fixed_view, allow_missing, split)
     where = out or checkpoint_of(first, "student")
     training = TrainOptions(device, force, eval_every, workers, check_images)
     trained = train_students(recipes, where, distilling, training, options.reporter(quiet))

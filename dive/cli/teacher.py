@@ -53,7 +53,8 @@ def command(
     """Train the teacher.
 
     Ends with the accuracy of the last epoch; nothing is selected on the test set. Started again
-    after a stop, it resumes.
+    after a stop, it resumes. Processes that torchrun starts train it together
+    (docs/distributed.md).
     """
     recipe = options.read_recipe(
         config,

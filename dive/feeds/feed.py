@@ -1,6 +1,6 @@
 """What a feed is: it brings the batches of a plan to the device, one after the other."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dive import memory
+from dive.world import this_world
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,11 @@ class ImageFeed(Feed, Protocol):
         """Seconds that the device waited for batches since `begin`, None where the pictures lie on it."""
 
 
+Room = Callable[[int, torch.device], bool]  # whether so many bytes may lie on a device
+
+
 def fits(size: int, device: torch.device) -> bool:
-    """Whether `size` bytes may lie on the device, or, on a CPU, in memory."""
+    """Whether `size` bytes may lie on the device, or, on a CPU, in this process's share of the memory."""
     on_cuda = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if on_cuda else memory.available()
+    free = torch.cuda.mem_get_info(device)[0] if on_cuda else memory.available() / this_world().local_size
     return size <= memory.SHARE_OF_MEMORY * free

@@ -15,10 +15,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dive.errors import DataError
-from dive.feeds.feed import Batch, ImageFeed, fits
+from dive.feeds.feed import Batch, ImageFeed, Room, fits
 from dive.feeds.waiting import waits_of
 from dive.views.space import SEVERAL_SIZES, DeviceSpace, HostSpace, Picture, ViewSpace
 from dive.workers import begin_worker
+from dive.world import this_world
 
 AHEAD = 4  # batches that each worker reads before they are needed
 # What is raised where a worker dies while a batch of it is being taken over.
@@ -57,19 +58,26 @@ class Images:
     """The pictures of a data set in a view space, for a device: what feeds of its views are made of.
 
     workers: processes that read pictures where they are streamed, 0 for this one; None takes as many as there
-    are cores, but for one, where pictures are read on demand. Resident pictures are brought to the device
+    are cores, but for one, where pictures are read on demand; processes that torchrun started on one machine
+    share those. room: says whether the pictures may lie on the device. Resident pictures are brought there
     once, for every feed.
     """
 
     def __init__(
-        self, pictures: Pictures, space: ViewSpace, device: torch.device, workers: int | None = None
+        self,
+        pictures: Pictures,
+        space: ViewSpace,
+        device: torch.device,
+        workers: int | None = None,
+        room: Room = fits,
     ) -> None:
         self.space = space
         if workers is None:
-            workers = max(1, len(os.sched_getaffinity(0)) - 1) if pictures.on_demand else 0
+            cores = len(os.sched_getaffinity(0)) // this_world().local_size
+            workers = max(1, cores - 1) if pictures.on_demand else 0
         self._pictures, self._device, self._workers = pictures, device, workers
         self._resident: ResidentImages | None = None
-        if pictures.held is not None and space.made == "device" and fits(pictures.held.nbytes, device):
+        if pictures.held is not None and space.made == "device" and room(pictures.held.nbytes, device):
             self._resident = ResidentImages(pictures.held, cast(DeviceSpace, space), device)
 
     def __len__(self) -> int:

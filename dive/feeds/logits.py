@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dive.cache.reader import LogitCache
-from dive.feeds.feed import Batch, Feed, fits
+from dive.feeds.feed import Batch, Feed, Room, fits
 from dive.files import readable_size
 
 AHEAD = 4  # batches gathered before they are needed
@@ -24,14 +24,14 @@ AHEAD = 4  # batches gathered before they are needed
 class CachedLogits:
     """The logits that a cache holds of some samples, for a device: what feeds of them are made of.
 
-    cache: every block that is read is checked. rows: (N,) the cache's row of each sample. A cache that fits
-    is brought to the device once, for every feed.
+    cache: every block that is read is checked. rows: (N,) the cache's row of each sample. room: says whether
+    the cache may lie on the device. One that may is brought there once, for every feed.
     """
 
-    def __init__(self, cache: LogitCache, rows: np.ndarray, device: torch.device) -> None:
+    def __init__(self, cache: LogitCache, rows: np.ndarray, device: torch.device, room: Room = fits) -> None:
         self._cache, self._rows, self._device = cache, rows, device
         self._resident: ResidentLogits | None = None
-        if fits(cache.nbytes, device):
+        if room(cache.nbytes, device):
             self._resident = ResidentLogits.of(cache, rows, device)
 
     @property

@@ -112,12 +112,14 @@ class Model:
 
     `weights` is a file, or a name that the network's library knows; null draws them by `seed`. `head` says
     what becomes of their last linear layer: `new` (null is the same) replaces it by a new one for the data's
-    classes, `keep` keeps it.
+    classes, `keep` keeps it. `sync_batchnorm`: where several processes train it, batch norm takes its
+    statistics over the batches of all, which torch has on CUDA alone.
     """
 
     name: str = _key("resnet32", bounds.network)
     weights: str | None = _key(None, bounds.path)
     head: str | None = _key(None, one_of("new", "keep"))
+    sync_batchnorm: bool = _key(False)
     input: Input = field(default_factory=Input)
 
 
@@ -256,9 +258,12 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """The whole recipe as nested plain values, tuples as lists, fit for JSON and YAML.
 
-        Without `student` where the student differs in nothing.
+        Without `student` where the student differs in nothing, and `sync_batchnorm` where it is false.
         """
         document = plain(dataclasses.asdict(self))
+        for model in (document["model"], document["student"]["model"]):
+            if model is not None and not model["sync_batchnorm"]:
+                del model["sync_batchnorm"]
         if self.student == Student():
             del document["student"]
         return document

@@ -35,6 +35,19 @@ OF_SOME_EPOCHS: dict[str, s.Check] = {
     "val_accuracy": s.share,
     "image_wait": s.number(0),
 }
+
+
+def _worlds(value: Any) -> str | None:
+    """Epochs, each with the number of processes from it on."""
+    pairs = isinstance(value, list) and value and all(isinstance(e, list) and len(e) == 2 for e in value)
+    whole = s.whole(1)
+    if not pairs or any(whole(number) for entry in value for number in entry) or value[0][0] != 1:
+        return "pairs of an epoch and a number of processes"
+    epochs = [epoch for epoch, _ in value]
+    return None if epochs == sorted(set(epochs)) else "epochs that increase"
+
+
+WORLDS: s.Check = _worlds
 _FINISHED: dict[str, s.Check] = {
     "kind": s.one_of("teacher", "student"),
     "loss": s.one_of("bsce", "ce", "dive"),
@@ -67,6 +80,8 @@ _STUDENT: dict[str, s.Check] = {
 _TAUGHT_BY_SEVERAL: dict[str, s.Check] = {"teacher_weights": s.list_of(s.share)}
 _OF_SOME: dict[str, s.Check] = {  # a record of an earlier version lacks these
     "trained_together": s.whole(1),
+    "worlds": WORLDS,  # of one that several processes trained
+    "batch_norm": s.truth,
     "producer": s.text,
     "cache/views": s.text,
     "cache/view_seed": s.whole(),
@@ -113,7 +128,8 @@ def of_one_run(items: Iterable[Item], record_of: Callable[[Item], Mapping[str, A
     Records are of one run where they are equal in everything but the seed, the teacher's seed and
     weights, the cache's hash, accuracies, times, machine and version of the code; and in the data's
     fingerprint, as far as versions take it alike. The same weights again are left out; another run of a seed
-    that is there already begins a group of its own.
+    that is there already begins a group of its own. Where batch norm was per process, their numbers of
+    processes must be equal too.
     """
     groups: dict[str, list[dict[int, Item]]] = {}
     seen = set()
@@ -151,6 +167,8 @@ def _run_of(record: Mapping[str, Any]) -> str:
     if "cache" not in record:
         left_out.discard("cache_hash")  # it alone tells what the cache stores
     common = {key: value for key, value in record.items() if key not in left_out}
+    if not common.pop("batch_norm", False):
+        common.pop("worlds", None)  # without batch norm more processes change the rounding alone
     recipe = build(record["recipe"]).as_dict()
     for key in ("seed", "precision"):  # of the precision the record says what it was
         del recipe[key]

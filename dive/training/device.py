@@ -18,6 +18,7 @@ import torch
 from dive.errors import DiveError
 from dive.models.batch_counts import BatchCounts
 from dive.training.draws import network_draws
+from dive.world import World, this_world
 
 # How far a precision may lie from fp32 on one batch, as a share of the norm. bf16 keeps 8 significant
 # bits, TF32 11; a sound kernel through some thirty layers stays well below, a wrong one is off by the
@@ -96,7 +97,8 @@ def choose_device(wanted: str) -> torch.device:
     """The device `auto`, `cpu`, `cuda` or `cuda:N` names; raises DiveError where it is not there.
 
     A CUDA device has its number, `cuda` being the current one, and becomes the current one: streams,
-    events and pinned memory that do not name a device are then its own.
+    events and pinned memory that do not name a device are then its own. Of several processes on a machine
+    each has the device of its own number.
     """
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -109,9 +111,21 @@ def choose_device(wanted: str) -> torch.device:
         raise DiveError(f"--device {wanted}: this machine has no CUDA device torch can use; try --device cpu")
     if number and int(number) >= torch.cuda.device_count():
         raise DiveError(f"--device {wanted}: this machine has {torch.cuda.device_count()} CUDA device(s)")
-    device = torch.device("cuda", int(number) if number else torch.cuda.current_device())
+    device = torch.device("cuda", int(number) if number else _own_device(this_world()))
     torch.cuda.set_device(device)
     return device
+
+
+def _own_device(world: World) -> int:
+    """The number of this process's CUDA device; raises DiveError where there are too few."""
+    if world.size == 1:
+        return torch.cuda.current_device()
+    if world.local_size > (there := torch.cuda.device_count()):
+        raise DiveError(
+            f"{world.local_size} processes on this machine, and {there} CUDA device(s): each process needs "
+            "one; give a smaller --nproc-per-node, or --device cpu"
+        )
+    return world.local_rank
 
 
 def device_name(device: torch.device, threads: int | None = None) -> str:

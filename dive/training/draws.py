@@ -9,8 +9,8 @@ from dive.randomness import network_seed
 
 
 @contextlib.contextmanager
-def network_draws(device: torch.device, seed: int, epoch: int, step: int) -> Iterator[None]:
-    """Within it, torch's generators draw what is a function of (seed, epoch, step) alone.
+def network_draws(device: torch.device, seed: int, epoch: int, step: int, rank: int = 0) -> Iterator[None]:
+    """Within it, torch's generators draw what is a function of (seed, epoch, step, rank) alone.
 
     So a resumed run draws what it would have drawn, and a run beside others what it draws alone. The
     generators are afterwards as they were. On CUDA a graph that is replayed within it draws so too. The parts
@@ -23,7 +23,7 @@ def network_draws(device: torch.device, seed: int, epoch: int, step: int) -> Ite
         generators += of_cuda[index : index + 1]
     before = [generator.get_state() for generator in generators]
     for generator in generators:
-        generator.manual_seed(network_seed(seed, epoch, step))
+        generator.manual_seed(network_seed(seed, epoch, step, rank))
     try:
         yield
     finally:

@@ -1,5 +1,7 @@
 """Accuracy on the test set or on that for validation, by many, medium and few-shot classes."""
 
+import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,8 @@ from dive.models.network import Network
 from dive.recipe.shots import SHOTS
 from dive.training.device import Runtime
 from dive.training.inference import batch_size, clean_plan, outputs
+from dive.training.ranks import ALONE, Ranks
+from dive.training.schedule import share_of
 
 
 @dataclass(frozen=True)
@@ -77,25 +81,35 @@ class Evaluator:
     """Measures networks on one test set, which is prepared once.
 
     images: the test pictures, in the space of the clean view. labels: (N,). training_counts: (C,), by which
-    classes are many, medium or few.
+    classes are many, medium or few. ranks: processes that share the test set; each has the same network.
     """
 
     images: Images
     labels: np.ndarray
     training_counts: np.ndarray
     device: torch.device
+    ranks: Ranks = ALONE
 
     def __call__(self, network: Network) -> Accuracy:
         """The network's accuracy on the clean view of each test image, in fp32."""
         return shot_accuracy(self.predict(network), self.labels, self.training_counts)
 
     def predict(self, network: Network) -> np.ndarray:
-        """The class of the largest logit of each test image, (N,) int64; in fp32, eval mode."""
-        space = self.images.space
-        plan = clean_plan(len(self.images), space.clean_id, batch_size(space.shape, self.device, network))
+        """The class of the largest logit of each test image, (N,) int64; in fp32, eval mode.
+
+        Processes share whole batches, so that each image is in the batch that one process has it in.
+        """
+        space, count = self.images.space, len(self.images)
+        size = batch_size(space.shape, self.device, network)
+        share = share_of(math.ceil(count / size), self.ranks.rank, self.ranks.size)
+        plan = itertools.islice(clean_plan(count, space.clean_id, size), share.start, share.stop)
         was_training = network.training
         network.eval()
         runtime = Runtime(self.device, "fp32")
         predicted = [logits.argmax(dim=1) for logits in outputs(network, self.images, plan, runtime)]
         network.train(was_training)
-        return torch.cat(predicted).cpu().numpy()
+        classes = torch.zeros(count, dtype=torch.int64)
+        if predicted:
+            here = torch.cat(predicted).cpu()
+            classes[share.start * size :][: len(here)] = here
+        return self.ranks.sum(classes).numpy()

@@ -25,8 +25,9 @@ from dive.randomness import epoch_order
 from dive.training.device import Runtime
 from dive.training.draws import network_draws
 from dive.training.evaluation import Accuracy, Evaluator
-from dive.training.saved_state import EpochRecord, Journal, SavedState
-from dive.training.schedule import learning_rate
+from dive.training.ranks import ALONE, Ranks
+from dive.training.saved_state import EpochRecord, Journal, SavedState, SavingPace, worlds_with
+from dive.training.schedule import rates_of
 from dive.training.spec import RunSpec
 from dive.training.step import Inputs, Step
 from dive.versions import versions
@@ -39,8 +40,9 @@ class Run:
 
     On CUDA it has a stream of its own. state: where it was stopped, None to begin. evaluator: measures it at
     the end. validator: the same on the validation part, None without one. eval_every: epochs between
-    evaluations by the validator or, without one, by the evaluator; 0: at the end alone. history: of each
-    epoch done. failure: why it cannot go on, None while it can.
+    evaluations by the validator or, without one, by the evaluator; 0: at the end alone. ranks: the processes
+    that train it; evaluators are of the same ones. history: of each epoch done. worlds: how many processes
+    trained it, from which epoch on. failure: why it cannot go on, None while it can.
     """
 
     def __init__(
@@ -53,17 +55,19 @@ class Run:
         eval_every: int = 0,
         state: SavedState | None = None,
         validator: Evaluator | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.spec, self.network, self.runtime = spec, network, runtime
+        self.spec, self.network, self.runtime, self._ranks = spec, network, runtime, ranks
         self.journal = Journal(spec.out)
         self.history: list[EpochRecord] = [] if state is None else list(state.history)
+        self.worlds = worlds_with([] if state is None else state.worlds, self.epoch, ranks.size)
         self._evaluator, self._validator = evaluator, validator
-        self._eval_every, self._pace = eval_every, _SavingPace()
+        self._eval_every, self._pace = eval_every, SavingPace()
         self._stream = torch.cuda.Stream(runtime.device) if runtime.device.type == "cuda" else None
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(runtime.device))
         with self.on_stream():
-            self._step = Step(spec, network, inputs, runtime)
+            self._step = Step(spec, network, inputs, runtime, ranks)
             if state is not None:
                 self._take_up(state)
         self._plans: dict[int, np.ndarray] = {}
@@ -101,18 +105,24 @@ class Run:
         return len(self.history) + 1
 
     def prepare(self) -> None:
-        """On CUDA: capture the step as graphs. Raises RuntimeError where that fails; it runs eagerly then."""
-        if self._stream is not None and not self.finished:
+        """On CUDA, and alone: capture the step as graphs.
+
+        Raises RuntimeError where that fails; it runs eagerly then.
+        """
+        if self._stream is not None and self._ranks.alone and not self.finished:
             with self.on_stream():
-                self._step.take_plan(self._plan(self.epoch), _rates(self.spec, self.epoch))
+                self._step.take_plan(self._plan(self.epoch), self._rates_of(self.epoch))
                 self._step.capture()
 
     def begin_epoch(self) -> None:
         """Bring the next epoch's order, views and learning rates to the device."""
         self._start = time.perf_counter()
-        self._rates = _rates(self.spec, self.epoch)
+        self._rates = self._rates_of(self.epoch)
         with self.on_stream():
             self._step.begin(self._plan(self.epoch), self._rates)
+
+    def _rates_of(self, epoch: int) -> list[float]:
+        return rates_of(epoch, self.spec.steps_per_epoch, self.spec.optimizer, self.spec.schedule)
 
     def _plan(self, epoch: int) -> np.ndarray:
         """The epoch's plan, made before or now; those of other epochs are forgotten."""
@@ -129,7 +139,8 @@ class Run:
 
     def advance(self) -> None:
         """Enqueue the next step of the epoch."""
-        drawn = network_draws(self.runtime.device, self.spec.seed, self.epoch, self._step.done)
+        where = (self.spec.seed, self.epoch, self._step.done, self._ranks.rank)
+        drawn = network_draws(self.runtime.device, *where)
         with self.on_stream(), drawn:
             self._step.advance()
 
@@ -137,9 +148,9 @@ class Run:
         """How things stand after step `step` (from 0) of the running epoch, for a progress bar.
 
         On a CPU the loss is known at once, and ends the run where it is not finite; on CUDA the last
-        epoch's is shown, so as not to wait for the device.
+        epoch's is shown, so as not to wait for the device, and so is it of several processes.
         """
-        if self._stream is None:
+        if self._stream is None and self._ranks.alone:
             loss = self._step.losses[step].item()
             if not math.isfinite(loss):
                 self.failure = _not_finite(loss, self.epoch, step)
@@ -165,7 +176,8 @@ class Run:
         """
         epoch = self.epoch
         with self.on_stream(), self.runtime.computing():
-            losses, correct = self._step.losses.cpu(), int(self._step.correct)
+            losses = self._ranks.sum(self._step.losses.cpu()) / self._ranks.size
+            correct = int(self._ranks.sum(self._step.correct.cpu()))
             if not torch.isfinite(losses).all():
                 step = int((~torch.isfinite(losses)).int().argmax())
                 self.failure = _not_finite(losses[step].item(), epoch, step)
@@ -184,17 +196,19 @@ class Run:
                 )
             )
             if self._eval_every and epoch % self._eval_every == 0:
+                self._ranks.share_buffers(self.network)
                 if self._validator is None:
                     self._note(test_accuracy=self._evaluator(self.network).all)
                 else:
                     self._note(val_accuracy=self._validator(self.network).all)
-            if not self.finished and self._pace.due():
+            if self._ranks.first and not self.finished and self._pace.due(SAVING_SHARE):
                 with self._pace:
                     self.journal.write(self._state())
 
     def evaluate(self) -> Accuracy:
         """The test accuracy of the network as it is now, which goes into the last epoch's record too."""
         with self.runtime.computing():
+            self._ranks.share_buffers(self.network)
             accuracy = self._evaluator(self.network)
         self._note(test_accuracy=accuracy.all)
         return accuracy
@@ -219,6 +233,7 @@ class Run:
             epochs=self.epochs,
             precision=self.runtime.precision,
             threads=self.runtime.threads,
+            worlds=self.worlds,
             versions=versions() | network_versions(self.spec.architecture.name),
         )
 
@@ -269,32 +284,8 @@ def _epoch(runs: Sequence[Run], steps: int, bar: Bar) -> None:
         run.end_epoch()
 
 
-def _rates(spec: RunSpec, epoch: int) -> list[float]:
-    """The learning rate of each step of epoch `epoch` (from 1)."""
-    steps = spec.steps_per_epoch
-    first = (epoch - 1) * steps
-    return [learning_rate(first + step, steps, spec.optimizer, spec.schedule) for step in range(steps)]
-
-
 def _not_finite(loss: float, epoch: int, step: int) -> TrainingError:
     return TrainingError(
         f"the loss is {loss} at epoch {epoch}, step {step + 1}; "
         "try a smaller optimizer.lr or --precision fp32, with --force to start over"
     )
-
-
-class _SavingPace:
-    """Saves often, but spends no more than SAVING_SHARE of the time on it."""
-
-    def __init__(self) -> None:
-        self._cost, self._last = 0.0, time.monotonic()
-
-    def due(self) -> bool:
-        return time.monotonic() - self._last >= self._cost / SAVING_SHARE
-
-    def __enter__(self) -> None:
-        self._last = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        now = time.monotonic()
-        self._cost, self._last = now - self._last, now

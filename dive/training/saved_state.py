@@ -1,6 +1,7 @@
 """The resumable state of a run, and what stands in its way: a finished result, another run's state."""
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from dive.models import checkpoint
 from dive.recipe.documents import differences
 from dive.recipe.earlier import upgraded
 from dive.recipe.reading import build
-from dive.recipe.records import EPOCH, OF_SOME_EPOCHS, fault_of
+from dive.recipe.records import EPOCH, OF_SOME_EPOCHS, WORLDS, fault_of
 from dive.versions import versions
 
 _STATE: dict[str, s.Check] = {
@@ -77,12 +78,15 @@ class EpochRecord:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
+ALONE = {"worlds": [[1, 1]]}  # what a state was of that does not say it
+
+
 @dataclass(frozen=True)
 class SavedState:
     """Where a stopped run stood, after its last saved epoch.
 
     identity: of the run. model, optimizer: their state dicts. history: of each epoch done. epochs: of the
-    whole run. precision, threads: it ran with.
+    whole run. precision, threads: it ran with. worlds: how many processes trained it, from which epoch on.
     """
 
     identity: dict[str, Any]
@@ -92,6 +96,7 @@ class SavedState:
     epochs: int
     precision: str
     threads: int
+    worlds: list[list[int]]
     versions: dict[str, str] = field(default_factory=versions)
 
     def document(self) -> dict[str, Any]:
@@ -101,7 +106,7 @@ class SavedState:
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "SavedState":
         """The state of a document that has no fault by `fault_of_state`."""
-        given = {f.name: document[f.name] for f in fields(cls)}
+        given = {f.name: {**ALONE, **document}[f.name] for f in fields(cls)}
         return cls(**given | {"history": [EpochRecord(**epoch) for epoch in document["history"]]})
 
 
@@ -130,14 +135,17 @@ class Journal:
         self._refuse_inputs(inputs)
         outputs.refuse_foreign(self.state_path, STATE)
         if self._output.exists() and not force and self.state_path.exists():
-            state = self._load()
-            force = state["replaces"] == files.file_sha256(self._output)
-            if not force and self._led_to_the_result(state):
+            force = self.replaces_result()
+            if not force and self._led_to_the_result(self._load()):
                 self.discard()  # its run was killed between its last two moves
         outputs.refuse_existing(self._output, force, checkpoint.KIND)
         outputs.refuse_foreign(self.record_path, RECORD)
         # What lies beside the state of a run is the run's, damaged or not, and is written anew.
         outputs.refuse_foreign(self.history_path, _ANY_HISTORY if self.state_path.exists() else HISTORY)
+
+    def replaces_result(self) -> bool:
+        """Whether there is a state of a run that began in order to replace what stands at the output now."""
+        return self.state_path.exists() and self._load()["replaces"] == files.file_sha256(self._output)
 
     def _refuse_inputs(self, inputs: tuple[Path, ...]) -> None:
         for path in (self._output, self.state_path, self.record_path, self.history_path):
@@ -200,15 +208,51 @@ class Journal:
         """Remove half files that a killed process left; to be called by the output's only writer."""
         files.remove_stale(self._output, self.state_path, self.history_path, self.record_path)
 
+    def tidy(self) -> None:
+        """Beside a finished result: remove what its run left, if it was killed between its last two moves."""
+        self.remove_stale()
+        if self.state_path.exists() and self._led_to_the_result(self._load()):
+            self.discard()
+
     def discard(self) -> None:
         """Remove the resumable state; the history stays."""
         self.state_path.unlink(missing_ok=True)
 
 
+def worlds_with(worlds: Sequence[Sequence[int]], epoch: int, size: int) -> list[list[int]]:
+    """What a run's `worlds` are when `size` processes go on with it from `epoch` on.
+
+    Each entry is the epoch from which on there were so many, and their number.
+
+    >>> worlds_with([[1, 4]], 31, 2), worlds_with([[1, 4]], 31, 4), worlds_with([[1, 4], [31, 2]], 31, 1)
+    ([[1, 4], [31, 2]], [[1, 4]], [[1, 4], [31, 1]])
+    """
+    before = [list(entry) for entry in worlds if entry[0] < epoch]
+    return before if before and before[-1][1] == size else [*before, [epoch, size]]
+
+
+class SavingPace:
+    """Saves often, but spends no more than a share of the time on it."""
+
+    def __init__(self) -> None:
+        self._cost, self._last = 0.0, time.monotonic()
+
+    def due(self, share: float) -> bool:
+        """Whether it is time to save; share: of the time, spent on it."""
+        return time.monotonic() - self._last >= self._cost / share
+
+    def __enter__(self) -> None:
+        self._last = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        now = time.monotonic()
+        self._cost, self._last = now - self._last, now
+
+
 def fault_of_state(state: dict[str, Any]) -> str:
     """The first fault of a state's document in a few words; an empty text where there is none."""
     plain = {key: value for key, value in state.items() if key not in ("model", "optimizer")}
-    if fault := s.fault_of(plain, _STATE):
+    if fault := s.fault_of(plain, _STATE, {"worlds": WORLDS}):
         return fault
     try:
         build(state["identity"]["recipe"], where="its recipe")

@@ -28,6 +28,19 @@ def parts_of(batch: int, accumulate: int) -> tuple[int, ...]:
     return (size + 1,) * larger + (size,) * (count - larger)
 
 
+def share_of(count: int, rank: int, size: int) -> slice:
+    """The share of `count` samples that process `rank` of `size` goes through: a run of them.
+
+    Shares differ by one at most, the earlier ones are the larger ones, and the last ones may be empty.
+
+    >>> [share_of(8, rank, 3) for rank in range(3)]
+    [slice(0, 3, None), slice(3, 6, None), slice(6, 8, None)]
+    """
+    least, larger = divmod(count, size)
+    start = rank * least + min(rank, larger)
+    return slice(start, start + least + (rank < larger))
+
+
 def epochs_of(schedule: Schedule, per_epoch: int) -> int:
     """Epochs of a run with `per_epoch` steps in each; the last one is always gone through."""
     length, _ = schedule.length
@@ -49,3 +62,9 @@ def learning_rate(step: int, per_epoch: int, optimizer: Optimizer, schedule: Sch
         return rate * 0.5 * (1 + math.cos(math.pi * share))
     passed = sum(step >= milestone * per_epoch for milestone in schedule.milestones)
     return rate * schedule.gamma**passed
+
+
+def rates_of(epoch: int, per_epoch: int, optimizer: Optimizer, schedule: Schedule) -> list[float]:
+    """The learning rate of each step of epoch `epoch` (from 1)."""
+    first = (epoch - 1) * per_epoch
+    return [learning_rate(first + step, per_epoch, optimizer, schedule) for step in range(per_epoch)]

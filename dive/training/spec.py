@@ -1,5 +1,6 @@
 """What a training run is to do, in values: nothing here is computed yet."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from dive.method.objectives import Objective
 from dive.models.network import Architecture
 from dive.models.weights import InitialWeights
 from dive.recipe.recipe import Optimizer, Schedule
-from dive.training.schedule import batch_of, epochs_of, parts_of, steps_per_epoch
+from dive.training.schedule import batch_of, epochs_of, parts_of, share_of, steps_per_epoch
 
 
 class ViewDraw(Protocol):
@@ -31,6 +32,7 @@ class RunSpec:
     views. precision: `auto` or one by name. labels: (N,) int64 on the device. hashes: (N,) uint64, the
     samples' random identities. initial: the weights that the network begins with, None for those that its
     seed draws. teacher: the cached logits that the objective takes, None where it takes none.
+    sync_batchnorm: whether batch norm takes its statistics over the batches of all processes.
     recipe: the whole of it in plain values, for the record. identity: plain values that must be equal for a
     stopped run to be resumed. facts: what its record tells besides. reads: files that it reads and must not
     replace.
@@ -52,6 +54,7 @@ class RunSpec:
     identity: dict[str, Any]
     facts: dict[str, Any]
     teacher: CachedLogits | None = None
+    sync_batchnorm: bool = False
     initial: InitialWeights | None = None
     reads: tuple[Path, ...] = ()
 
@@ -70,15 +73,23 @@ class RunSpec:
         batch = batch_of(step, len(self.hashes), self.schedule.batch_size)
         return parts_of(batch, self.schedule.accumulate)
 
-    @property
-    def largest_part(self) -> int:
-        """Samples in the largest part of a batch: what the network sees at once."""
-        return max(self.parts(0))
+    def shares(self, step: int, rank: int, size: int) -> tuple[slice, ...]:
+        """The share of each of these parts that process `rank` of `size` goes through, within the epoch."""
+        start, shares = step * self.schedule.batch_size, []
+        for part in self.parts(step):
+            share = share_of(part, rank, size)
+            shares.append(slice(start + share.start, start + share.stop))
+            start += part
+        return tuple(shares)
 
-    @property
-    def smallest_part(self) -> int:
-        """Samples in the smallest part of a batch."""
-        return min(*self.parts(0), *self.parts(self.steps_per_epoch - 1))
+    def largest_share(self, size: int = 1) -> int:
+        """Samples in the largest share of a part of a batch: what the network sees at once."""
+        return math.ceil(max(self.parts(0)) / size)
+
+    def smallest_share(self, size: int = 1) -> int:
+        """Samples in the smallest share of a part of a batch that is not empty."""
+        sizes = {*self.parts(0), *self.parts(self.steps_per_epoch - 1)}
+        return min(max(1, part // size) for part in sizes)
 
     @property
     def epochs(self) -> int:

@@ -21,6 +21,8 @@ from dive.models.checkpoint import same_tensors
 from dive.models.network import Network
 from dive.training.device import Runtime
 from dive.training.optimizers import capturable, groups_of, make_optimizer, state_tensors
+from dive.training.ranks import ALONE, Ranks
+from dive.training.shared import SharedNetwork
 from dive.training.spec import RunSpec
 
 WARM_UPS = 3  # steps before a capture: libraries choose their kernels and take their memory in these
@@ -59,16 +61,19 @@ class Inputs:
         return self.labels[rows], *(feed.batch(rows, ids, columns) for feed in self.more)
 
 
-def inputs_of(spec: RunSpec) -> Inputs:
+def inputs_of(spec: RunSpec, ranks: Ranks = ALONE) -> Inputs:
     """The inputs of a run, of feeds of its own."""
-    size = spec.largest_part
+    size = spec.largest_share(ranks.size)
     more = () if spec.teacher is None else (spec.teacher.feed(size),)
     return Inputs(spec.images.feed(size), spec.labels, more)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A kind of part of a batch: its samples, and whether it is the batch's first or last."""
+    """A kind of part of a batch: this process's samples of it, and whether it is the batch's first or last.
+
+    It has none where there are more processes than samples in it.
+    """
 
     size: int
     first: bool
@@ -84,24 +89,30 @@ class Part:
 class Step:
     """The step of a run: `begin` an epoch, then `advance` once for each of its steps.
 
-    network: in training mode, on the runtime's device. losses: (steps,) the mean loss of each step done in
-    this epoch. correct: how many samples were classified rightly in it. Both on the device; reading them
-    waits for it.
+    network: in training mode, on the runtime's device. ranks: the processes that share it. losses: (steps,)
+    the mean loss of each step done in this epoch; of several processes the mean of what each has here is.
+    correct: how many of this process's samples were classified rightly in it. Both on the device; reading
+    them waits for it.
     """
 
-    def __init__(self, spec: RunSpec, network: Network, inputs: Inputs, runtime: Runtime) -> None:
-        device, n, steps = runtime.device, len(spec.hashes), spec.steps_per_epoch
+    def __init__(
+        self, spec: RunSpec, network: Network, inputs: Inputs, runtime: Runtime, ranks: Ranks = ALONE
+    ) -> None:
+        device, steps = runtime.device, spec.steps_per_epoch
         self._network, self._inputs, self._runtime = network, inputs, runtime
         self._objective = spec.objective.to(device)
-        self._accumulates = spec.schedule.accumulate > 1
-        self._parts = [Part.of_batch(spec.parts(step)) for step in range(steps)]
+        self._processes = ranks.size
+        self._in_shares = spec.schedule.accumulate > 1 or not ranks.alone
+        shares = [spec.shares(step, ranks.rank, ranks.size) for step in range(steps)]
+        self._parts = [Part.of_batch([share.stop - share.start for share in of_step]) for of_step in shares]
+        self._places = np.concatenate([np.r_[share] for of_step in shares for share in of_step])
         self._sizes = torch.tensor([sum(spec.parts(step)) for step in range(steps)], device=device)
-        self._plan = torch.zeros(3, n, dtype=torch.int64, device=device)
+        self._plan = torch.zeros(3, len(self._places), dtype=torch.int64, device=device)
         groups = groups_of(spec, network)
         self._factors = [group.factor for group in groups]
         self._rates = torch.zeros(steps, len(groups), device=device)
         self._rate = torch.zeros(len(groups), device=device)
-        self._offsets = torch.arange(spec.largest_part, device=device)
+        self._offsets = torch.arange(spec.largest_share(ranks.size), device=device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)  # steps done
         self._taken = torch.zeros(1, dtype=torch.int64, device=device)  # samples gone through
         self._at = 0  # the cursor, as the host knows it
@@ -110,6 +121,7 @@ class Step:
         self.optimizer = make_optimizer(spec.optimizer, groups, self._rate)
         self._clip_norm = spec.optimizer.clip_norm
         self._counts = BatchCounts(network)
+        self._shared = SharedNetwork(network, ranks, spec)
         self._graphs: dict[Part, _Graph] = {}
 
     def load_state(self, model: dict[str, Any], optimizer: dict[str, Any]) -> None:
@@ -141,12 +153,12 @@ class Step:
     def begin(self, plan: np.ndarray, rates: list[float]) -> None:
         """Begin an epoch. plan: (3, N) samples in their order, view ids, cache columns; rates: (steps,)."""
         self.take_plan(plan, rates)
-        sizes = [part.size for parts in self._parts for part in parts]
-        self._inputs.begin(list(Batch(*plan).parts(sizes)))
+        sizes = [part.size for parts in self._parts for part in parts if part.size]
+        self._inputs.begin(list(Batch(*plan[:, self._places]).parts(sizes)))
 
     def take_plan(self, plan: np.ndarray, rates: list[float]) -> None:
         """Bring an epoch's plan and rates to the device; all that a capture needs of `begin`."""
-        self._plan.copy_(torch.from_numpy(plan))
+        self._plan.copy_(torch.from_numpy(plan[:, self._places]))
         self._rates.copy_(torch.tensor([[rate * factor for factor in self._factors] for rate in rates]))
         self._rewind()
         self._network.train()
@@ -164,7 +176,8 @@ class Step:
     def advance(self) -> None:
         """Do the next step of the epoch; on CUDA it is enqueued and not waited for."""
         for part in self._parts[self._at]:
-            self._inputs.load()
+            if part.size:
+                self._inputs.load()
             if (recorded := self._graphs.get(part)) is None:
                 self._run(part)
             else:
@@ -175,20 +188,24 @@ class Step:
     def _run(self, part: Part) -> None:
         """The part of a batch at the cursors: tensor operations alone, without a wait."""
         rows, ids, columns = self._plan.index_select(1, self._taken + self._offsets[: part.size])
-        with self._runtime.computing():
-            with self._runtime.autocast():
-                logits = self._network(self._inputs.images.batch(rows, ids, columns))
-            targets = self._inputs.targets(rows, ids, columns)
-            loss = self._objective(logits, *targets)
-            if self._accumulates:  # by its share: the parts' losses add up to the mean over the batch
-                loss = loss * part.size / self._sizes.index_select(0, self._cursor)[0]
+        with self._runtime.computing(), self._shared.passing(part.last):
+            if part.size:
+                with self._runtime.autocast():
+                    logits = self._shared(self._inputs.images.batch(rows, ids, columns))
+                targets = self._inputs.targets(rows, ids, columns)
+                loss = self._objective(logits, *targets)
+            else:  # other processes have some
+                loss = self._shared.pass_nothing()
+            if self._in_shares:  # by its share: losses add up over parts, gradients' mean is over processes
+                loss = loss * (part.size * self._processes) / self._sizes.index_select(0, self._cursor)[0]
             if part.first:
                 self._forget_gradients()
             loss.backward()
             if part.last:
                 self._update()
         self.losses.index_add_(0, self._cursor, loss.detach()[None])
-        self.correct += (logits.detach().argmax(dim=1) == targets[0]).sum()
+        if part.size:
+            self.correct += (logits.detach().argmax(dim=1) == targets[0]).sum()
         self._taken += part.size
         if part.last:
             self._cursor += 1
@@ -198,7 +215,7 @@ class Step:
 
         Those that are added up keep their memory: each graph of a part adds to what another left there.
         """
-        self.optimizer.zero_grad(set_to_none=not self._accumulates)
+        self.optimizer.zero_grad(set_to_none=not self._in_shares)
 
     def _update(self) -> None:
         """Change the weights by the gradients, at the learning rates of the step at the cursor."""

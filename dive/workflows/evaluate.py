@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dive.data.longtail import Samples
 from dive.errors import CheckpointError
@@ -19,9 +20,12 @@ from dive.recipe.recipe import Recipe
 from dive.recipe.records import of_one_run
 from dive.training.device import choose_device
 from dive.training.evaluation import Evaluator
+from dive.training.ranks import Ranks, ranks_on
 from dive.views.registry import view_space
 from dive.workflows.data import load_part, warn_of_workers
+from dive.workflows.prepared import room_of
 from dive.workflows.results import Result
+from dive.workflows.together import require_same_pictures
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def evaluate(
     recipe brings them to. own: networks of your own (`package.module:callable`) that may be imported where a
     checkpoint is of them; the recipe's is not taken for one. workers: as those of training. Raises
     CheckpointError where a checkpoint is corrupt, of other classes or of pictures of other channels.
+    Processes that torchrun started share the pictures; all return the same.
 
     >>> import dive
     >>> (teacher,) = dive.evaluate([Path("checkpoints/digits_lt_bbn/teacher.pt")])
@@ -67,22 +72,42 @@ def evaluate(
     """
     recipe = recipe or recorded_recipe(paths[0], (), None)
     target = choose_device(device)
+    with ranks_on(target) as ranks:
+        return _evaluate(paths, recipe, target, progress, own, workers, part, ranks)
+
+
+def _evaluate(
+    paths: Sequence[Path],
+    recipe: Recipe,
+    target: torch.device,
+    progress: Progress,
+    own: Sequence[str],
+    workers: int | None,
+    part: str,
+    ranks: Ranks,
+) -> list[Result]:
+    ranks.require_same({"recipe": recipe.as_dict() | {"data": recipe.data.identity()}}, "their recipes")
     loaded = [(path, *checkpoint.load_model(path, own)) for path in paths]
+    weights = {str(place): document["weights_hash"] for place, (_, _, document) in enumerate(loaded, 1)}
+    ranks.require_same({"weights": weights}, "their checkpoints")
     tests: dict[tuple[int | None, bool], Samples] = {}
     prepared: dict[str, Images] = {}
     evaluators = []
     for path, _, document in loaded:  # before the bar, as an index of the pictures has one of its own
         views = build(document["recipe"], where=str(path)).views
         if (pictures := (views.picture_size, views.one_size)) not in tests:
-            tests[pictures] = load_part(replace(recipe, views=views), part, SILENT if tests else progress)
+            with ranks.one_a_machine_first():
+                tests[pictures] = load_part(replace(recipe, views=views), part, SILENT if tests else progress)
+            require_same_pictures(ranks, {part: tests[pictures]})
         test = tests[pictures]
         _check_classes(path, document["classes"], test.classes)
         _check_channels(path, document["architecture"]["channels"], test.pictures.channels)
         space = view_space(views.kind, test.pictures.shape, **views.keys()).clean
         if (key := json.dumps(space.describe())) not in prepared:
-            prepared[key] = Images(test.pictures, space, target, workers)
+            prepared[key] = Images(test.pictures, space, target, workers, room_of(ranks))
             warn_of_workers(prepared[key], workers, progress)
-        evaluators.append(Evaluator(prepared[key], test.labels, np.array(document["class_counts"]), target))
+        counts = np.array(document["class_counts"])
+        evaluators.append(Evaluator(prepared[key], test.labels, counts, target, ranks))
     evaluated = []
     with progress.bar("eval", len(loaded)) as bar:
         for (path, network, document), evaluator in zip(loaded, evaluators, strict=True):

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 
 from dive.data.longtail import Dataset, Samples
+from dive.feeds.feed import Room, fits
 from dive.feeds.images import Images
 from dive.method.objectives import Objective
 from dive.models.weights import InitialWeights
 from dive.recipe.recipe import Recipe
 from dive.training.evaluation import Evaluator
+from dive.training.ranks import ALONE, Ranks
 from dive.training.spec import RunSpec, ViewDraw
 from dive.views.registry import view_space
 from dive.workflows.results import architecture_of, identity_of
@@ -22,7 +24,8 @@ class Prepared:
     """A recipe's data set prepared on a device, once for all runs of a command and for their evaluation.
 
     images: the training pictures in the recipe's view space. labels: (N,) int64 on the device. evaluator: on
-    the test part. validator: on the validation part, None without one.
+    the test part. validator: on the validation part, None without one. ranks: the processes that share
+    training and evaluation.
     """
 
     dataset: Dataset
@@ -31,26 +34,40 @@ class Prepared:
     labels: torch.Tensor
     evaluator: Evaluator
     validator: Evaluator | None = None
+    ranks: Ranks = ALONE
 
 
-def prepare(recipe: Recipe, dataset: Dataset, device: torch.device, workers: int | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    dataset: Dataset,
+    device: torch.device,
+    workers: int | None = None,
+    ranks: Ranks = ALONE,
+) -> Prepared:
     """The data set of a recipe on a device. workers: as `dive.feeds.images.Images` takes them."""
+    room = room_of(ranks)
     train_set = dataset.train
     space = view_space(recipe.views.kind, train_set.pictures.shape, **recipe.views.keys())
 
     def evaluator(samples: Samples) -> Evaluator:
         shown = view_space(recipe.views.kind, samples.pictures.shape, **recipe.views.keys()).clean
-        images = Images(samples.pictures, shown, device, workers)
-        return Evaluator(images, samples.labels, train_set.counts, device)
+        images = Images(samples.pictures, shown, device, workers, room)
+        return Evaluator(images, samples.labels, train_set.counts, device, ranks)
 
     return Prepared(
         dataset=dataset,
         device=device,
-        images=Images(train_set.pictures, space, device, workers),
+        images=Images(train_set.pictures, space, device, workers, room),
         labels=torch.from_numpy(train_set.labels).to(device),
         evaluator=evaluator(dataset.test),
         validator=None if dataset.val is None else evaluator(dataset.val),
+        ranks=ranks,
     )
+
+
+def room_of(ranks: Ranks) -> Room:
+    """What says whether something may lie on a device: the first process, to all."""
+    return lambda size, device: ranks.tell(fits(size, device))
 
 
 def spec_of(
@@ -82,5 +99,6 @@ def spec_of(
         recipe=recipe.as_dict(),
         identity=identity | {"view_space": prepared.images.space.describe()},
         facts=facts,
+        sync_batchnorm=recipe.model.sync_batchnorm,
         initial=initial,
     )

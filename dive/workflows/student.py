@@ -1,15 +1,16 @@
 """Training a student from the cache alone: the teacher's weights are not read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dive.cache.reader import LogitCache
 from dive.data.longtail import PIXELS, Samples
-from dive.errors import CacheError, DiveError, OutputError
+from dive.errors import CacheError, DiveError
 from dive.feeds.logits import CachedLogits
 from dive.method.advice import recommend
 from dive.method.objectives import DiVELoss
@@ -19,15 +20,16 @@ from dive.recipe.documents import differences
 from dive.recipe.recipe import Recipe
 from dive.recipe.teachers import teachers_in, told_teachers
 from dive.training.device import choose_device
-from dive.training.saved_state import Journal
+from dive.training.ranks import ALONE, Ranks, ranks_on
 from dive.training.spec import RunSpec
 from dive.versions import warn_if_others
 from dive.views.draw import FreeViews, StoredViews
 from dive.views.registry import view_space
 from dive.views.space import ViewSpace, require_ids, require_same
 from dive.workflows.data import load_dataset, warn_of_workers
+from dive.workflows.grid import grid_paths, run_apart
 from dive.workflows.places import cache_of, checkpoint_of
-from dive.workflows.prepared import Prepared, prepare, spec_of
+from dive.workflows.prepared import Prepared, prepare, room_of, spec_of
 from dive.workflows.results import (
     DEFAULT,
     Result,
@@ -36,7 +38,8 @@ from dive.workflows.results import (
     initial_facts,
     initial_of,
 )
-from dive.workflows.run import run
+from dive.workflows.run import refuse_finished, run
+from dive.workflows.together import require_same_data, require_same_task
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class StudentOptions:
 
     cache: to train from, cache/<recipe>.h5 if not given. auto: take τ and p from the cache as `recommend`
     does. free_views, fixed_view: how a cache of one view is used. allow_missing: leave out training images
-    that the cache lacks.
+    that the cache lacks. split: of several students, train each in all processes that torchrun started, one
+    student after the other; else each process trains whole students of its own.
     """
 
     cache: Path | None = None
@@ -53,6 +57,7 @@ class StudentOptions:
     free_views: bool = False
     fixed_view: bool = False
     allow_missing: bool = False
+    split: bool = False
 
 
 def train_student(
@@ -88,22 +93,42 @@ def train_students(
     One student is written to `out`; of several, each to the file `grid_path` names. Raises CacheError
     where the cache is not whole or of other samples, classes or views, DataError or OutputError; an
     earlier result stays as it was. Students whose loss is not finite are among the failures returned.
+    Processes that torchrun started train one student together, and of several each its own; all of them
+    return the same.
     """
     recipes = [recipe.of_student for recipe in recipes]
     path = options.cache or cache_of(recipes[0])
-    outs = grid_paths(out, recipes)
-    if len(recipes) == 1:
-        Journal(out).refuse_finished(training.force, [path])
-    require_known(recipes[0].model.name)
+    grid_paths(out, recipes)
     device = choose_device(training.device)
+    with ranks_on(device) as ranks:
+        require_same_task(ranks, recipes, training, asdict(options) | {"cache": None})
+        if len(recipes) == 1:
+            ranks.from_first(lambda: refuse_finished(out, training.force, [path]))
+        require_known(recipes[0].model.name)
+        return _train(recipes, out, path, options, training, progress, device, ranks)
+
+
+def _train(
+    recipes: Sequence[Recipe],
+    out: Path,
+    path: Path,
+    options: StudentOptions,
+    training: TrainOptions,
+    progress: Progress,
+    device: torch.device,
+    ranks: Ranks,
+) -> Trained:
     cache = LogitCache(path)
+    ranks.require_same({"cache": cache.hash}, "their caches")
     cache.require_origin()
     _check_view_choice(cache, options)
     if options.auto:
-        recipes = tuned(recipes, cache, progress)
-        outs = grid_paths(out, recipes)
+        recipes = ranks.from_first(lambda: tuned(recipes, cache, progress))
+    outs = grid_paths(out, recipes)
     first = recipes[0]
-    dataset = load_dataset(first, progress, training.check_images)
+    with ranks.one_a_machine_first():
+        dataset = load_dataset(first, progress, training.check_images)
+    require_same_data(ranks, dataset)
     space = view_space(first.views.kind, dataset.train.pictures.shape, **first.views.keys())
     train, rows = match_rows(cache, dataset.train, first, space, options.allow_missing, progress)
     warn_if_others(cache.facts["versions"], str(cache.path), progress)
@@ -112,42 +137,20 @@ def train_students(
             "free views: the teacher saw the clean view only, the student sees others, which makes it a "
             "weaker teacher; a cache of more --views costs nothing but its size"
         )
-    prepared = prepare(first, replace(dataset, train=train), device, training.workers)
+    apart = len(recipes) > 1 and not ranks.alone and not options.split
+    sharing = ALONE if apart else ranks
+    prepared = prepare(first, replace(dataset, train=train), device, training.workers, sharing)
     warn_of_workers(prepared.images, training.workers, progress)
-    teacher = CachedLogits(cache, rows, device)
+    teacher = CachedLogits(cache, rows, device, room_of(sharing))
     progress.note(teacher.told(first.schedule.batch_size))
     views = FreeViews(space) if options.free_views else StoredViews(cache.views[rows])
     specs = [
         _spec(recipe, place, prepared, cache, teacher, views, options)
         for recipe, place in zip(recipes, outs, strict=True)
     ]
-    return run(specs, prepared, training, progress)
-
-
-def grid_paths(out: Path, recipes: Sequence[Recipe]) -> list[Path]:
-    """Where each student is written: `out` itself for one, of several what `grid_path` names.
-
-    Raises OutputError where two would have one name, because they differ beyond the 12 digits in it.
-    """
-    if len(recipes) == 1:
-        return [out]
-    first: dict[Path, Recipe] = {}
-    for recipe in recipes:
-        other = first.setdefault(path := grid_path(out, recipe), recipe)
-        if other is not recipe:
-            both = differences(other.as_dict(), recipe.as_dict()) or ["they are the same"]
-            raise OutputError(
-                f"two students would be written to {path} ({'; '.join(both)}); they differ beyond the 12 "
-                "digits of a name, by rounding perhaps: give one of the two"
-            )
-    return list(first)
-
-
-def grid_path(out: Path, recipe: Recipe) -> Path:
-    """Where one student of several is written: `student.pt` becomes `student-t3-p0.5-w0.5-s0.pt`."""
-    d = recipe.distillation
-    own = "" if d.student_tau is None else f"-st{d.student_tau:.12g}"
-    return out.with_stem(f"{out.stem}-t{d.tau:.12g}-p{d.power:.12g}-w{d.weight:.12g}{own}-s{recipe.seed}")
+    if apart:
+        return run_apart(specs, prepared, training, progress, ranks)
+    return run(specs, prepared, training, progress, of_grid=len(specs) > 1)
 
 
 def tuned(recipes: Sequence[Recipe], cache: LogitCache, progress: Progress) -> list[Recipe]:

@@ -7,7 +7,7 @@ from dive.models.registry import require_known
 from dive.progress import SILENT, Progress
 from dive.recipe.recipe import Recipe
 from dive.training.device import choose_device
-from dive.training.saved_state import Journal
+from dive.training.ranks import ranks_on
 from dive.training.spec import RunSpec
 from dive.views.draw import FreeViews
 from dive.workflows.data import load_dataset, warn_of_workers
@@ -20,7 +20,8 @@ from dive.workflows.results import (
     initial_facts,
     initial_of,
 )
-from dive.workflows.run import run
+from dive.workflows.run import refuse_finished, run
+from dive.workflows.together import require_same_data, require_same_task
 
 
 def train_teacher(
@@ -32,7 +33,8 @@ def train_teacher(
     """Train the recipe's teacher and write it to `out`, or to checkpoints/<recipe>/teacher.pt.
 
     The recipe's part `student` has no influence. A run that was stopped is resumed. Raises DataError,
-    OutputError or TrainingError; an earlier result stays as it was.
+    OutputError or TrainingError; an earlier result stays as it was. Processes that torchrun started train it
+    together.
 
     >>> import dive
     >>> recipe = dive.load_recipe("digits_lt/bbn", "schedule.epochs=1", "schedule.warmup_epochs=0",
@@ -43,12 +45,17 @@ def train_teacher(
     """
     recipe = recipe.of_teacher
     out = out or checkpoint_of(recipe, "teacher")
-    Journal(out).refuse_finished(options.force)
-    require_known(recipe.model.name)
     device = choose_device(options.device)
-    prepared = prepare(recipe, load_dataset(recipe, progress, options.check_images), device, options.workers)
-    warn_of_workers(prepared.images, options.workers, progress)
-    trained = run([_spec(recipe, out, prepared)], prepared, options, progress)
+    with ranks_on(device) as ranks:
+        require_same_task(ranks, [recipe], options)
+        ranks.from_first(lambda: refuse_finished(out, options.force))
+        require_known(recipe.model.name)
+        with ranks.one_a_machine_first():
+            dataset = load_dataset(recipe, progress, options.check_images)
+        require_same_data(ranks, dataset)
+        prepared = prepare(recipe, dataset, device, options.workers, ranks)
+        warn_of_workers(prepared.images, options.workers, progress)
+        trained = run([_spec(recipe, out, prepared)], prepared, options, progress)
     trained.require_all()
     return trained.results[0]
 

@@ -442,7 +442,9 @@ TRAINS_OTHERWISE = {
             "self.losses = self.losses.index_add(0, self._cursor, ",
         )
     ],
-    "plan bound anew": [("self._plan.copy_(torch.from_numpy(plan))", "self._plan = torch.from_numpy(plan)")],
+    "plan bound anew": [
+        ("self._plan.copy_(torch.from_numpy(plan[:, self._places]))", "self._plan = torch.from_numpy(plan)")
+    ],
     "rates bound anew": [(BRING_RATES, f"self._rates = {RATES}")],
     "rate bound anew": [
         (
@@ -519,13 +521,13 @@ def test_a_fault_of_the_step_is_found_by_the_comparison_with_eager_steps(graphs,
 # Faults that show where batches are gone through in parts, or with another optimiser than SGD.
 TRAINS_OTHERWISE_IN_PARTS = {
     "gradients of one graph in the memory of all": [
-        ("zero_grad(set_to_none=not self._accumulates)", "zero_grad(set_to_none=True)")
+        ("zero_grad(set_to_none=not self._in_shares)", "zero_grad(set_to_none=True)")
     ],
     "gradients never begun anew": [("            if part.first:\n", "            if False:\n")],
     "gradients begun anew in each part": [("            if part.first:\n", "            if True:\n")],
     "an update in each part": [("if part.last:\n                self._update()", "self._update()")],
     "a share of the first batch": [("self._sizes.index_select(0, self._cursor)[0]", "self._sizes[0]")],
-    "a share that is left out": [("if self._accumulates:  #", "if False:  #")],
+    "a share that is left out": [("if self._in_shares:  #", "if False:  #")],
     "losses of the last part alone": [("self.losses.index_add_(", "self.losses.index_copy_(")],
     "one graph for parts of one size": [
         ("self._graphs.get(part)", "{p.size: g for p, g in self._graphs.items()}.get(part.size)")

@@ -291,7 +291,7 @@ def test_batch_norm_sees_the_parts_as_a_loop_over_them_does(kind, accumulate, n)
 
 def test_streamed_parts_are_resident_parts():
     one, other = (Run(normed_network(), AdamW(), 3) for _ in range(2))
-    largest = one.spec.largest_part
+    largest = one.spec.largest_share()
     assert largest == 6
     streamed = StreamedImages(HeldPictures(one.pixels), one.space, largest, CPU, workers=0)
     one.go(step=one.begun(streamed))

@@ -1,0 +1,100 @@
+"""How the processes that torchrun started find each other: a store of keys that all of them reach.
+
+The store outlives the processes where torchrun starts them again, and its keys are still there then. So they
+agree on a prefix of their own first, which no process of an earlier attempt knows. No torch until then.
+"""
+
+import os
+import time
+import uuid
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from dive.world import this_world
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+PATIENCE = timedelta(minutes=10)  # for all to be there: they import torch, from a slow disk perhaps
+A_WORD = timedelta(seconds=60)  # for the same where a process has nothing left to do but tell an error
+_EVERY_SECONDS = 0.02  # that the first process looks who is there
+_AGENT = "TORCHELASTIC_USE_AGENT_STORE"  # whether torchrun itself keeps the store
+
+_met: "Store | None" = None
+
+
+def meet(patience: timedelta = PATIENCE) -> "Store":
+    """The store of the processes that run now; returns when all of them have called it.
+
+    Raises RuntimeError where they do not within `patience`.
+    """
+    global _met
+    if _met is None:
+        from torch.distributed import PrefixStore
+
+        store = _store(patience)
+        agree = _welcome_all if this_world().first else _be_welcomed
+        _met = PrefixStore(f"dive/{agree(store, patience)}", store)
+    return _met
+
+
+def _store(patience: timedelta) -> "Store":
+    """torchrun's store; without an agent the first process keeps one."""
+    from torch.distributed import TCPStore
+
+    return TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=this_world().first and os.environ.get(_AGENT) != "True",
+        timeout=patience,
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+
+
+def _welcome_all(store: "Store", patience: timedelta) -> str:
+    """Tell the prefix to whoever says hello, until each has confirmed it.
+
+    A hello may be of a process of an earlier attempt: a later one of the same rank is answered too.
+    """
+    chosen = uuid.uuid4().hex
+    end = time.monotonic() + patience.total_seconds()
+    answered: dict[int, bytes] = {}
+    missing = set(range(1, this_world().size))
+    while missing:
+        for rank in sorted(missing):
+            if store.check([f"dive/confirmed/{chosen}/{rank}"]):
+                missing.discard(rank)
+            elif store.check([f"dive/hello/{rank}"]):
+                hello = store.get(f"dive/hello/{rank}")
+                if answered.get(rank) != hello:
+                    store.set(f"dive/welcome/{hello.decode()}", chosen)
+                    answered[rank] = hello
+        if time.monotonic() > end:
+            raise RuntimeError(f"processes {sorted(missing)} did not come")
+        time.sleep(_EVERY_SECONDS)
+    return chosen
+
+
+def _be_welcomed(store: "Store", patience: timedelta) -> str:
+    """The prefix that the first process chose."""
+    rank, own = this_world().rank, uuid.uuid4().hex
+    store.set(f"dive/hello/{rank}", own)
+    store.wait([f"dive/welcome/{own}"], patience)
+    chosen: str = store.get(f"dive/welcome/{own}").decode()
+    store.set(f"dive/confirmed/{chosen}/{rank}", "")
+    return chosen
+
+
+def first_to_tell() -> bool:
+    """Whether this process is the first that has an error to tell; the others are silent then.
+
+    True in a process alone.
+    """
+    world = this_world()
+    if world.size == 1 or (_met is None and world.first):  # nobody else can have told one yet
+        return True
+    try:
+        return bool(meet(A_WORD).add("told", 1) == 1)
+    except RuntimeError:  # nobody is there to ask
+        return True

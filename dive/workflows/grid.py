@@ -1,0 +1,55 @@
+"""A grid of students: where each is written, and which process trains it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dive.errors import OutputError
+from dive.progress import Progress
+from dive.recipe.documents import differences
+from dive.recipe.recipe import Recipe
+from dive.training.ranks import Ranks
+from dive.training.spec import RunSpec
+from dive.workflows.prepared import Prepared
+from dive.workflows.results import Trained, TrainOptions
+from dive.workflows.run import run
+
+
+def grid_paths(out: Path, recipes: Sequence[Recipe]) -> list[Path]:
+    """Where each student is written: `out` itself for one, of several what `grid_path` names.
+
+    Raises OutputError where two would have one name, because they differ beyond the 12 digits in it.
+    """
+    if len(recipes) == 1:
+        return [out]
+    first: dict[Path, Recipe] = {}
+    for recipe in recipes:
+        other = first.setdefault(path := grid_path(out, recipe), recipe)
+        if other is not recipe:
+            both = differences(other.as_dict(), recipe.as_dict()) or ["they are the same"]
+            raise OutputError(
+                f"two students would be written to {path} ({'; '.join(both)}); they differ beyond the 12 "
+                "digits of a name, by rounding perhaps: give one of the two"
+            )
+    return list(first)
+
+
+def grid_path(out: Path, recipe: Recipe) -> Path:
+    """Where one student of several is written: `student.pt` becomes `student-t3-p0.5-w0.5-s0.pt`."""
+    d = recipe.distillation
+    own = "" if d.student_tau is None else f"-st{d.student_tau:.12g}"
+    return out.with_stem(f"{out.stem}-t{d.tau:.12g}-p{d.power:.12g}-w{d.weight:.12g}{own}-s{recipe.seed}")
+
+
+def run_apart(
+    specs: Sequence[RunSpec], prepared: Prepared, options: TrainOptions, progress: Progress, ranks: Ranks
+) -> Trained:
+    """Train whole students in different processes, each as if it were alone; all get what became of all.
+
+    Process r of R takes every R-th, from the r-th on. prepared: for one process alone.
+    """
+    own = specs[ranks.rank :: ranks.size]
+    here = run(own, prepared, options, progress, of_grid=True) if own else Trained([], [])
+    everywhere = ranks.gathered(here)
+    found = {result.path: result for trained in everywhere for result in trained.results}
+    failures = [failure for trained in everywhere for failure in trained.failures]
+    return Trained([found[spec.out] for spec in specs if spec.out in found], failures)

@@ -1,70 +1,177 @@
-"""Commands under torchrun, in processes of their own or as if they were started by it."""
+"""`dive` in several processes that train together: forked ones, quickly, or those of a real torchrun.
 
+Forked processes find in their environment what torchrun would put there; the first of them keeps the store.
+"""
+
+import contextlib
+import importlib
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-PLACE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+import chain
 
-
-def environment(rank: int, size: int, restart: int = 0) -> dict[str, str]:
-    """What torchrun sets for a rank of a world on one machine."""
-    return PLACE | {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "LOCAL_RANK": str(rank),
-        "LOCAL_WORLD_SIZE": str(size),
-        "TORCHELASTIC_RESTART_COUNT": str(restart),
-        "TORCHELASTIC_RUN_ID": "none",
-    }
+PLAIN = """
+import torch
+from torch import nn
 
 
-def start(size: int, *words: object, settings: Mapping[str, str] | None = None) -> subprocess.Popen:
-    """`torchrun --nproc-per-node SIZE -m dive WORDS`, started in this folder; one thread a process.
+def build(classes):
+    \"\"\"A network without batch norm, and without kinks that magnify rounding.\"\"\"
+    pooled = nn.AdaptiveAvgPool2d(2)
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Tanh(), pooled, nn.Flatten(), nn.Linear(32, classes))
+"""
+WORKER = Path(__file__).with_name("torchrun_worker.py")
+SECONDS = 150  # within which all must have ended
 
-    settings: further environment variables.
+
+def plain_network() -> tuple[str, ...]:
+    """Write the module of a network without batch norm here; the options that choose it."""
+    Path("plain_network.py").write_text(PLAIN)
+    return ("--set", "model.name=plain_network:build")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def forked(
+    size: int,
+    *words: object,
+    more: Mapping[int, Sequence[object]] | None = None,
+    faults: Mapping[int, Mapping[str, Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> list[chain.Outcome]:
+    """`dive` with these words in `size` processes; how each ended.
+
+    more: words that some ranks have besides. faults: of some ranks, `module:name` of a function to what is
+    done in its place: a pair of the call, from 1, and the error it raises, or the signal that it sends.
+    settings: `module:name` to values set before the command starts.
     """
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size), "-m", "dive"]
-    place = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [*torchrun, *map(str, words)],
-        env=os.environ | place | dict(settings or {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    common = {"dive.cli:LAST_SECONDS": 0.2, **(settings or {})}
+    commands = [[*map(str, (*words, *(more or {}).get(rank, ())))] for rank in range(size)]
+    each_faults = [(faults or {}).get(rank, {}) for rank in range(size)]
+    return _in_processes(
+        size, _command, [(one, dict(each), common) for one, each in zip(commands, each_faults, strict=True)]
     )
 
 
-def run(size: int, *words: object) -> subprocess.CompletedProcess:
-    """The same, waited for."""
-    started = start(size, *words)
-    out, err = started.communicate(timeout=300)
-    return subprocess.CompletedProcess(started.args, started.returncode, out, err)
+def called(size: int, function: Callable[[], None]) -> None:
+    """Call a function in `size` processes; each must end well."""
+    for outcome in _in_processes(size, _called, [(function,)] * size):
+        assert outcome.code == 0, outcome
 
 
-def members(torchrun: int) -> dict[int, int]:
-    """The processes that a torchrun has started and that live, by their rank."""
-    found = {}
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            state, parent, *_ = (place / "stat").read_text().rpartition(") ")[2].split()
-            entries = (place / "environ").read_bytes().split(b"\0") if int(parent) == torchrun else []
-        except OSError:
-            continue
-        ranks = [entry[5:] for entry in entries if entry.startswith(b"RANK=")]
-        if ranks and state not in "ZX":
-            found[int(ranks[0])] = int(place.name)
-    return found
+def _in_processes(size: int, target: Callable, arguments: Sequence[tuple]) -> list[chain.Outcome]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*chain.PRELOADED, "dive.training.shared"])
+    port = str(free_port())
+    with tempfile.TemporaryDirectory() as folder:
+        children = []
+        for rank in range(size):
+            places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+            environment = {name: str(value) for name, value in places.items()}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            streams = (f"{folder}/{rank}.out", f"{folder}/{rank}.err")
+            child = context.Process(
+                target=_begin, args=(environment, os.getcwd(), streams, target, arguments[rank])
+            )
+            child.start()
+            children.append(child)
+        outcomes = []
+        for rank, child in enumerate(children):
+            child.join(SECONDS)
+            if child.exitcode is None:
+                child.kill()
+                child.join()
+            out, err = (Path(folder, f"{rank}.{name}").read_text() for name in ("out", "err"))
+            outcomes.append(chain.Outcome(child.exitcode, out, err))
+    return outcomes
 
 
-def wait_for(there, seconds: float = 120) -> None:
-    """Wait until `there()` is true."""
-    end = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.01)
+def _begin(
+    environment: Mapping[str, str], folder: str, streams: Sequence[str], target: Callable, arguments: tuple
+) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ.update(environment)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.chdir(folder)
+    for number, path in enumerate(streams, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False, buffering=1) for number in (1, 2))
+    target(*arguments)
+
+
+def _command(words: list[str], faults: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        setattr(*_owner(name), value)
+    for spot, (call, error) in faults.items():
+        place(spot, call, error)
+    sys.argv = ["dive", *words]
+    importlib.import_module("dive.cli").main()
+
+
+def _called(function: Callable[[], None]) -> None:
+    function()
+
+
+def place(spot: str, call: int, error: Any) -> None:
+    """Let a function's `call`-th call (from 1) raise an error, or send this process a signal."""
+    owner, name = _owner(spot)
+    real, calls = getattr(owner, name), []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            if isinstance(error, int):
+                os.kill(os.getpid(), error)
+            raise error
+        return real(*args, **kwargs)
+
+    setattr(owner, name, counted)
+
+
+def _owner(spot: str) -> tuple[Any, str]:
+    module, _, path = spot.partition(":")
+    owner: Any = importlib.import_module(module)
+    *outer, name = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    return owner, name
+
+
+def torchrun(
+    size: int, *words: object, restarts: int = 0, environment: Mapping[str, str] | None = None
+) -> chain.Outcome:
+    """`dive` with these words under torchrun; what all processes and torchrun printed."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+    command += ["--max-restarts", str(restarts), str(WORKER), *map(str, words)]
+    own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(chain.ROOT)}
+    done = subprocess.run(
+        command,
+        env=os.environ | own | dict(environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    return chain.Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def told(outcomes: Sequence[chain.Outcome]) -> Iterator[str]:
+    """The lines of all processes on stderr, without warnings and torch's own."""
+    for outcome in outcomes:
+        for line in outcome.err.splitlines():
+            if not line.startswith(("warning: ", "[")):
+                yield line

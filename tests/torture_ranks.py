@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import chain
-import ranks
+import torchrun
 
 from dive.cache.plan import plan_path
 from dive.cache.reader import LogitCache
@@ -80,7 +80,7 @@ def _one_run(words: tuple, whole: bytes, generator: random.Random, report: Repor
             break
     size = generator.choice(SIZES)
     refused = out.exists() and not plan_path(out).exists() and not Path(f"{OUT}.part").exists()
-    done = ranks.run(size, *words, "--out", OUT)
+    done = torchrun.run(size, *words, "--out", OUT)
     report.runs[size] = report.runs.get(size, 0) + 1
     if (done.returncode != 0) != refused:
         yield f"the last of {size} ranks ended with {done.returncode}: {done.stderr[-2000:]}"
@@ -92,11 +92,11 @@ def _one_run(words: tuple, whole: bytes, generator: random.Random, report: Repor
 
 def _killed(words: tuple, size: int, generator: random.Random) -> tuple[list[str], int | None]:
     """Kill a rank once there are signs of work; what was wrong, and which it was, None where none lived."""
-    started = ranks.start(size, *words, "--out", OUT)
+    started = torchrun.start(size, *words, "--out", OUT)
     before = set(os.listdir())
-    ranks.wait_for(lambda: set(os.listdir()) - before or started.poll() is not None or _any_lock())
+    torchrun.wait_for(lambda: set(os.listdir()) - before or started.poll() is not None or _any_lock())
     time.sleep(generator.uniform(0, LONGEST) * generator.random())
-    living = ranks.members(started.pid)
+    living = torchrun.members(started.pid)
     victim = generator.choice(sorted(living)) if living else None
     if victim is not None:
         os.kill(living[victim], signal.SIGKILL)
@@ -106,7 +106,7 @@ def _killed(words: tuple, size: int, generator: random.Random) -> tuple[list[str
         started.kill()
         return ["torchrun did not end"], victim
     faults = []
-    if ranks.members(started.pid):
+    if torchrun.members(started.pid):
         faults.append("ranks outlived torchrun")
     if victim is not None and started.returncode == 0 and not Path(OUT).exists():
         faults.append("torchrun ended well without a result")
@@ -131,7 +131,7 @@ def main() -> None:
         digits = chain.Chain(folder)
         words = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--set", "views.pad=4")
         with contextlib.chdir(folder):
-            done = ranks.run(1, *words, "--out", folder / "whole.h5")
+            done = torchrun.run(1, *words, "--out", folder / "whole.h5")
             assert done.returncode == 0, done.stderr
         whole = (folder / "whole.h5").read_bytes()
         report = torture(words, whole, folder, options.kills, options.seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import chain
 import pytest
-import ranks
+import torchrun
 import torch
 
 from dive.cache.part import part_path
@@ -52,7 +52,7 @@ def whole(words, one_thread, tmp_path_factory):
 def as_rank(rank: int, size: int, *words: object, restart: int = 0) -> chain.Outcome:
     """The command as rank `rank` of torchrun, in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in ranks.environment(rank, size, restart).items():
+        for name, value in torchrun.environment(rank, size, restart).items():
             patch.setenv(name, value)
         return chain.dive(*words, "--out", OUT)
 
@@ -73,7 +73,7 @@ def computed(monkeypatch) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "store"), [(2, "float16"), (3, "features")])
 def test_torchrun_exports_the_bytes_of_one_process_and_rank_0_alone_tells(words, whole, size, store):
-    done = ranks.run(size, *words, "--store", store, "--out", OUT)
+    done = torchrun.run(size, *words, "--store", store, "--out", OUT)
     assert done.returncode == 0, done.stderr
     assert OUT.read_bytes() == whole(store) and os.listdir() == [OUT.name]
     assert done.stdout.count("Logit cache") == 1
@@ -246,13 +246,13 @@ def test_rank_0_stops_waiting_where_somebody_else_merges(words, whole, monkeypat
 
 @pytest.mark.slow
 def test_a_killed_rank_ends_all_and_the_rest_is_done_by_another_world(words, whole):
-    started = ranks.start(3, *words, "--out", OUT)
-    ranks.wait_for(lambda: len(shard_files(OUT)) > 0 or started.poll() is not None)
-    living = ranks.members(started.pid)
+    started = torchrun.start(3, *words, "--out", OUT)
+    torchrun.wait_for(lambda: len(shard_files(OUT)) > 0 or started.poll() is not None)
+    living = torchrun.members(started.pid)
     victim = max(living)  # the last one, most often rank 2; each may have ended
     os.kill(living[victim], signal.SIGKILL)
     _, err = started.communicate(timeout=120)
-    assert started.returncode != 0 and not ranks.members(started.pid)
+    assert started.returncode != 0 and not torchrun.members(started.pid)
     assert "dive: " not in err  # what torchrun says of it is torchrun's
     for rank in (1, 0):
         assert as_rank(rank, 2, *words).code == 0

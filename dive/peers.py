@@ -5,6 +5,7 @@ agree on a prefix of their own first, which no process of an earlier attempt kno
 """
 
 import os
+import socket
 import time
 import uuid
 from datetime import timedelta
@@ -42,14 +43,31 @@ def _store(patience: timedelta) -> "Store":
     """torchrun's store; without an agent the first process keeps one."""
     from torch.distributed import TCPStore
 
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    keeps = this_world().first and os.environ.get(_AGENT) != "True"
+    if not keeps:
+        _wait_for(host, port, patience)
     return TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        is_master=this_world().first and os.environ.get(_AGENT) != "True",
+        host,
+        port,
+        is_master=keeps,
         timeout=patience,
         wait_for_workers=False,
         multi_tenant=True,
     )
+
+
+def _wait_for(host: str, port: int, patience: timedelta) -> None:
+    """Wait until somebody listens there; torch's own way prints of every attempt."""
+    end = time.monotonic() + patience.total_seconds()
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise RuntimeError(f"nobody listens on port {port} of {host}") from error
+            time.sleep(_EVERY_SECONDS)
 
 
 def _welcome_all(store: "Store", patience: timedelta) -> str:
@@ -96,5 +114,5 @@ def first_to_tell() -> bool:
         return True
     try:
         return bool(meet(A_WORD).add("told", 1) == 1)
-    except RuntimeError:  # nobody is there to ask
-        return True
+    except RuntimeError:  # the first process has ended, with an error of its own
+        return False

@@ -40,16 +40,19 @@ def has_batch_norm(network: nn.Module) -> bool:
 class SharedNetwork:
     """A network as the step of a process calls it; the network itself where the process is alone.
 
-    Every process of a run makes it, and goes through equally many passes.
+    Every process of a run makes it, joins the others, and goes through equally many passes.
     """
 
     def __init__(self, network: Network, ranks: Ranks, spec: RunSpec) -> None:
-        self._network, self._spec = network, spec
+        self._network, self._spec, self._ranks = network, spec, ranks
         self._parallel: DistributedDataParallel | None = None
-        if not ranks.alone:
-            unused = not _uses_every_parameter(network, self._blank(2))
+        self._unused = not ranks.alone and not _uses_every_parameter(network, self._blank(2))
+
+    def join(self) -> None:
+        """Take the weights and buffers of the first process; to be called when the buffers are settled."""
+        if not self._ranks.alone:
             with lost_peers():
-                self._parallel = DistributedDataParallel(network, find_unused_parameters=unused)
+                self._parallel = DistributedDataParallel(self._network, find_unused_parameters=self._unused)
 
     def __call__(self, views: torch.Tensor) -> torch.Tensor:
         """Logits (B, C) of views (B, channels, H, W) uint8."""

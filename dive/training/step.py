@@ -120,8 +120,9 @@ class Step:
         self.correct = torch.zeros(1, dtype=torch.int64, device=device)
         self.optimizer = make_optimizer(spec.optimizer, groups, self._rate)
         self._clip_norm = spec.optimizer.clip_norm
+        self._shared = SharedNetwork(network, ranks, spec)  # before the counts, which cannot be copied
         self._counts = BatchCounts(network)
-        self._shared = SharedNetwork(network, ranks, spec)
+        self._shared.join()
         self._graphs: dict[Part, _Graph] = {}
 
     def load_state(self, model: dict[str, Any], optimizer: dict[str, Any]) -> None:

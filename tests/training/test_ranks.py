@@ -118,6 +118,7 @@ def _buffers_of_an_empty_share() -> None:
         torch.manual_seed(0)
         net = network()
         shared = SharedNetwork(net, world, SPEC)
+        shared.join()
         views = (torch.arange(64).reshape(1, 1, 8, 8) ** 2 % 251).to(torch.uint8)
         with shared.passing(last=True):
             loss = shared(views).sum() * world.size if world.first else shared.pass_nothing()

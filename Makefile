@@ -5,7 +5,8 @@
 # make reproduce: the runs behind RESULTS.md, about an hour each on two cores; resumes where it was stopped.
 #   DATA=PATH says where CIFAR-100 is, or is downloaded to.
 # make results: RESULTS.md again from the records in results/.
-# make torture: kills at random moments, two hundred on the digits, 24 on photographs, 40 of ranks; writes results/reliability/.
+# make torture: two hundred kills at random moments on the digits, 24 on photographs, 40 of ranks under torchrun;
+#   writes results/reliability/.
 # All make the environment in .venv first.
 
 PYTHON ?= python3
@@ -53,7 +54,8 @@ bench-gpu: env
 torture: env
 	$(VENV)/bin/python tests/torture.py --kills 200 --out results/reliability/torture.json
 	$(VENV)/bin/python tests/torture.py --photographs --kills 24 --out results/reliability/photographs.json
-	$(VENV)/bin/python tests/torture_ranks.py --kills 40 --out results/reliability/ranks.json
+	$(VENV)/bin/python tests/torture_training_ranks.py --kills 20 --out results/reliability/training-ranks.json
+	$(VENV)/bin/python tests/torture_export_ranks.py --kills 20 --out results/reliability/export-ranks.json
 
 reproduce: env
 	$(VENV)/bin/python -m reproduction.runs $(if $(DATA),--data $(DATA))

@@ -28,6 +28,7 @@ def build(classes):
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Tanh(), pooled, nn.Flatten(), nn.Linear(32, classes))
 """
 WORKER = Path(__file__).with_name("torchrun_worker.py")
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(chain.ROOT)}
 SECONDS = 150  # within which all must have ended
 
 
@@ -151,16 +152,19 @@ def _owner(spot: str) -> tuple[Any, str]:
     return owner, name
 
 
+def torchrun_command(size: int, restarts: int, *words: object) -> list[str]:
+    """`dive` with these words under torchrun."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+    return [*run, "--max-restarts", str(restarts), str(WORKER), *map(str, words)]
+
+
 def torchrun(
     size: int, *words: object, restarts: int = 0, environment: Mapping[str, str] | None = None
 ) -> chain.Outcome:
     """`dive` with these words under torchrun; what all processes and torchrun printed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
-    command += ["--max-restarts", str(restarts), str(WORKER), *map(str, words)]
-    own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(chain.ROOT)}
     done = subprocess.run(
-        command,
-        env=os.environ | own | dict(environment or {}),
+        torchrun_command(size, restarts, *words),
+        env=os.environ | ENVIRONMENT | dict(environment or {}),
         capture_output=True,
         text=True,
         timeout=SECONDS,

@@ -7,6 +7,7 @@ import caches
 import chain
 import numpy as np
 import pytest
+import ranks
 import torch
 
 from dive.cache.reader import LogitCache
@@ -34,6 +35,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device"),
 ]
 
+TWO = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL needs a CUDA device a process: two")
 ON_CUDA = ("--config", chain.CONFIG, "--device", "cuda")
 OUT = Path("s.pt")
 # Gentle steps magnify rounding less; kernels that add in no fixed order still move losses by some per mille.
@@ -295,3 +297,29 @@ def test_rows_are_decoded_in_float32_whatever_the_network_computes_in(store, pre
         graph.replay()
     stream.synchronize()
     assert np.abs(captured.cpu().numpy() - expected).max() < 2e-5 * np.abs(expected).max()
+
+
+@TWO
+@pytest.mark.parametrize("size", [2, 3])
+def test_synchronised_batch_norm_over_processes_is_that_of_one(size):
+    """Statistics are over the whole batch; of the last batch, of one image, all but one process have nothing."""
+    if size > torch.cuda.device_count():
+        pytest.skip(f"{size} processes need as many CUDA devices")
+    sets = ("model.sync_batchnorm=true", "schedule.batch_size=199", "optimizer.lr=0.01", "precision=fp32")
+    words = ("teacher", *ON_CUDA, "--epochs", 2, *(word for one in sets for word in ("--set", one)))
+    chain.succeed(*words, "--out", "one.pt")
+    devices = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(torch.cuda.device_count())))}
+    outcome = ranks.torchrun(size, *words, "--out", "many.pt", environment=devices)
+    assert outcome.code == 0, outcome
+    assert losses(history(Path("many.pt"))) == pytest.approx(losses(history(Path("one.pt"))), rel=5e-3)
+    one, many = (checkpoint.load_finished(Path(name))["model"] for name in ("one.pt", "many.pt"))
+    for name in (name for name in one if "running" in name):
+        torch.testing.assert_close(many[name], one[name], rtol=2e-2, atol=1e-2)
+
+
+def test_synchronised_batch_norm_of_one_process_is_the_plain_one_and_is_captured(digits, capsys):
+    words = ("teacher", *ON_CUDA, *GENTLE, "--precision", "fp32")
+    chain.succeed(*words, "--out", "plain.pt")
+    outcome = chain.succeed(*words, "--set", "model.sync_batchnorm=true", "--out", "sync.pt")
+    assert "eagerly" not in outcome.err
+    assert losses(history(Path("sync.pt"))) == pytest.approx(losses(history(Path("plain.pt"))), rel=5e-3)

@@ -13,6 +13,7 @@ import chain
 import pytest
 import ranks
 import torch
+import torture_ranks
 from conftest import png
 
 from dive.errors import DataError
@@ -203,6 +204,13 @@ def test_torchrun_recovers_from_a_killed_rank_by_itself():
     assert same_bits("t.pt", "whole.pt")
     assert outcome.out.count("teacher (bsce)") == 1
     assert not Path(".t.pt.lock").exists() and not Path("t.state").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_recovers_whichever_rank_is_killed_whenever(digits, tmp_path):
+    report = torture_ranks.torture_ranks(digits, tmp_path, kills=3, seed=0)
+    assert report.faults == []
+    assert sum(report.kills.values()) >= 3
 
 
 @pytest.mark.slow

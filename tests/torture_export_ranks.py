@@ -1,6 +1,6 @@
 """SIGKILL to random ranks of torchrun at random moments: an export, resumed by as many ranks or others.
 
-    python tests/torture_ranks.py --kills 40 --out results/reliability/ranks.json
+    python tests/torture_export_ranks.py --kills 20 --out results/reliability/export-ranks.json
 
 A kill counts if it hit. torchrun must end with all its ranks, dive must tell nothing of it, nothing under the
 final name may be half, and the last resume must end in the bytes of one process, with nothing left over.
@@ -122,7 +122,7 @@ def _any_lock() -> bool:
 def main() -> None:
     """Kill as often as asked for, print and write what was seen; exit code 1 where something was wrong."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

@@ -1,0 +1,138 @@
+"""SIGKILL to random ranks at random moments: training under torchrun, which starts all again by itself.
+
+    python tests/torture_training_ranks.py --kills 20 --out results/reliability/training-ranks.json
+
+Teacher and student of the digits, by two processes. A run is killed a few times, as often as torchrun may start
+it again; it must end well by itself, in the weights and the history of a run that nobody killed, with nothing
+left beside them. A kill counts if it hit a process that trained or was about to.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import chain
+import processes
+import ranks
+import torture
+
+SIZE = 2
+EPOCHS = 12
+KILLS_A_RUN = 3  # and so many times torchrun may start again
+
+
+@dataclass
+class Report:
+    """What a session of kills saw. faults: what should not have been, empty if all is well."""
+
+    kills: dict[str, int] = field(default_factory=dict)
+    kills_by_rank: dict[int, int] = field(default_factory=dict)
+    runs: dict[str, int] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def commands(digits: chain.Chain) -> dict[str, tuple]:
+    """What is killed, by name."""
+    training = (*chain.DIGITS, "--epochs", EPOCHS)
+    return {"teacher": ("teacher", *training), "student": ("student", *training, "--cache", digits.cache)}
+
+
+def torture_ranks(digits: chain.Chain, folder: Path, kills: int, seed: int) -> Report:
+    """Kill until there were `kills` hits; folder: where to work."""
+    report, generator, start = Report(), random.Random(seed), time.monotonic()
+    wanted, whole, took = commands(digits), {}, {}
+    for name, words in wanted.items():
+        whole[name] = folder / "whole" / f"{name}.pt"
+        begin = time.monotonic()
+        if _run(words, whole[name], [], report) != 0:
+            report.faults.append(f"{name}: does not end well when nobody kills it")
+        took[name] = time.monotonic() - begin
+    report.kills = dict.fromkeys(wanted, 0)
+    while sum(report.kills.values()) < kills and not report.faults:
+        name = min(wanted, key=lambda one: report.kills[one])
+        out = folder / f"run{sum(report.runs.values())}" / f"{name}.pt"
+        moments = [(generator.uniform(0.2, 1) * took[name], generator.randrange(SIZE))]
+        moments += [(generator.uniform(0.3, 1.2) * took[name], generator.randrange(SIZE))] * (KILLS_A_RUN - 1)
+        before = sum(report.kills_by_rank.values())
+        code = _run(wanted[name], out, moments, report)
+        report.kills[name] += sum(report.kills_by_rank.values()) - before
+        report.runs[name] = report.runs.get(name, 0) + 1
+        where = f"{out.parent.name}, {name}, kills after {[round(s, 2) for s, _ in moments]} s"
+        if code != 0:
+            report.faults.append(f"{where}: exit code {code}: {_said(out)}")
+            break
+        report.faults += [f"{where}: {fault}" for fault in torture._differs(out, whole[name])]
+    report.seconds = round(time.monotonic() - start, 1)
+    return report
+
+
+def _run(words: tuple, out: Path, moments: list[tuple[float, int]], report: Report) -> int:
+    """Run a command under torchrun, killing a rank at each moment, counted from the last; the exit code."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | ranks.ENVIRONMENT
+    command = ranks.torchrun_command(SIZE, KILLS_A_RUN, *words, "--out", out)
+    with open(out.parent / "stderr", "w") as err:
+        child = subprocess.Popen(
+            command, env=environment, cwd=out.parent, stdout=err, stderr=err, start_new_session=True
+        )
+        for seconds, rank in moments:
+            try:
+                child.wait(seconds)
+                break
+            except subprocess.TimeoutExpired:
+                if (process := dict(_ranks_of(child.pid)).get(rank)) is not None:
+                    os.kill(process, signal.SIGKILL)
+                    report.kills_by_rank[rank] = report.kills_by_rank.get(rank, 0) + 1
+        code = child.wait(300)
+        if processes.lingering(child.pid) >= processes.LAST_BREATH:
+            report.faults.append(f"{out.parent.name}: processes that it started outlived it")
+    return code
+
+
+def _ranks_of(session: int) -> Iterator[tuple[int, int]]:
+    """The processes of the ranks that live in a session: rank and number."""
+    for process in processes.members(session):
+        try:
+            environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for entry in environment:
+            if entry.startswith(b"RANK="):
+                yield int(entry[5:]), process
+
+
+def _said(out: Path) -> str:
+    return " ".join((out.parent / "stderr").read_text().split())[-1500:]
+
+
+def main() -> None:
+    """Kill as often as asked for, print and write what was seen; exit code 1 where something was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="dive-torture-") as name:
+        report = torture_ranks(chain.Chain(Path(name)), Path(name), options.kills, options.seed)
+    document = {"seed": options.seed, **vars(report)}
+    print(json.dumps(document, indent=2))
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(document, indent=2) + "\n")
+    sys.exit(1 if report.faults else 0)
+
+
+if __name__ == "__main__":
+    main()

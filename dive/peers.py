@@ -11,6 +11,7 @@ import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from dive.errors import DiveError
 from dive.world import this_world
 
 if TYPE_CHECKING:
@@ -21,21 +22,32 @@ A_WORD = timedelta(seconds=60)  # for the same where a process has nothing left 
 _EVERY_SECONDS = 0.02  # that the first process looks who is there
 _AGENT = "TORCHELASTIC_USE_AGENT_STORE"  # whether torchrun itself keeps the store
 
+
+class Unmet(DiveError):
+    """The processes of a command did not find each other."""
+
+
 _met: "Store | None" = None
 
 
 def meet(patience: timedelta = PATIENCE) -> "Store":
     """The store of the processes that run now; returns when all of them have called it.
 
-    Raises RuntimeError where they do not within `patience`.
+    Raises DiveError where they do not within `patience`.
     """
     global _met
     if _met is None:
-        from torch.distributed import PrefixStore
+        from torch.distributed import DistError, PrefixStore
 
-        store = _store(patience)
         agree = _welcome_all if this_world().first else _be_welcomed
-        _met = PrefixStore(f"dive/{agree(store, patience)}", store)
+        try:
+            store = _store(patience)
+            _met = PrefixStore(f"dive/{agree(store, patience)}", store)
+        except (DistError, TimeoutError) as error:
+            raise Unmet(
+                f"the processes that torchrun started did not all meet within {patience} ({error}); is dive "
+                "started on every machine, and does each reach the address that torchrun was given?"
+            ) from error
     return _met
 
 
@@ -43,13 +55,12 @@ def _store(patience: timedelta) -> "Store":
     """torchrun's store; without an agent the first process keeps one."""
     from torch.distributed import TCPStore
 
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     keeps = this_world().first and os.environ.get(_AGENT) != "True"
     if not keeps:
-        _wait_for(host, port, patience)
+        _wait_for_store(patience)
     return TCPStore(
-        host,
-        port,
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
         is_master=keeps,
         timeout=patience,
         wait_for_workers=False,
@@ -57,8 +68,9 @@ def _store(patience: timedelta) -> "Store":
     )
 
 
-def _wait_for(host: str, port: int, patience: timedelta) -> None:
-    """Wait until somebody listens there; torch's own way prints of every attempt."""
+def _wait_for_store(patience: timedelta) -> None:
+    """Wait until somebody listens there; raises TimeoutError. torch's own way prints of every attempt."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     end = time.monotonic() + patience.total_seconds()
     while True:
         try:
@@ -66,7 +78,7 @@ def _wait_for(host: str, port: int, patience: timedelta) -> None:
             return
         except OSError as error:
             if time.monotonic() > end:
-                raise RuntimeError(f"nobody listens on port {port} of {host}") from error
+                raise TimeoutError(f"nobody listens on port {port} of {host}") from error
             time.sleep(_EVERY_SECONDS)
 
 
@@ -89,7 +101,7 @@ def _welcome_all(store: "Store", patience: timedelta) -> str:
                     store.set(f"dive/welcome/{hello.decode()}", chosen)
                     answered[rank] = hello
         if time.monotonic() > end:
-            raise RuntimeError(f"processes {sorted(missing)} did not come")
+            raise TimeoutError(f"process {min(missing)} did not come")
         time.sleep(_EVERY_SECONDS)
     return chosen
 
@@ -113,6 +125,8 @@ def first_to_tell() -> bool:
     if world.size == 1 or (_met is None and world.first):  # nobody else can have told one yet
         return True
     try:
-        return bool(meet(A_WORD).add("told", 1) == 1)
-    except RuntimeError:  # the first process has ended, with an error of its own
+        store = meet(A_WORD)
+        _wait_for_store(timedelta())
+        return bool(store.add("told", 1) == 1)
+    except (Unmet, TimeoutError, RuntimeError):  # the first process has ended, with an error of its own
         return False

@@ -2,9 +2,9 @@
 
     python tests/torture_training_ranks.py --kills 20 --out results/reliability/training-ranks.json
 
-Teacher and student of the digits, by two processes. A run is killed a few times, as often as torchrun may start
-it again; it must end well by itself, in the weights and the history of a run that nobody killed, with nothing
-left beside them. A kill counts if it hit a process that trained or was about to.
+Teacher and student of the digits, by two processes. A run is killed a few times, as often as torchrun may
+start it again; it must end well by itself, in the weights and the history of a run that nobody killed, with
+nothing left beside them. A kill counts if it hit a process that trained or was about to.
 """
 
 import argparse

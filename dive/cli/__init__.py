@@ -80,13 +80,14 @@ def _report(error: BaseException) -> int | None:
     """
     from dive.cli import streams
     from dive.errors import PeerError
+    from dive.peers import Unmet
 
     unwritten = streams.settle()
     if isinstance(error, PeerError):
         time.sleep(LAST_SECONDS)  # torchrun names the process that ended first as the cause: not this one
         return error.exit_code
     code, lines = _explained(error, unwritten)
-    if lines and _speaks():
+    if lines and (isinstance(error, Unmet) or _speaks()):
         for line in lines:
             _complain(line)
     return code

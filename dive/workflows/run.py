@@ -168,7 +168,8 @@ class _Runs:
         network = new_network(spec, self._device, state is not None, self._progress, ranks.size)
         inputs = inputs_of(spec, ranks)
         runtime = self._choose_runtime(spec, network, inputs, state)
-        if state is not None and state.worlds[-1][1] != ranks.size and has_batch_norm(network):
+        inexact = has_batch_norm(network) and not spec.sync_batchnorm
+        if state is not None and inexact and state.worlds[-1][1] != ranks.size:
             self._progress.warn(
                 f"resuming with another number of processes ({ranks.size}) than before "
                 f"({state.worlds[-1][1]}): batch norm sees batches of another size, which changes the result"

@@ -302,7 +302,7 @@ def test_rows_are_decoded_in_float32_whatever_the_network_computes_in(store, pre
 @TWO
 @pytest.mark.parametrize("size", [2, 3])
 def test_synchronised_batch_norm_over_processes_is_that_of_one(size):
-    """Statistics are over the whole batch; of the last batch, of one image, all but one process have nothing."""
+    """Statistics are over the whole batch; of the last, of one image, all but one process have nothing."""
     if size > torch.cuda.device_count():
         pytest.skip(f"{size} processes need as many CUDA devices")
     sets = ("model.sync_batchnorm=true", "schedule.batch_size=199", "optimizer.lr=0.01", "precision=fp32")
@@ -317,7 +317,7 @@ def test_synchronised_batch_norm_over_processes_is_that_of_one(size):
         torch.testing.assert_close(many[name], one[name], rtol=2e-2, atol=1e-2)
 
 
-def test_synchronised_batch_norm_of_one_process_is_the_plain_one_and_is_captured(digits, capsys):
+def test_synchronised_batch_norm_of_one_process_is_the_plain_one_and_is_captured():
     words = ("teacher", *ON_CUDA, *GENTLE, "--precision", "fp32")
     chain.succeed(*words, "--out", "plain.pt")
     outcome = chain.succeed(*words, "--set", "model.sync_batchnorm=true", "--out", "sync.pt")

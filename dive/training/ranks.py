@@ -145,7 +145,11 @@ class Ranks:
             keys = [f"gathered/{_groups}/{rank}" for rank in range(self.size)]
             for key in keys:
                 _wait_for(key)
-            return [pickle.loads(base64.b64decode(store.get(key))) for key in keys]
+            values = [pickle.loads(base64.b64decode(store.get(key))) for key in keys]
+        self.sum(
+            torch.zeros(1)
+        )  # the first process keeps the store, where no agent does, until all have read
+        return values
 
     def share_buffers(self, module: torch.nn.Module) -> None:
         """Bring the first process's buffers (batch norm's statistics) to all."""

@@ -102,6 +102,28 @@ def test_seeds_may_differ_in_what_follows_from_them_in_place_time_machine_and_co
     assert counts(record, changed(record, path, value)) == [2]
 
 
+def by_several(record: dict[str, Any], worlds: object, batch_norm: bool, seed: int) -> dict[str, Any]:
+    """The record as if several processes had trained it."""
+    return changed(record, "worlds", worlds, seed) | {"batch_norm": batch_norm}
+
+
+def test_with_batch_norm_seeds_are_one_run_only_where_as_many_processes_trained_from_the_same_epochs(record):
+    two, four = [[1, 2]], [[1, 4]]
+    assert counts(by_several(record, four, True, 1), by_several(record, four, True, 2)) == [2]
+    assert counts(by_several(record, four, True, 1), by_several(record, two, True, 2)) == [1, 1]
+    assert counts(by_several(record, four, True, 1), by_several(record, [[1, 4], [2, 2]], True, 2)) == [1, 1]
+    assert counts(record, by_several(record, two, True, 1)) == [1, 1]
+    assert counts(record, by_several(record, two, False, 1), by_several(record, four, False, 2)) == [3]
+
+
+@pytest.mark.parametrize(
+    "worlds", [[], [1, 4], [[1]], [[2, 4]], [[1, 0]], [[1, 4], [1, 2]], [[3, 2], [1, 4]], [[1, "4"]], "1"]
+)
+def test_malformed_worlds_are_a_fault(record, worlds):
+    assert fault_of(record | {"worlds": [[1, 4], [31, 2]], "batch_norm": True}) == ""
+    assert fault_of(record | {"worlds": worlds}).startswith("its worlds is ")
+
+
 def of_an_ensemble(record: dict[str, Any]) -> dict[str, Any]:
     """The record as if two teachers had taught the student."""
     other = copy.deepcopy(record)

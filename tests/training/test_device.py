@@ -71,6 +71,21 @@ def test_a_gpu_without_a_number_is_the_current_one_and_has_its_number(cuda_devic
     assert current.index == 2
 
 
+@pytest.mark.parametrize("wanted", ["cuda", "auto"])
+def test_of_several_processes_each_has_the_gpu_of_its_own_number_on_its_machine(
+    cuda_devices, monkeypatch, wanted
+):
+    current = cuda_devices(2)
+    places = {"RANK": 3, "WORLD_SIZE": 4, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": 1}
+    for name, value in {**places, "MASTER_ADDR": "first"}.items():
+        monkeypatch.setenv(name, str(value))
+    assert choose_device(wanted) == torch.device("cuda:1") and current.index == 1
+    assert choose_device("cuda:0") == torch.device("cuda:0")
+    cuda_devices(1)
+    with pytest.raises(DiveError, match=r"2 processes on this machine, and 1 CUDA device\(s\)"):
+        choose_device(wanted)
+
+
 def test_the_chosen_gpu_is_the_current_one_afterwards(cuda_devices):
     """An event records on a stream of the current device, whatever device its tensors are on."""
     current = cuda_devices(2)

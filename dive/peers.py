@@ -8,6 +8,8 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,16 @@ class Unmet(DiveError):
 
 
 _met: "Store | None" = None
+_apart = False  # whether this process does its part without ever meeting the others
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within it, and after an error in it, this process does not meet others: each tells its own errors."""
+    global _apart
+    _apart = True
+    yield
+    _apart = False
 
 
 def meet(patience: timedelta = PATIENCE) -> "Store":
@@ -122,7 +134,7 @@ def first_to_tell() -> bool:
     True in a process alone.
     """
     world = this_world()
-    if world.size == 1 or (_met is None and world.first):  # nobody else can have told one yet
+    if world.size == 1 or _apart or (_met is None and world.first):  # nobody else can have told one yet
         return True
     try:
         store = meet(A_WORD)

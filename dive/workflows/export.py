@@ -27,7 +27,7 @@ from dive.views.registry import view_space
 from dive.workflows.data import load_training, warn_of_workers
 from dive.workflows.export_asked import Asked
 from dive.workflows.export_blocks import write_missing
-from dive.workflows.export_ranks import MUTE, device_of, is_left_to_first, launch_of, one_voice, share_of
+from dive.workflows.export_ranks import is_left_to_first, launch_of, one_voice, share_of
 from dive.workflows.merge_shards import refuse_finished
 from dive.workflows.origin import identity_of
 from dive.workflows.places import cache_of, checkpoint_of
@@ -99,7 +99,7 @@ def export_logits(
     wanted = _Wanted(**vars(options) | {"teacher": teachers, "out": options.out or cache_of(recipe)})
     world = this_world()
     with one_voice(world):
-        return _export(recipe, wanted, world, progress if world.first else MUTE)
+        return _export(recipe, wanted, world, progress)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _export(recipe: Recipe, options: _Wanted, world: World, progress: Progress) 
     if is_left_to_first(options.out, options.force, world):
         return Exported(options.out, {})
     refuse_finished(options.out, options.force, options.teacher)
-    device = choose_device(device_of(options.device, world))
+    device = choose_device(options.device)
     opened = OpenedTeachers.open(options.teacher, [*networks_of(recipe), *options.own], options.prior)
     opened.require_networks(recipe, options.own)
     train = load_training(recipe, progress)

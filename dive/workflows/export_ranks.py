@@ -1,4 +1,4 @@
-"""The ranks of an export that torchrun starts: their shares, devices, notes and errors."""
+"""The ranks of an export that torchrun starts: their shares and their errors. They never meet."""
 
 import os
 import time
@@ -6,28 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
+from dive import peers
 from dive.cache.shards import Share
 from dive.errors import DiveError, OutputError
-from dive.progress import Progress
 from dive.workflows.merge_shards import is_begun
 from dive.world import World
 
 _ANOTHER_MAY_TELL = 1.5  # seconds, in which torchrun ends this rank where rank 0 fails too
-
-
-class _Mute(Progress):
-    """What ranks besides the first tell: nothing, as the first warns of the same."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-
-    def warn(self, text: str) -> None:
-        """Nothing."""
-
-
-MUTE = _Mute()
 
 
 def share_of(shard: tuple[int, int] | None, world: World) -> Share | None:
@@ -42,13 +27,6 @@ def share_of(shard: tuple[int, int] | None, world: World) -> Share | None:
             f"--shard {number}/{of}: torchrun gives each of its ranks a shard; give one of the two"
         )
     return Share(number, of)
-
-
-def device_of(wanted: str, world: World) -> str:
-    """The device of a rank: of several on a machine each has its own GPU, counted as torchrun counts them."""
-    if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
-        return f"cuda:{world.local_rank}" if world.local_size > 1 else wanted
-    return wanted
 
 
 def launch_of(world: World) -> str | None:
@@ -90,10 +68,12 @@ def is_left_to_first(out: Path, force: bool, world: World) -> bool:
 def one_voice(world: World) -> Iterator[None]:
     """Let the error of rank 0 be told where all ranks have the same: the others wait a moment with theirs.
 
-    torchrun ends them then. What befalls one rank alone is told with its number.
+    torchrun ends them then. What befalls one rank alone is told with its number. Ranks that do not meet
+    cannot agree on who tells it.
     """
     try:
-        yield
+        with peers.apart():
+            yield
     except DiveError as error:
         if world.first:
             raise

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import chain
 import pytest
-import torchrun
 import torch
+import torchrun
 
 from dive.cache.part import part_path
 from dive.cache.plan import plan_path, read_plan

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from dive.workflows.evaluate import evaluate as evaluate
     from dive.workflows.export import ExportOptions as ExportOptions
     from dive.workflows.export import export_logits as export_logits
+    from dive.workflows.export_model import ModelExportOptions as ModelExportOptions
+    from dive.workflows.export_model import export_model as export_model
     from dive.workflows.import_logits import ImportOptions as ImportOptions
     from dive.workflows.import_logits import import_logits as import_logits
     from dive.workflows.merge import MergeOptions as MergeOptions
@@ -51,6 +53,7 @@ _HOMES = {
     "LabelledImages": "dive.data.images",
     "LogitCache": "dive.cache.reader",
     "MergeOptions": "dive.workflows.merge",
+    "ModelExportOptions": "dive.workflows.export_model",
     "Recipe": "dive.recipe.recipe",
     "StudentOptions": "dive.workflows.student",
     "TrainOptions": "dive.workflows.results",
@@ -58,6 +61,7 @@ _HOMES = {
     "convert": "dive.workflows.convert",
     "evaluate": "dive.workflows.evaluate",
     "export_logits": "dive.workflows.export",
+    "export_model": "dive.workflows.export_model",
     "find_crossing": "dive.method.crossing",
     "import_logits": "dive.workflows.import_logits",
     "load_model": "dive.models.load",

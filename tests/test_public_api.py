@@ -18,6 +18,7 @@ NO_EXAMPLE = {"ConvertOptions", "DiveError", "ExportOptions", "LabelledImages", 
 NO_EXAMPLE |= {
     "ImportOptions",
     "MergeOptions",
+    "ModelExportOptions",
     "StudentOptions",
     "TrainOptions",
     "TuneOptions",
@@ -96,6 +97,7 @@ def test_the_tune_step_of_a_program_imports_no_torch(digits_folder: Path) -> Non
 @pytest.mark.parametrize(
     "module",
     [
+        "dive.models.deployed",
         "dive.models.network",
         "dive.models.registry",
         "dive.models.head",

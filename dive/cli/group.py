@@ -24,6 +24,7 @@ COMMANDS = {
     "student": "Train a student from the cache alone.",
     "eval": "Many, medium and few-shot accuracy of checkpoints.",
     "predict": "Classify image files.",
+    "export-model": "Write a network as a file that runs without dive.",
     "inspect": "Show what a cache or a checkpoint is.",
     "verify": "Check a logit cache from its seal to its last row.",
 }

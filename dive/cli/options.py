@@ -195,6 +195,12 @@ workers = click.option(
 check_images = click.option(
     "--check-images", is_flag=True, help="Decode every photograph before the run, not its header alone."
 )
+tensorboard = click.option(
+    "--tensorboard",
+    type=FILE,
+    metavar="DIR",
+    help="Write each run's scalars and recipe for TensorBoard, into DIR/<recipe>/<checkpoint> (an extra).",
+)
 
 
 def seed_of_sample(seed: int | None, sample: int | None) -> int:

@@ -59,6 +59,7 @@ GRID = ("--tau", "--power", "--student-tau", "--weight", "--seed")
     options.precision,
     options.workers,
     options.check_images,
+    options.tensorboard,
     options.as_json,
     options.quiet,
     options.force,
@@ -84,6 +85,7 @@ def command(
     seeds: tuple[int, ...],
     workers: int | None,
     check_images: bool,
+    tensorboard: Path | None,
     as_json: bool,
     quiet: bool,
     force: bool,
@@ -125,7 +127,7 @@ def command(
     first = recipes[0]
     distilling = StudentOptions(cache or cache_of(first), auto, free_views, fixed_view, allow_missing, split)
     where = out or checkpoint_of(first, "student")
-    training = TrainOptions(device, force, eval_every, workers, check_images)
+    training = TrainOptions(device, force, eval_every, workers, check_images, tensorboard)
     trained = train_students(recipes, where, distilling, training, options.reporter(quiet))
     if trained.results:
         _print_results(trained.results, first.name, as_json, several=len(recipes) > 1)

@@ -29,6 +29,7 @@ from dive.workflows.places import checkpoint_of
     options.seed,
     options.workers,
     options.check_images,
+    options.tensorboard,
     options.as_json,
     options.quiet,
     options.force,
@@ -46,6 +47,7 @@ def command(
     seed: int | None,
     workers: int | None,
     check_images: bool,
+    tensorboard: Path | None,
     as_json: bool,
     quiet: bool,
     force: bool,
@@ -70,7 +72,7 @@ def command(
     from dive.workflows.results import TrainOptions
     from dive.workflows.teacher import train_teacher
 
-    training = TrainOptions(device, force, eval_every, workers, check_images)
+    training = TrainOptions(device, force, eval_every, workers, check_images, tensorboard)
     result = train_teacher(recipe, out or checkpoint_of(recipe, "teacher"), training, options.reporter(quiet))
     if as_json:
         options.print_json({"checkpoint": str(result.path), **result.record})

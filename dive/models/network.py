@@ -92,6 +92,10 @@ class Network(nn.Module):
         pixels = views.float()
         if self.size is not None and views.shape[-2:] != (self.size, self.size):
             pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
+        return self.standardised(pixels)
+
+    def standardised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels (B, channels, H, W) float32 in [0, 255], at the size that the body sees, by mean and std."""
         return pixels * self._scale + self._shift
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:

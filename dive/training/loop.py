@@ -26,7 +26,7 @@ from dive.training.device import Runtime
 from dive.training.draws import network_draws
 from dive.training.evaluation import Accuracy, Evaluator
 from dive.training.ranks import ALONE, Ranks
-from dive.training.saved_state import EpochRecord, Journal, SavedState, SavingPace, worlds_with
+from dive.training.saved_state import EpochRecord, Journal, Listener, SavedState, SavingPace, worlds_with
 from dive.training.schedule import rates_of
 from dive.training.spec import RunSpec
 from dive.training.step import Inputs, Step
@@ -41,8 +41,9 @@ class Run:
     On CUDA it has a stream of its own. state: where it was stopped, None to begin. evaluator: measures it at
     the end. validator: the same on the validation part, None without one. eval_every: epochs between
     evaluations by the validator or, without one, by the evaluator; 0: at the end alone. ranks: the processes
-    that train it; evaluators are of the same ones. history: of each epoch done. worlds: how many processes
-    trained it, from which epoch on. failure: why it cannot go on, None while it can.
+    that train it; evaluators are of the same ones. history: of each epoch done. listeners: are told it
+    whenever it changes. worlds: how many processes trained it, from which epoch on. failure: why it cannot go
+    on, None while it can.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Run:
             if state is not None:
                 self._take_up(state)
         self._plans: dict[int, np.ndarray] = {}
-        self._start, self._seconds = 0.0, 0.0
+        self._start, self._seconds, self.listeners = 0.0, 0.0, list[Listener]()
         self.failure: TrainingError | None = None
 
     def _take_up(self, state: SavedState) -> None:
@@ -201,6 +202,7 @@ class Run:
                     self._note(test_accuracy=self._evaluator(self.network).all)
                 else:
                     self._note(val_accuracy=self._validator(self.network).all)
+            self._note()
             if self._ranks.first and not self.finished and self._pace.due(SAVING_SHARE):
                 with self._pace:
                     self.journal.write(self._state())
@@ -221,8 +223,10 @@ class Run:
         return accuracy
 
     def _note(self, **accuracy: Any) -> None:
-        """Record an accuracy with the last epoch."""
+        """Record an accuracy, or none, with the last epoch, and tell of the history."""
         self.history[-1] = replace(self.history[-1], **accuracy)
+        for listener in self.listeners:
+            listener(self.history)
 
     def _state(self) -> SavedState:
         return SavedState(
@@ -276,12 +280,9 @@ def _epoch(runs: Sequence[Run], steps: int, bar: Bar) -> None:
         runs = [run for run in runs if run.failure is None]
         if not runs:
             return
-    for run in runs:
-        run.plan_ahead()
-    for run in runs:
-        run.wait()
-    for run in runs:
-        run.end_epoch()
+    for phase in (Run.plan_ahead, Run.wait, Run.end_epoch):
+        for run in runs:
+            phase(run)
 
 
 def _not_finite(loss: float, epoch: int, step: int) -> TrainingError:

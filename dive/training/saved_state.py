@@ -1,7 +1,7 @@
 """The resumable state of a run, and what stands in its way: a finished result, another run's state."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ class EpochRecord:
 
 
 ALONE = {"worlds": [[1, 1]]}  # what a state was of that does not say it
+Listener = Callable[[Sequence[EpochRecord]], None]  # is told the history of a run so far
 
 
 @dataclass(frozen=True)

@@ -49,15 +49,34 @@ class Classifier:
         """Whether nothing says which size pictures are to have: they are taken as they are."""
         return self.side is None and self.views.one_size
 
+    @property
+    def preparation(self) -> str:
+        """How a picture is brought to its view, in a sentence for whoever does it without dive."""
+        if self.any_size:
+            return "A picture is taken as it is."
+        if self.side is None:
+            return (
+                "The shorter side is resized to the view's side times 256/224 (bilinear, antialiased), and "
+                "the centre is cropped, as torchvision's Resize and CenterCrop do with a PIL image."
+            )
+        return (
+            "The shorter side is resized to the view's side (bicubic, Pillow's), and the centre is cropped."
+        )
+
     def view(self, picture: np.ndarray) -> np.ndarray:
         """The clean view of a picture (h, w, 3) uint8 of any size: (H, W, channels) uint8."""
-        if self.architecture.channels == 1:
-            picture = np.asarray(Image.fromarray(picture).convert("L"))[..., None]
+        picture = self.channels_of(picture)
         if self.side is not None:
             picture = fit(picture, self.side)
         height, width = picture.shape[:2]
         space = _clean(self.views, (height, width))
         return one_view(space, np.require(picture, requirements=("C", "W")), space.clean_id)
+
+    def channels_of(self, picture: np.ndarray) -> np.ndarray:
+        """A picture (h, w, 3) uint8 in the channels that the network takes: (h, w, channels) uint8."""
+        if self.architecture.channels == 1:
+            return np.asarray(Image.fromarray(picture).convert("L"))[..., None]
+        return picture
 
 
 @functools.lru_cache(maxsize=64)

@@ -29,7 +29,7 @@ class TrainOptions:
     epochs between evaluations, 0 for the end alone: on the validation part or, without one, on the test part.
     workers: processes that read pictures where they are read on demand, None for as many as there are cores
     but for one. check_images: decode every picture file that is not indexed yet before the run, not its
-    header alone.
+    header alone. tensorboard: a folder to write event files of TensorBoard below, None for none.
     """
 
     device: str = "auto"
@@ -37,6 +37,7 @@ class TrainOptions:
     eval_every: int = 0
     workers: int | None = None
     check_images: bool = False
+    tensorboard: Path | None = None
 
 
 DEFAULT = TrainOptions()

@@ -26,6 +26,7 @@ from dive.training.saved_state import EpochRecord, Journal, SavedState
 from dive.training.shared import has_batch_norm, synchronise
 from dive.training.spec import RunSpec
 from dive.training.step import Inputs, inputs_of
+from dive.training.tensorboard import logged
 from dive.workflows.begin import new_network, runtime_of, try_precisions
 from dive.workflows.prepared import Prepared
 from dive.workflows.results import (
@@ -154,13 +155,14 @@ class _Runs:
         runs = [self._begin(spec, state) for spec, state in group]
         if self._device.type == "cuda" and not self._ranks.alone:
             self._progress.note("steps run eagerly: CUDA graphs are of one process alone")
-        train(runs, self._progress)
         results, failures = [], []
-        for (spec, _), done in zip(group, runs, strict=True):
-            if done.failure is None:
-                results.append(self._finish(done, len(group)))
-            else:
-                failures.append(TrainingError(f"{spec.out}: {done.failure}"))
+        with logged(runs, self._options.tensorboard if self._ranks.first else None):
+            train(runs, self._progress)
+            for (spec, _), done in zip(group, runs, strict=True):
+                if done.failure is None:
+                    results.append(self._finish(done, len(group)))
+                else:
+                    failures.append(TrainingError(f"{spec.out}: {done.failure}"))
         return results, failures
 
     def _begin(self, spec: RunSpec, state: SavedState | None) -> Run:

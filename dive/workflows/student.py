@@ -22,6 +22,7 @@ from dive.recipe.teachers import teachers_in, told_teachers
 from dive.training.device import choose_device
 from dive.training.ranks import ALONE, Ranks, ranks_on
 from dive.training.spec import RunSpec
+from dive.training.tensorboard import require_tensorboard
 from dive.versions import warn_if_others
 from dive.views.draw import FreeViews, StoredViews
 from dive.views.registry import view_space
@@ -99,6 +100,8 @@ def train_students(
     recipes = [recipe.of_student for recipe in recipes]
     path = options.cache or cache_of(recipes[0])
     grid_paths(out, recipes)
+    if training.tensorboard is not None:
+        require_tensorboard()
     device = choose_device(training.device)
     with ranks_on(device) as ranks:
         require_same_task(ranks, recipes, training, asdict(options) | {"cache": None})

@@ -9,6 +9,7 @@ from dive.recipe.recipe import Recipe
 from dive.training.device import choose_device
 from dive.training.ranks import ranks_on
 from dive.training.spec import RunSpec
+from dive.training.tensorboard import require_tensorboard
 from dive.views.draw import FreeViews
 from dive.workflows.data import load_dataset, warn_of_workers
 from dive.workflows.places import checkpoint_of
@@ -45,6 +46,8 @@ def train_teacher(
     """
     recipe = recipe.of_teacher
     out = out or checkpoint_of(recipe, "teacher")
+    if options.tensorboard is not None:
+        require_tensorboard()
     device = choose_device(options.device)
     with ranks_on(device) as ranks:
         require_same_task(ranks, [recipe], options)

@@ -1,0 +1,174 @@
+"""Exporting a finished network for programs without dive: the work of `dive export-model`."""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dive import files, outputs
+from dive.errors import ModelError, OutputError
+from dive.models import checkpoint
+from dive.models.deployed import Deployed, program_of, quietly
+from dive.models.formats.format import MARK, Format
+from dive.models.formats.registry import FORMATS
+from dive.models.network import require_logits
+from dive.progress import SILENT, Progress
+from dive.version import __version__
+from dive.workflows.classifier import Classifier, is_recipe, open_classifier
+
+VERSION = 1  # of the metadata
+TOLERANCE = 1e-4  # of logits, as a share of the largest where that is above 1
+_TRIALS = (1, 3)  # pictures in the batches that a written network is tried on
+
+
+@dataclass(frozen=True)
+class ModelExportOptions:
+    """What is asked of an export.
+
+    format: `pt2` or `onnx`. out: the file to write. shape: (H, W) of the pictures it is to take, where the
+    checkpoint does not say which size its own had. own: networks of your own (`package.module:callable`) that
+    a checkpoint may be of.
+    """
+
+    format: str
+    out: Path
+    shape: tuple[int, int] | None = None
+    force: bool = False
+    own: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A finished export: where the file is, and what it is, in plain values."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+def export_model(
+    model: str | Path, options: ModelExportOptions, progress: Progress = SILENT
+) -> ExportedModel:
+    """Write the network of a checkpoint, or of a recipe of kept weights, as a file that needs no dive.
+
+    It takes pictures (B, H, W, 3) uint8 RGB of any B, in the size of the model's own clean view, and gives
+    logits (B, C) float32; resizing to the network's input, and normalising, are inside. Before it is written
+    it is run, and its logits compared with the checkpoint's; `record["difference"]` is how far apart they
+    are, None where ONNX Runtime is not installed. Raises CheckpointError, RecipeError or ModelError where the
+    network cannot be had or exported, OutputError where the file cannot be written.
+
+    >>> import dive
+    >>> options = dive.ModelExportOptions("pt2", Path("teacher.pt2"))
+    >>> exported = dive.export_model("checkpoints/digits_lt_bbn/teacher.pt", options)
+    >>> network = torch.export.load(exported.path).module()
+    >>> network(torch.zeros(5, 8, 8, 3, dtype=torch.uint8)).shape
+    torch.Size([5, 10])
+    """
+    format, out, model = FORMATS[options.format], options.out, Path(model)
+    if out.suffix.lower() != format.suffix:
+        raise OutputError(f"--out {out} must end in {format.suffix}")
+    kind = outputs.Kind(f"a network in {options.format}", format.is_own)
+    inputs = () if is_recipe(model) and not model.exists() else (model,)
+    outputs.refuse_existing(out, options.force, kind, inputs)
+    format.require()
+    classifier = open_classifier(model, options.own, progress)
+    shape = _shape(classifier, options.shape, model)
+    require_logits(classifier.network, classifier.architecture, _blank(classifier, shape))
+    with outputs.only_writer(out):
+        files.remove_stale(out)
+        outputs.refuse_existing(out, options.force, kind, inputs)
+        deployed = Deployed(classifier.network, classifier.architecture.channels, shape).eval()
+        metadata = _metadata(classifier, shape)
+        content = _written(format, deployed, shape, metadata)
+        difference = _difference(format, content, classifier, shape)
+        files.write_bytes(out, content)
+    return ExportedModel(out, _record(out, options.format, metadata, difference))
+
+
+def _shape(classifier: Classifier, given: tuple[int, int] | None, model: Path) -> tuple[int, int]:
+    """(H, W) of the pictures that the network is to take: those of the model's clean view."""
+    if classifier.any_size:
+        if given is None:
+            raise ModelError(f"{model} does not say which size pictures have; give --size")
+        return given
+    height, width, _ = classifier.view(np.zeros((8, 8, 3), dtype=np.uint8)).shape
+    if given not in (None, (height, width)):
+        raise ModelError(f"{model} was trained on views of {height}×{width} pixels; leave --size out")
+    return height, width
+
+
+def _blank(classifier: Classifier, shape: tuple[int, int]) -> torch.Tensor:
+    return classifier.network.blank(classifier.architecture.channels, shape)
+
+
+def _written(format: Format, deployed: Deployed, shape: tuple[int, int], metadata: dict[str, str]) -> bytes:
+    program = program_of(deployed, shape)
+    try:
+        with quietly():
+            return format.written(program, metadata)
+    except ModelError:
+        raise
+    except Exception as error:  # an operator that the format lacks, or whatever a network may do
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelError(f"the network cannot be written as {format.suffix[1:]} ({said})") from error
+
+
+def _metadata(classifier: Classifier, shape: tuple[int, int]) -> dict[str, str]:
+    """What the file says of itself: texts, those of several parts in JSON."""
+    architecture = classifier.architecture
+    height, width = shape
+    return {
+        "format": MARK,
+        "format_version": str(VERSION),
+        "producer": f"dive {__version__}",
+        "classes": json.dumps(list(classifier.classes), ensure_ascii=False),
+        "input": json.dumps({"height": height, "width": width, "channels": "RGB", "dtype": "uint8"}),
+        "preparation": classifier.preparation,
+        "architecture": json.dumps(architecture.as_dict()),
+        "weights_hash": checkpoint.weights_hash(classifier.network.body.state_dict()),
+    }
+
+
+def _difference(
+    format: Format, content: bytes, classifier: Classifier, shape: tuple[int, int]
+) -> float | None:
+    """How far the written network's logits are from the classifier's own, on noise; None where it cannot run.
+
+    Raises ModelError where that is more than rounding.
+    """
+    network = format.opened(content)
+    if network is None:
+        return None
+    largest = 0.0
+    for count in _TRIALS:
+        pictures = np.random.default_rng(count).integers(0, 256, (count, *shape, 3), dtype=np.uint8)
+        views = np.stack([classifier.channels_of(picture) for picture in pictures])
+        with torch.no_grad():
+            wanted = classifier.network(torch.from_numpy(views).permute(0, 3, 1, 2)).numpy()
+        found = network(pictures)
+        off = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else np.inf
+        if not off <= TOLERANCE * max(1.0, float(np.abs(wanted).max())):
+            raise ModelError(
+                f"the network written as {format.suffix[1:]} does not give the checkpoint's logits: they "
+                f"differ by {off:.2g}; export it in another --format"
+            )
+        largest = max(largest, off)
+    return largest
+
+
+def _record(out: Path, format: str, metadata: dict[str, str], difference: float | None) -> dict[str, Any]:
+    """What was written, in plain values."""
+    classes: list[str] = json.loads(metadata["classes"])
+    return {
+        "file": str(out),
+        "format": format,
+        "bytes": out.stat().st_size,
+        "input": json.loads(metadata["input"]),
+        "preparation": metadata["preparation"],
+        "classes": classes,
+        "weights_hash": metadata["weights_hash"],
+        "difference": difference,
+    }

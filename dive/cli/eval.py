@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from dive.workflows.results import Result
 
 
-TITLES = {"test": "Test accuracy", "val": "Validation accuracy"}
-
-
 @click.command("eval")
 @click.argument("checkpoints", nargs=-1, type=options.FILE, metavar="[CHECKPOINT ...]")
 @click.option(
@@ -29,6 +26,13 @@ TITLES = {"test": "Test accuracy", "val": "Validation accuracy"}
     help="Which pictures: those of the test, or those for validation.",
 )
 @click.option("--per-class", is_flag=True, help="Every class's accuracy too.")
+@click.option(
+    "--plot",
+    type=options.FILE,
+    metavar="FILE",
+    help="Draw each class's accuracy against its training images (.png, .svg or .pdf).",
+)
+@click.option("--force", is_flag=True, help="Replace the figure of --plot.")
 @options.apply(
     options.config,
     options.assignments,
@@ -43,6 +47,8 @@ def command(
     checkpoints: tuple[Path, ...],
     part: str,
     per_class: bool,
+    plot: Path | None,
+    force: bool,
     config: Path | None,
     assignments: tuple[str, ...],
     data: str | None,
@@ -60,7 +66,9 @@ def command(
     with. A checkpoint of a network of your own is opened where --model, or the recipe of --config,
     names that network.
     """
-    from dive.workflows.evaluate import across_seeds, evaluate, recorded_recipe
+    if force and plot is None:
+        raise click.UsageError("--force replaces the figure of --plot: give --plot too, or leave it out")
+    from dive.workflows.evaluate import PARTS, across_seeds, evaluate, recorded_recipe
 
     progress = options.reporter(quiet)
     if checkpoints and config is None:
@@ -69,14 +77,16 @@ def command(
         recipe = options.read_recipe(config, assignments, data__root=data)
         own = (*own, recipe.model.name, recipe.of_student.model.name)
     paths = checkpoints or _of_recipe(recipe, progress)
-    evaluated = evaluate(paths, recipe, device, progress, own, workers, part)
+    evaluated = evaluate(paths, recipe, device, progress, own, workers, part, plot, force)
+    if plot is not None:
+        progress.note(f"wrote {plot}")
     seeds = across_seeds(evaluated)
     if as_json:
         options.print_json({"part": part, **_document(evaluated, seeds)})
         return
-    _print_shots(evaluated, seeds, TITLES[part], numbered=per_class)
+    _print_shots(evaluated, seeds, PARTS[part], numbered=per_class)
     if per_class:
-        _print_classes(evaluated, TITLES[part])
+        _print_classes(evaluated, PARTS[part])
 
 
 def _of_recipe(recipe: "Recipe", progress: "Progress") -> list[Path]:

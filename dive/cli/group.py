@@ -27,6 +27,7 @@ COMMANDS = {
     "export-model": "Write a network as a file that runs without dive.",
     "inspect": "Show what a cache or a checkpoint is.",
     "verify": "Check a logit cache from its seal to its last row.",
+    "doctor": "Show what dive finds on this machine, for bug reports.",
 }
 COMPLETION = "_DIVE_COMPLETE"
 

@@ -67,6 +67,11 @@ def plot_means(
     axes.legend(frameon=False, ncols=len(shots), loc="upper right")
     axes.margins(y=0.2)  # room for the legend
     axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the file's suffix, whole or not at all; equal figures, equal files."""
     with matplotlib.rc_context({"svg.hashsalt": "dive"}), files.replacing(path) as file:
         figure.savefig(file, format=path.suffix[1:].lower(), dpi=160, metadata=_undated(path))
 

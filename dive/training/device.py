@@ -136,10 +136,10 @@ def device_name(device: torch.device, threads: int | None = None) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     count = torch.get_num_threads() if threads is None else threads
-    return f"{_processor()}, {count} thread{'s' * (count > 1)}"
+    return f"{processor()}, {count} thread{'s' * (count > 1)}"
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name as the system gives it, CPU where it does not."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

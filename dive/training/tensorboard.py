@@ -59,7 +59,8 @@ class TensorBoard:
     """Writes the history of a run into a folder of event files; a listener of the run.
 
     A run that is resumed, or started over, writes its whole history anew behind a mark that has readers
-    forget what is before it. No epoch is there twice then, and none is missing if it began without TensorBoard.
+    forget what is before it. No epoch is there twice then, and none is missing where the run began without
+    TensorBoard.
     """
 
     def __init__(self, folder: Path, spec: RunSpec, begun: Sequence[EpochRecord]) -> None:

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from dive import outputs
 from dive.data.longtail import Samples
-from dive.errors import CheckpointError
+from dive.errors import CheckpointError, OutputError
 from dive.feeds.images import Images
 from dive.models import checkpoint
+from dive.printable import printable
 from dive.progress import SILENT, Progress
 from dive.recipe.reading import build, load
 from dive.recipe.recipe import Recipe
 from dive.recipe.records import of_one_run
+from dive.recipe.teachers import model_name
 from dive.training.device import choose_device
 from dive.training.evaluation import Evaluator
 from dive.training.ranks import Ranks, ranks_on
@@ -26,6 +29,9 @@ from dive.workflows.data import load_part, warn_of_workers
 from dive.workflows.prepared import room_of
 from dive.workflows.results import Result
 from dive.workflows.together import require_same_pictures
+from dive.workflows.tune import PLOT_SUFFIXES
+
+PARTS = {"test": "Test accuracy", "val": "Validation accuracy"}
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,18 @@ def evaluate(
     own: Sequence[str] = (),
     workers: int | None = None,
     part: str = "test",
+    plot: Path | None = None,
+    force: bool = False,
 ) -> list[Result]:
     """Evaluate each checkpoint on the recipe's test set; shots by the checkpoint's own class counts.
 
     part: `test`, or `val` for the validation part; raises DataError where there is none.
     recipe: that of the first checkpoint if it is not given. Each sees the pictures at the size that its own
     recipe brings them to. own: networks of your own (`package.module:callable`) that may be imported where a
-    checkpoint is of them; the recipe's is not taken for one. workers: as those of training. Raises
-    CheckpointError where a checkpoint is corrupt, of other classes or of pictures of other channels.
+    checkpoint is of them; the recipe's is not taken for one. workers: as those of training.
+    plot: where to draw each class's accuracy against its training images (.png, .svg or .pdf), None for
+    nowhere; force: replace a figure that is there. Raises CheckpointError where a checkpoint is corrupt, of
+    other classes or of pictures of other channels, OutputError where the figure cannot be written.
     Processes that torchrun started share the pictures; all return the same.
 
     >>> import dive
@@ -70,10 +80,15 @@ def evaluate(
     >>> sorted(teacher.accuracy.as_dict())
     ['all', 'class_mean', 'few', 'many', 'medium']
     """
+    if plot is not None:
+        _refuse_plot(plot, paths, force)
     recipe = recipe or recorded_recipe(paths[0], (), None)
     target = choose_device(device)
     with ranks_on(target) as ranks:
-        return _evaluate(paths, recipe, target, progress, own, workers, part, ranks)
+        evaluated = _evaluate(paths, recipe, target, progress, own, workers, part, ranks)
+    if plot is not None and ranks.first:
+        _plot(plot, evaluated, PARTS[part])
+    return evaluated
 
 
 def _evaluate(
@@ -115,6 +130,27 @@ def _evaluate(
             evaluated.append(Result(path, record, evaluator(network.on(target))))
             bar.advance()
     return evaluated
+
+
+def _refuse_plot(plot: Path, paths: Sequence[Path], force: bool) -> None:
+    if plot.suffix.lower() not in PLOT_SUFFIXES:
+        raise OutputError(f"--plot {plot} must end in {', '.join(PLOT_SUFFIXES)}")
+    from dive.report.figures import KIND
+
+    outputs.refuse_existing(plot, force, KIND, paths, "--plot")
+
+
+def _plot(plot: Path, evaluated: Sequence[Result], title: str) -> None:
+    from dive.report.class_figure import ClassAccuracies, plot_classes
+
+    outputs.prepare_folder(plot)
+    names = [printable(model_name(one.record["kind"], one.record)) for one in evaluated]
+    seeds = [f", seed {one.record['seed']}" if len(evaluated) > 1 else "" for one in evaluated]
+    models = [
+        ClassAccuracies(name + seed, one.record["class_counts"], one.accuracy.per_class)
+        for name, seed, one in zip(names, seeds, evaluated, strict=True)
+    ]
+    plot_classes(plot, f"{title} by class, {printable(evaluated[0].record['recipe']['name'])}", models)
 
 
 def _check_channels(path: Path, channels: int, here: int) -> None:

@@ -274,3 +274,33 @@ def test_students_from_a_whole_cache_and_with_free_views_are_other_runs():
 def test_nothing_but_json_is_printed_with_json(digits):
     outcome = chain.succeed("eval", digits.teacher, "--json")
     assert json.loads(outcome.out)["checkpoints"]
+
+
+def test_a_plot_of_the_classes_is_drawn_and_only_a_figure_is_replaced(digits):
+    words = ("eval", digits.teacher, digits.student, "--quiet", "--plot", "figures/classes.svg")
+    before = chain.succeed(*words[:4]).out
+    assert chain.succeed(*words).out == before
+    drawn = Path("figures/classes.svg").read_text()
+    assert drawn.startswith("<?xml")
+    assert "exists already" in chain.dive(*words).complaint
+    chain.succeed(*words, "--force")
+    assert Path("figures/classes.svg").read_text() == drawn
+    Path("figures/classes.svg").write_text("mine")
+    assert "is in the way" in chain.dive(*words, "--force").complaint
+    assert "must end in .png, .svg, .pdf" in chain.dive(*words[:-1], "classes.txt").complaint
+    assert chain.dive(*words[:4], "--force").code == 2
+
+
+def test_the_plot_shows_the_accuracies_that_the_document_has(digits, monkeypatch):
+    from dive.report import class_figure
+
+    shown = []
+    monkeypatch.setattr(class_figure, "plot_classes", lambda *given: shown.append(given))
+    words = ("eval", digits.teacher, digits.student, "--quiet", "--plot", "classes.png", "--json")
+    document = chain.succeed(*words).document
+    ((path, title, models),) = shown
+    assert (path, title) == (Path("classes.png"), "Test accuracy by class, digits_lt_bbn")
+    assert [list(model.accuracies) for model in models] == [
+        list(one["per_class"].values()) for one in document["checkpoints"]
+    ]
+    assert [model.name for model in models] == [f"{one['model']}, seed 0" for one in document["checkpoints"]]

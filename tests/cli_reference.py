@@ -24,9 +24,19 @@ INTRODUCTION = """\
 The exit code is 0 where everything was done, 2 for a mistake in the command line or the recipe, 1 for any
 other error and 130 after Ctrl-C. An error is one line on stderr.
 
+Tab completes commands, options, choices, the names of recipes after `--config`, and files, once the shell
+knows how: put a line into `~/.bashrc` (bash 4.4 or later)
+
+    eval "$(_DIVE_COMPLETE=bash_source dive)"
+
+or, after `compinit`, into `~/.zshrc`
+
+    eval "$(_DIVE_COMPLETE=zsh_source dive)"
+
 An option shown with `...` takes several values: `--tau 1 3 6`. One for which no default is named here is off,
 or leaves the recipe's value as it is.
 """
+AS_IT_IS = "\b"  # what begins a paragraph that click does not wrap: an example
 # Option help that ends in `[value]`, perhaps with more behind the bracket: what is used without the option.
 DEFAULT = re.compile(r"(?P<before>.*?) \[(?P<default>[^\]]+)\](?P<after>.*)")
 
@@ -45,11 +55,13 @@ def _command(name: str) -> list[str]:
     arguments = [one for one in command.params if isinstance(one, click.Argument)]
     options = [one for one in command.params if isinstance(one, click.Option)]
     usage = " ".join(["dive", name, "[OPTIONS]", *map(_metavar, arguments)])
-    description = [" ".join(text.split()) for text in inspect.cleandoc(command.help).split("\n\n")]
     lines = ["", f"## dive {name}", "", f"    {usage}"]
-    for paragraph in description:
-        is_example = paragraph.startswith("dive ")
-        lines += ["", f"    {paragraph}" if is_example else _escaped(paragraph)]
+    for paragraph in inspect.cleandoc(command.help).split("\n\n"):
+        if paragraph.startswith(AS_IT_IS):
+            heading, *words = paragraph.removeprefix(AS_IT_IS).strip().splitlines()
+            lines += ["", heading, "", *(f"    {line.strip()}" for line in words)]
+        else:
+            lines += ["", _escaped(" ".join(paragraph.split()))]
     return [*lines, "", *map(_option, options)]
 
 

@@ -19,6 +19,10 @@ def command(cache: Path, store: str, out: Path | None, as_json: bool, quiet: boo
     A cache of features can be stored in any encoding, one of logits in any of logits. The result names the
     cache it was made of; dive verify --against shows how far its targets are from those. Started again after
     a stop, it resumes.
+
+    \b
+    Example:
+      dive convert cache/cifar100_lt_bbn.h5 --store int8
     """
     from dive.workflows.convert import ConvertOptions, convert
 

@@ -15,8 +15,9 @@ def command(quick: bool, as_json: bool) -> None:
     extras that are installed, and which precision --precision auto takes for the paper's network, and why.
     What is broken is a line that says how.
 
+    \b
     Example:
-        dive doctor --quick
+      dive doctor --quick
     """
     from dive.workflows.doctor import examine
 

@@ -65,6 +65,10 @@ def command(
     student. The test set is the recipe's of --config, or the one the first checkpoint was trained
     with. A checkpoint of a network of your own is opened where --model, or the recipe of --config,
     names that network.
+
+    \b
+    Example:
+      dive eval teacher.pt student.pt --per-class --plot classes.png
     """
     if force and plot is None:
         raise click.UsageError("--force replaces the figure of --plot: give --plot too, or leave it out")

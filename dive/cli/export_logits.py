@@ -91,12 +91,15 @@ def command(
     train: its part model says the network, its own or the library's weights, head keep, and the input. Data,
     draw and views are those of --config. Output i is taken for class i of the data. Give --teacher-prior
     train if it was trained with plain cross-entropy on these long-tailed images, none if its logits do not
-    follow their class sizes:
-
-    dive export-logits --teacher pretrained.yaml --teacher-prior none
+    follow their class sizes.
 
     Several processes export together: torchrun --nproc-per-node 4 -m dive export-logits; or jobs that share
     a folder alone: dive export-logits --shard 3/16 is the third of sixteen, dive merge-shards the last step.
+
+    \b
+    Example:
+      dive export-logits --config cifar100_lt/bbn --views all --store features
+      dive export-logits --teacher pretrained.yaml --teacher-prior none
     """
     recipe = options.read_recipe(config, assignments, data__root=data, precision=precision)
     from dive.cli.tables import cell, new_table, print_table

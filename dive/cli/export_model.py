@@ -60,8 +60,9 @@ def command(
     the weights. It is run before it is written, and refused where its logits are not the checkpoint's. With a
     recipe as dive predict takes one too.
 
+    \b
     Example:
-        dive export-model checkpoints/cifar100_lt/student.pt --format onnx --out student.onnx
+      dive export-model checkpoints/cifar100_lt/student.pt --format onnx --out student.onnx
     """
     from dive.workflows.export_model import ModelExportOptions, export_model
 

@@ -46,6 +46,10 @@ def command(
     The pictures lie in train/<class>/ and test/<class>/, or in <class>/ alone, in a folder or a .zip
     of one; or list files name them. Shows how many images each class has and how large they are,
     and names files that are no pictures. The recipe's name names what is made with it.
+
+    \b
+    Example:
+      dive init my_photographs --out my_photographs.yaml
     """
     lists = dict(zip(LISTS, (train_list, test_list, val_list, classes), strict=True))
     given = {key: value for key, value in lists.items() if value is not None}

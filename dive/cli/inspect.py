@@ -16,6 +16,10 @@ def command(file: Path, as_json: bool) -> None:
 
     Its seal is checked first. Of a shard, an unfinished export (.h5.part) or run (.state) it shows how far
     it is.
+
+    \b
+    Example:
+      dive inspect cache/cifar100_lt_bbn.h5
     """
     from dive.workflows.inspect import inspect
 

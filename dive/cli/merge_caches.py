@@ -34,6 +34,10 @@ def command(
     The new cache holds the mean of their logits; where all hold features, these side by side. It names the
     teachers of all. Caches must be of the same samples, classes and views; their encodings may differ.
     Started again after a stop, it resumes.
+
+    \b
+    Example:
+      dive merge-caches --cache a.h5 b.h5 --weights 2 1 --out both.h5
     """
     if len(caches) < 2:
         raise click.UsageError("--cache takes two caches or more: --cache A.h5 B.h5")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from dive import notation
 from dive.printable import UNPRINTABLE, excerpt
@@ -16,6 +17,7 @@ from dive.recipe import bounds
 if TYPE_CHECKING:
     from dive.recipe.recipe import Recipe
 
+_TYPED = "dive.cli.typed"  # where a context keeps the words that a command was completed after
 FILE = click.Path(path_type=Path)
 Decorator = Callable[[Any], Any]
 
@@ -91,7 +93,19 @@ class VariadicCommand(click.Command):
         self.variadic = variadic
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing:  # Tab was pressed: the last option may have no value yet
+            ctx.meta[_TYPED] = list(args)
+            return super().parse_args(ctx, args)
         return super().parse_args(ctx, spread(args, self.variadic))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """What may follow where Tab was pressed; after a value of a variadic option another one too."""
+        found = super().shell_complete(ctx, incomplete)
+        typed = [word for word in ctx.meta.get(_TYPED, ()) if _is_option(word)]
+        if not typed or typed[-1] not in self.variadic or incomplete.startswith("-"):
+            return found
+        (option,) = (one for one in self.params if typed[-1] in one.opts)
+        return [*option.shell_complete(ctx, incomplete), *found]
 
 
 def spread(args: list[str], variadic: tuple[str, ...]) -> list[str]:
@@ -127,9 +141,18 @@ def _is_option(arg: str) -> bool:
     return False
 
 
+def _recipes(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The recipes whose names begin as what was typed does, and files."""
+    from dive.recipe.shipped import recipes
+
+    named = [CompletionItem(name) for name in recipes() if name.startswith(incomplete)]
+    return [CompletionItem(incomplete, type="file"), *named]  # bash takes files where no name fits
+
+
 config = click.option(
     "--config",
     type=FILE,
+    shell_complete=_recipes,
     metavar="FILE|NAME",
     help="Recipe: a YAML file or one that dive recipes lists; what it leaves out is the paper's.",
 )

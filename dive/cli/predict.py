@@ -45,6 +45,10 @@ def command(
     augmentation. A folder is searched for images. A probability is the softmax of the logits; no prior is
     added. Classes of a recipe are numbered unless its data.classes (data.kind list) is a file of
     their names, one a line. An image that cannot be read is told at the end, and the exit code is 1.
+
+    \b
+    Example:
+      dive predict checkpoints/folder/student.pt new_images photo.jpg --top 3
     """
     if table is not None and as_json:
         raise click.UsageError("give --json or --csv FILE, not both")

@@ -14,6 +14,10 @@ def command(as_json: bool) -> None:
 
     Each is an experiment that --config takes by its name, with or without .yaml. A file of that path, seen
     from the working directory, comes first.
+
+    \b
+    Example:
+      dive recipes --json
     """
     from dive.recipe import shipped
 

@@ -97,6 +97,10 @@ def command(
     combination, each to a file of its own (student-t6-p0.5-w0.5-s1.pt). Started again after a stop,
     it resumes. Processes that torchrun starts train one student together, and of several each
     its own (docs/distributed.md).
+
+    \b
+    Example:
+      dive student --config cifar100_lt/bbn --tau 3 6 --power 0.5 --weight 0.5
     """
     auto = "auto" in taus
     if auto and len(taus) > 1:

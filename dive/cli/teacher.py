@@ -57,6 +57,10 @@ def command(
     Ends with the accuracy of the last epoch; nothing is selected on the test set. Started again
     after a stop, it resumes. Processes that torchrun starts train it together
     (docs/distributed.md).
+
+    \b
+    Example:
+      dive teacher --config cifar100_lt/bbn --seed 1 --out teacher-s1.pt
     """
     recipe = options.read_recipe(
         config,

@@ -65,6 +65,10 @@ def command(
     information at τ/p = 1. Several caches are shown one after the other, and side by side in the plot. Needs
     no GPU and no torch. With --sample the figures are estimates from a simple random sample of images, each
     in all its stored views; ± is one standard error.
+
+    \b
+    Example:
+      dive tune-tau --config cifar100_lt/bbn --tau 1 3 6 --power 0.5 1 --plot tau.png
     """
     # Before NumPy is loaded: threads of BLAS within the pass's own threads make it slower, up to five times.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

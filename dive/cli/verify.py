@@ -68,6 +68,10 @@ def command(
     given by --cache. With --against the logits of another cache take its place. Either way it shows how
     far the stored targets are from the exact ones: KL(exact ‖ stored) in nats at T = τ/p = 1, 2, 6 and 12,
     and as a share of KL(exact ‖ uniform), what the target tells.
+
+    \b
+    Example:
+      dive verify cache/cifar100_lt_bbn.h5 --sample 100 --teacher teacher.pt
     """
     from dive.cache.reader import LogitCache
     from dive.workflows.fidelity import compare

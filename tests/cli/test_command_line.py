@@ -1,6 +1,8 @@
 """The command line: variadic options, help, start-up without torch, and what the README names."""
 
+import itertools
 import os
+import shlex
 import subprocess
 import sys
 
@@ -130,7 +132,7 @@ COMMON = {
     "init": "--train-list --test-list --val-list --classes --check --out --force --json --quiet",
     "recipes": "--json",
     "teacher": "--config --set --data --device --precision --seed --json --quiet --force --loss --epochs "
-    "--out --eval-every --workers --check-images",
+    "--out --eval-every --workers --check-images --tensorboard",
     "export-logits": "--config --set --data --device --precision --json --quiet --force --teacher --views "
     "--store --out --workers --model --teacher-prior --shard",
     "merge-shards": "--out --config --json --quiet --force",
@@ -141,9 +143,12 @@ COMMON = {
     "--rule",
     "student": "--config --set --data --device --precision --seed --json --quiet --force --cache --tau "
     "--power --student-tau --weight --epochs --out --free-views --fixed-view --eval-every --workers "
-    "--check-images",
-    "eval": "--config --set --data --device --json --quiet --per-class --part --model --workers",
+    "--check-images --tensorboard",
+    "eval": "--config --set --data --device --json --quiet --per-class --part --model --workers --plot "
+    "--force",
     "predict": "--top --csv --device --model --json --quiet",
+    "export-model": "--format --out --size --model --json --quiet --force",
+    "doctor": "--quick --json",
     "inspect": "--json",
     "verify": "--cache --data --device --seed --json --quiet --sample --teacher --model --against",
 }
@@ -163,7 +168,7 @@ def test_the_groups_help_names_every_command_in_the_order_of_use():
     use = ["init", "recipes", "teacher", "export-logits", "merge-shards", "import-logits", "convert"]
     use += ["merge-caches"]
     use += ["tune-tau", "student", "eval"]
-    use += ["predict", "inspect", "verify"]
+    use += ["predict", "export-model", "inspect", "verify", "doctor"]
     assert list(COMMANDS) == use
 
 
@@ -293,3 +298,33 @@ def test_a_reader_that_goes_away_is_no_traceback(digits):
 def test_click_itself_finds_nothing_odd_in_the_group():
     result = CliRunner().invoke(group, ["tune-tau", "--help"])
     assert result.exit_code == 0 and "--tau T [T ...]" in result.output
+
+
+def examples(name: str) -> list[str]:
+    """The command lines of a command's example, as its help shows them."""
+    lines = chain.succeed(name, "--help").out.splitlines()
+    heading = next(place for place, line in enumerate(lines) if line.strip() == "Example:")
+    return list(itertools.takewhile(str.strip, lines[heading + 1 :]))
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example_that_parses(name, columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = examples(name)
+    assert lines, "its docstring ends in a paragraph that begins with \\b and Example:"
+    for line in lines:
+        assert line.startswith(f"    dive {name} ") and len(line) < 96
+        program, _, *words = shlex.split(line)
+        command = group.get_command(click.Context(group), name)
+        with command.make_context(name, words, parent=click.Context(group, info_name=program)) as context:
+            assert context.params
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_says_what_it_does_in_a_sentence(name):
+    command = group.get_command(click.Context(group), name)
+    options = [one for one in command.params if isinstance(one, click.Option)]
+    assert len({one.name for one in options}) == len(options)
+    for option in options:
+        assert option.help and len(option.help.split()) >= 3 and option.help.endswith("."), option.opts

@@ -1,5 +1,6 @@
 # make demo: the five commands on a data set that needs no download, start to end.
 # make docs: docs/cli.md again, from the commands.
+# make pictures: docs/figures/*.svg again, tables of dive as a terminal shows them.
 # make test: lint and the whole test suite.
 # make bench: what every stage costs on this CPU (bench-full: all rows; bench-gpu: on a CUDA device).
 # make reproduce: the runs behind RESULTS.md, about an hour each on two cores; resumes where it was stopped.
@@ -14,7 +15,7 @@ VENV := .venv
 DIVE := $(VENV)/bin/dive
 DEMO := --config digits_lt/bbn
 
-.PHONY: env demo docs test lint torture bench bench-full bench-gpu reproduce results
+.PHONY: env demo docs pictures test lint torture bench bench-full bench-gpu reproduce results
 
 env: $(VENV)/.installed
 
@@ -32,6 +33,9 @@ demo: env
 
 docs: env
 	$(VENV)/bin/python tests/cli_reference.py
+
+pictures: env
+	$(VENV)/bin/python tests/terminal_pictures.py
 
 lint: env
 	$(VENV)/bin/ruff check .

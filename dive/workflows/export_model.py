@@ -60,7 +60,7 @@ def export_model(
     are, None where ONNX Runtime is not installed. Raises CheckpointError, RecipeError or ModelError where the
     network cannot be had or exported, OutputError where the file cannot be written.
 
-    >>> import dive
+    >>> import dive, torch
     >>> options = dive.ModelExportOptions("pt2", Path("teacher.pt2"))
     >>> exported = dive.export_model("checkpoints/digits_lt_bbn/teacher.pt", options)
     >>> network = torch.export.load(exported.path).module()

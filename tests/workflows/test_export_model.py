@@ -36,7 +36,7 @@ CASES = [
     pytest.param("resnet32", None, "onnx", marks=[needs_onnx, pytest.mark.slow]),
     ("tiny:build", None, "pt2"),
     pytest.param("tiny:build", None, "onnx", marks=needs_onnx),
-    ("torchvision/resnet18", 40, "pt2"),
+    pytest.param("torchvision/resnet18", 40, "pt2", marks=pytest.mark.slow),
     pytest.param("torchvision/resnet18", 40, "onnx", marks=[needs_onnx, pytest.mark.slow]),
     pytest.param("timm/test_resnet", None, "pt2", marks=needs_timm),
     pytest.param("timm/test_resnet", 40, "onnx", marks=[needs_timm, needs_onnx, pytest.mark.slow]),

@@ -55,6 +55,10 @@ def command(
     --teacher-prior train is for a network that learned by plain cross-entropy on the long-tailed training
     set, whose logits contain its class prior: log n is subtracted from them, n being the training images of
     the class. none is for one that learned on balanced data, or by balanced softmax.
+
+    \b
+    Example:
+      dive import-logits logits.npz --config digits_lt/bbn --teacher-prior none
     """
     if prior is None:
         raise click.UsageError(

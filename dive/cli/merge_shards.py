@@ -15,8 +15,11 @@ def command(out: Path | None, config: Path | None, as_json: bool, quiet: bool, f
     """Make one cache of the shards that several export-logits wrote.
 
     The last step of dive export-logits --shard K/N; under torchrun it is done already. Checks every block,
-    copies it, and removes the shards, or says which are missing. Needs no GPU, no pictures and no teacher:
-    dive merge-shards --out cache.h5
+    copies it, and removes the shards, or says which are missing. Needs no GPU, no pictures and no teacher.
+
+    \b
+    Example:
+      dive merge-shards --out cache.h5
     """
     if out is None:
         out = cache_of(options.read_recipe(config, ()))

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from dive.workflows.merge import merge_caches as merge_caches
     from dive.workflows.merge_shards import merge_shards as merge_shards
     from dive.workflows.predict import predict as predict
+    from dive.workflows.report import ReportOptions as ReportOptions
+    from dive.workflows.report import write_report as write_report
     from dive.workflows.results import TrainOptions as TrainOptions
     from dive.workflows.student import StudentOptions as StudentOptions
     from dive.workflows.student import train_student as train_student
@@ -55,6 +57,7 @@ _HOMES = {
     "MergeOptions": "dive.workflows.merge",
     "ModelExportOptions": "dive.workflows.export_model",
     "Recipe": "dive.recipe.recipe",
+    "ReportOptions": "dive.workflows.report",
     "StudentOptions": "dive.workflows.student",
     "TrainOptions": "dive.workflows.results",
     "TuneOptions": "dive.workflows.tune",
@@ -76,6 +79,7 @@ _HOMES = {
     "train_teacher": "dive.workflows.teacher",
     "tune": "dive.workflows.tune",
     "virtual_examples": "dive.method.virtual_examples",
+    "write_report": "dive.workflows.report",
 }
 __all__ = [name for name in _HOMES if name != "__version__"]
 

@@ -8,7 +8,7 @@ Prose comes from reproduction/notes.md, what others report from reproduction/lit
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,27 +16,18 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dive.errors import RecipeError
 from dive.method.advice import Advice, by_grid
 from dive.method.virtual_examples import Distribution
 from dive.progress import duration
-from dive.recipe.documents import plain
+from dive.recipe.commands import command
 from dive.recipe.earlier import upgraded
-from dive.recipe.reading import build, load, with_epochs
-from dive.recipe.recipe import KINDS, Recipe
+from dive.recipe.reading import build
+from dive.recipe.recipe import Recipe
 from dive.recipe.records import of_one_run
 from dive.recipe.teachers import model_name
 
 ROOT = Path(__file__).parents[1]
 SHOTS = ("many", "medium", "few", "all")
-OPTIONS = {
-    "distillation.tau": "--tau",
-    "distillation.power": "--power",
-    "distillation.student_tau": "--student-tau",
-    "distillation.weight": "--weight",
-    "teacher.loss": "--loss",
-    "seed": "--seed",
-}
 NAMES = {"cifar100": "CIFAR-100-LT", "cifar10": "CIFAR-10-LT"}
 
 
@@ -207,7 +198,7 @@ def _making(record: Mapping[str, Any], configs: Path) -> list[str]:
     cache_hash = record.get("cache_hash")
     return [
         Row([record]).name,
-        f"`{command(record, configs)}`",
+        f"`{command_of(record, configs)}`",
         str(record["seed"]),
         f"{record['device']}, torch {record['versions']['torch']}",
         record["precision"],
@@ -217,52 +208,10 @@ def _making(record: Mapping[str, Any], configs: Path) -> list[str]:
     ]
 
 
-def command(record: Mapping[str, Any], configs: Path) -> str:
-    """The command that makes a run again, but for where the images are."""
-    recipe = build(record["recipe"])
-    words = ["dive", record["kind"]]
-    base = Recipe()
-    if recipe.name != base.name:
-        config = _config_of(recipe.name, configs)
-        base = load(config)
-        base = base.of_student if record["kind"] == "student" else base.of_teacher
-        words += ["--config", str(config.relative_to(configs.parent))]
-    if recipe.schedule.epochs not in (None, base.schedule.epochs):
-        base = with_epochs(base, recipe.schedule.epochs)
-        words += ["--epochs", str(recipe.schedule.epochs)]
-    below = dict(_leaves(_of_kinds(base, recipe)))
-    for key, value in _leaves(recipe.as_dict()):
-        if key in ("data.root", "precision") or (key in below and value == below[key]):
-            continue
-        text = "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-        words += [OPTIONS[key], text] if key in OPTIONS else ["--set", f"{key}={text}"]
-    if record.get("free_views"):
-        words += ["--cache", f"cache/{recipe.name}-clean.h5", "--free-views"]
-    return " ".join(words)
-
-
-def _of_kinds(base: Recipe, recipe: Recipe) -> dict[str, Any]:
-    """A recipe as a document, but for parts of which another has another kind: that kind's defaults."""
-    document = base.as_dict()
-    for part, kinds in KINDS.items():
-        if (kind := recipe.as_dict()[part]["kind"]) != document[part]["kind"]:
-            document[part] = plain(asdict(kinds[kind]())) | {"kind": document[part]["kind"]}
-    return document
-
-
-def _config_of(name: str, configs: Path) -> Path:
-    found = [path for path in sorted(configs.rglob("*.yaml")) if load(path).name == name]
-    if not found:
-        raise RecipeError(f"no config under {configs} is named {name}")
-    return found[0]
-
-
-def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+def command_of(record: Mapping[str, Any], configs: Path) -> str:
+    """The command that makes a run again, its recipe named as the file that it is in the source tree."""
+    files = {str(path.relative_to(configs.parent)): path for path in sorted(configs.rglob("*.yaml"))}
+    return command(record, files)
 
 
 def _virtual_examples(folder: Path, rows: Sequence[Row]) -> Iterator[str]:

@@ -35,7 +35,7 @@ def test_the_page_is_what_the_records_say(repository):
 
 
 def test_a_runs_command_makes_the_same_recipe_again(record, repository, monkeypatch):
-    words = shlex.split(report.command(record, repository / "configs"))
+    words = shlex.split(report.command_of(record, repository / "configs"))
     assert words[:4] == ["dive", "student", "--config", "configs/digits_lt/bbn.yaml"]
     monkeypatch.chdir(repository)
     from dive.cli import options
@@ -53,19 +53,21 @@ def test_a_length_in_epochs_given_to_a_recipe_in_steps_is_in_its_command(reposit
     recipe = load(repository / "configs" / "cifar100_lt" / "balms.yaml")
     record = {"kind": "teacher", "recipe": recipe.as_dict()}
     words = "dive teacher --config configs/cifar100_lt/balms.yaml"
-    assert report.command(record, repository / "configs") == words
+    assert report.command_of(record, repository / "configs") == words
     record["recipe"] = with_epochs(load(recipe.as_dict(), ("data.imbalance=null",)), 9).as_dict()
-    assert report.command(record, repository / "configs") == f"{words} --epochs 9 --set data.imbalance=null"
+    assert (
+        report.command_of(record, repository / "configs") == f"{words} --epochs 9 --set data.imbalance=null"
+    )
 
 
 def test_parts_of_another_kind_are_in_a_command_with_what_differs_from_that_kinds_defaults(repository):
     sets = ("data.kind=cifar10", "data.imbalance=50", "views.kind=autoaugment", "views.pad=2")
     record = {"kind": "teacher", "recipe": load({}, sets).as_dict()}
-    words = shlex.split(report.command(record, repository / "configs"))
+    words = shlex.split(report.command_of(record, repository / "configs"))
     assert words[:2] == ["dive", "teacher"] and words[2::2] == ["--set"] * 4
     assert tuple(words[3::2]) == sets
     folder = load({}, ("data.kind=folder", "data.imbalance=100")).as_dict()
-    command = report.command({"kind": "teacher", "recipe": folder}, repository / "configs")
+    command = report.command_of({"kind": "teacher", "recipe": folder}, repository / "configs")
     assert command == "dive teacher --set data.kind=folder --set data.imbalance=100"
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "tune-tau": "Choose temperature and power normalisation from the cached logits.",
     "student": "Train a student from the cache alone.",
     "eval": "Many, medium and few-shot accuracy of checkpoints.",
+    "report": "Write a page to explore checkpoints and caches.",
     "predict": "Classify image files.",
     "export-model": "Write a network as a file that runs without dive.",
     "inspect": "Show what a cache or a checkpoint is.",

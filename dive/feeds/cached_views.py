@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -81,6 +82,16 @@ class CachedViews(Dataset[tuple[Any, int, torch.Tensor]]):
             raise IndexError(f"there is no sample {row}: there are {len(self)}")
         row %= len(self)
         column, cache = self.column(row), self.cache
+        view = torch.from_numpy(self.pixels(row, column)).permute(2, 0, 1).contiguous()
+        logits = torch.from_numpy(cache.logits([row], [column])[0])
+        return view if self.transform is None else self.transform(view), int(cache.labels[row]), logits
+
+    def pixels(self, row: int, column: int) -> np.ndarray:
+        """A sample in the view of a column of the cache: (H, W, channels) uint8.
+
+        Raises DataError where its picture cannot be read, or is another one than the teacher saw.
+        """
+        cache = self.cache
         picture, found = self.images.known_by(cache.keys[row], cache.identity.get("digests", PIXELS))
         if found != cache.digests[row].tobytes():
             raise DataError(
@@ -90,10 +101,8 @@ class CachedViews(Dataset[tuple[Any, int, torch.Tensor]]):
         height, width = self._space.shape
         if height == width and self._space.made == "device":
             picture = fit(picture, height)  # as the data set that the teacher saw
-        view = torch.from_numpy(one_view(self._space, picture, int(cache.views[row, column])))
-        view = view.permute(2, 0, 1).contiguous()
-        logits = torch.from_numpy(cache.logits([row], [column])[0])
-        return view if self.transform is None else self.transform(view), int(cache.labels[row]), logits
+        writable = np.require(picture, requirements=("C", "W"))  # torch warns of others
+        return one_view(self._space, writable, int(cache.views[row, column]))
 
 
 def _space_of(cache: LogitCache) -> ViewSpace:

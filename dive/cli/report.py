@@ -1,0 +1,79 @@
+"""`dive report`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dive.cli import options
+from dive.errors import DiveError
+from dive.workflows.places import cache_of, checkpoint_of
+
+if TYPE_CHECKING:
+    from dive.recipe.recipe import Recipe
+
+
+@click.command("report")
+@click.argument("files", nargs=-1, type=options.FILE, metavar="[CHECKPOINT|CACHE ...]")
+@click.option(
+    "--out", type=options.FILE, default=Path("report.html"), show_default=True, help="The page to write."
+)
+@click.option(
+    "--sample",
+    type=options.Whole(2, 10**9),
+    metavar="N",
+    help="Estimate virtual examples from N random images; for large caches.",
+)
+@options.apply(
+    options.sample_seed, options.config, options.assignments, options.data, options.as_json, options.quiet,
+    options.force,
+)  # fmt: skip
+def command(
+    files: tuple[Path, ...],
+    out: Path,
+    sample: int | None,
+    seed: int | None,
+    config: Path | None,
+    assignments: tuple[str, ...],
+    data: str | None,
+    as_json: bool,
+    quiet: bool,
+    force: bool,
+) -> None:
+    """Write a page to explore checkpoints and caches: one HTML file that loads nothing.
+
+    Of a cache: virtual examples of every class over τ/p, with a slider, the information kept and where
+    few-shot classes overtake many-shot ones; with --data pictures in stored views and their targets. Of a
+    checkpoint, or of its record (NAME.json): accuracies by group and class, confusion between groups,
+    training curves, recipe and origin. Without an argument: the recipe's teacher, student and cache, as far
+    as they are there. Needs plotly.
+    """
+    # Before NumPy is loaded, as tune-tau does: the pass over the cache has threads of its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    drawn_by = options.seed_of_sample(seed, sample)
+    recipe = options.read_recipe(config, assignments)
+    from dive.workflows.report import ReportOptions, write_report
+
+    progress = options.reporter(quiet)
+    asked = ReportOptions(data, sample, drawn_by, force)
+    page = write_report(files or _of_recipe(recipe), out, asked, progress)
+    progress.note(f"wrote {out}")
+    if as_json:
+        options.print_json(
+            {
+                "out": str(out),
+                "models": [model.file for model in page.models],
+                "caches": [
+                    {"cache": one.file, "crossing": one.crossing and vars(one.crossing)}
+                    for one in page.caches
+                ],
+            }
+        )
+
+
+def _of_recipe(recipe: "Recipe") -> list[Path]:
+    paths = [checkpoint_of(recipe, "teacher"), checkpoint_of(recipe, "student"), cache_of(recipe)]
+    if not (found := [path for path in paths if path.exists()]):
+        raise DiveError(f"there is neither {paths[0]} nor {paths[2]} yet; dive teacher makes the first")
+    return found

@@ -1,0 +1,114 @@
+"""What a page is made of, in plain values: gathered by `dive.workflows.report`, drawn by the sections."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dive.recipe.teachers import model_name
+
+
+@dataclass(frozen=True)
+class Position:
+    """Virtual examples at one τ/p.
+
+    per_class: C, in the order of the labels. shots: their means, None where there is no such class.
+    information: nats kept. errors: standard errors of shots and `information`, of a sample.
+    """
+
+    ratio: float
+    per_class: list[float]
+    shots: dict[str, float | None]
+    information: float
+    errors: dict[str, float | None] | None
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where few-shot classes overtake many-shot ones: τ/p, and the means of both there."""
+
+    ratio: float
+    few: float
+    many: float
+
+
+@dataclass(frozen=True)
+class View:
+    """A stored view of a picture, as a data URI, and the teacher's logits of it (C)."""
+
+    column: int
+    view_id: int
+    clean: bool
+    uri: str
+    logits: list[float]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A training image in some of its stored views. label: its class. shot: that class's group."""
+
+    key: str
+    label: int
+    shot: str
+    views: list[View]
+
+
+@dataclass(frozen=True)
+class CachePart:
+    """What a page shows of a cache.
+
+    images: mean training images per class in many, medium and few. clipped: of how many images the virtual
+    examples are estimated, None for all. pictures: None where there are none, and `without` says why.
+    origin: names and values to list. command: that makes it again.
+    """
+
+    file: str
+    model: str
+    shape: tuple[int, int, int]
+    classes: list[str]
+    class_counts: list[int]
+    images: dict[str, float | None]
+    sample: int | None
+    positions: list[Position]
+    crossing: Crossing | None
+    advice: str
+    origin: list[tuple[str, str]]
+    command: str
+    pictures: list[Picture] | None = None
+    without: str = ""
+
+
+@dataclass(frozen=True)
+class ModelPart:
+    """What a page shows of a finished result.
+
+    record: as `dive.recipe.records` has it. history: of each epoch, None where it is not there. recipe: as
+    YAML. command: that makes it again.
+    """
+
+    file: str
+    record: dict[str, Any]
+    history: list[dict[str, Any]] | None
+    recipe: str
+    command: str
+
+    @property
+    def called(self) -> str:
+        """It in a few words."""
+        return model_name(self.record["kind"], self.record)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything of a page. producer: the version of dive that made it, with its libraries."""
+
+    title: str
+    models: list[ModelPart] = field(default_factory=list)
+    caches: list[CachePart] = field(default_factory=list)
+    producer: str = ""
+
+    def names(self) -> list[str]:
+        """What each model is called on the page: its file is told too where two would be called alike."""
+        called = [model.called for model in self.models]
+        return [
+            name if called.count(name) == 1 else f"{name}, {model.file}"
+            for name, model in zip(called, self.models, strict=True)
+        ]

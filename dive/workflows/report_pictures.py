@@ -1,0 +1,109 @@
+"""Training images of a cache in some of its stored views, for the page of `dive report`."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dive.cache.reader import LogitCache
+from dive.data.images import LabelledImages
+from dive.data.longtail import shot_groups
+from dive.errors import RecipeError
+from dive.feeds.cached_views import CachedViews
+from dive.recipe.reading import build
+from dive.recipe.recipe import KINDS
+from dive.report.page.content import Picture, View
+from dive.structure import look_up
+
+VIEWS = 4
+SIDE = 192  # pixels; larger views are made smaller
+_SHARPEST = 96  # pixels a side up to which a view is kept exactly
+_OF_CLASSES = (0.25, 0.75)  # of a group's classes by training images: whose first images are shown
+
+
+def place_of(
+    cache: LogitCache, records: Sequence[Mapping[str, Any]], data: str | None
+) -> tuple[str, dict[str, Any]] | str:
+    """The kind of a cache's images and where they are, or a sentence that says what is needed for them.
+
+    records: of results; what one of the same images says of the place counts, but for the root. data: where
+    the images are.
+    """
+    told, kind = look_up(cache.identity, "data/kind")
+    if not told or kind not in KINDS["data"]:
+        return f"{cache.path} does not say which images it is of, so none can be shown."
+    fingerprint = cache.identity.get("data_fingerprint")
+    same = [one["recipe"]["data"] for one in records if one["data_fingerprint"] == fingerprint]
+    try:
+        place = build({"data": {**cache.identity["data"], **(same[0] if same else {})}}).data.place()
+    except RecipeError as error:
+        return f"{cache.path} does not say which images it is of, so none can be shown: {error}"
+    if "root" not in place:
+        return kind, place
+    if data is None:
+        return "Pictures are not in a cache. Give --data PATH, where the images are, to show them here."
+    return kind, place | {"root": data}
+
+
+def pictures_of(cache: LogitCache, place: tuple[str, dict[str, Any]]) -> list[Picture]:
+    """A few images of many, medium and few-shot classes, each in some of its stored views.
+
+    Raises DataError where they are missing or not those the teacher saw, CacheError where this version makes
+    other views.
+    """
+    kind, where = place
+    views = CachedViews(cache, LabelledImages(kind, where))
+    return [
+        _picture(views, shot, int(label))
+        for shot, members in shot_groups(cache.class_counts).items()
+        for label in _chosen(members, cache.class_counts)
+    ]
+
+
+def _chosen(members: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """A group's classes at some quantiles of their training images, without one twice."""
+    if not len(members):
+        return members
+    ordered = members[np.argsort(-counts[members], kind="stable")]
+    return ordered[np.unique((np.array(_OF_CLASSES) * (len(members) - 1)).round().astype(int))]
+
+
+def _picture(views: CachedViews, shot: str, label: int) -> Picture:
+    cache = views.cache
+    row = int(np.flatnonzero(cache.labels == label)[0])
+    columns = _columns(cache, row)
+    logits = cache.logits([row] * len(columns), columns)
+    shown = [
+        View(
+            column,
+            int(view_id := cache.views[row, column]),
+            bool(view_id == cache.facts.get("clean_id")),
+            _uri(views.pixels(row, column)),
+            of_view.tolist(),
+        )
+        for column, of_view in zip(columns, logits, strict=True)
+    ]
+    return Picture(cache.keys[row], label, shot, shown)
+
+
+def _columns(cache: LogitCache, row: int) -> list[int]:
+    """A few columns, the clean view's first and others evenly spread."""
+    stored = cache.shape[1]
+    clean = np.flatnonzero(cache.views[row] == cache.facts.get("clean_id", -1))[:1].tolist()
+    spread = np.unique(np.linspace(0, stored - 1, VIEWS).round().astype(int)).tolist()
+    return [*clean, *(column for column in spread if column not in clean)][:VIEWS]
+
+
+def _uri(pixels: np.ndarray) -> str:
+    """A view (H, W, channels) uint8 as a data URI."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    form, more = "png", {}
+    if max(image.size) > _SHARPEST:
+        image.thumbnail((SIDE, SIDE))
+        form, more = "webp", {"quality": 85}
+    buffer = io.BytesIO()
+    image.save(buffer, form, **more)
+    return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"

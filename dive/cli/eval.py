@@ -147,6 +147,7 @@ def _document(evaluated: "list[Result]", seeds: "list[Seeds]") -> dict[str, Any]
                 "seed": one.record["seed"],
                 "weights_hash": one.record["weights_hash"],
                 "accuracy": one.accuracy.as_dict(),
+                "group_confusion": one.accuracy.group_confusion,
                 "per_class": dict(zip(one.record["classes"], one.accuracy.per_class, strict=True)),
             }
             for one in evaluated

@@ -95,7 +95,7 @@ def write_report(
     >>> len(page.models), len(page.caches), len(page.caches[0].pictures)
     (1, 1, 6)
     """
-    out, given = Path(out), [Path(path) for path in paths]
+    out, given = Path(out), [Path(path) for path in dict.fromkeys(map(str, paths))]
     try:
         from dive.report.page.document import KIND, document
     except ModuleNotFoundError as error:

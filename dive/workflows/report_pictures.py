@@ -9,14 +9,13 @@ import numpy as np
 from PIL import Image
 
 from dive.cache.reader import LogitCache
+from dive.cache.stored_views import space_of
 from dive.data.images import LabelledImages
 from dive.data.longtail import shot_groups
-from dive.errors import RecipeError
+from dive.errors import CacheError, RecipeError
 from dive.feeds.cached_views import CachedViews
-from dive.recipe.reading import build
-from dive.recipe.recipe import KINDS
 from dive.report.page.content import Picture, View
-from dive.structure import look_up
+from dive.workflows.cached import recipe_of
 
 VIEWS = 4
 SIDE = 192  # pixels; larger views are made smaller
@@ -32,15 +31,15 @@ def place_of(
     records: of results; what one of the same images says of the place counts, but for the root. data: where
     the images are.
     """
-    told, kind = look_up(cache.identity, "data/kind")
-    if not told or kind not in KINDS["data"]:
-        return f"{cache.path} does not say which images it is of, so none can be shown."
     fingerprint = cache.identity.get("data_fingerprint")
-    same = [one["recipe"]["data"] for one in records if one["data_fingerprint"] == fingerprint]
+    same = [one["recipe"] for one in records if one["data_fingerprint"] == fingerprint]
     try:
-        place = build({"data": {**cache.identity["data"], **(same[0] if same else {})}}).data.place()
-    except RecipeError as error:
-        return f"{cache.path} does not say which images it is of, so none can be shown: {error}"
+        cache.require_origin()
+        space_of(cache)
+        place = recipe_of(cache, None, None, same[0] if same else None).data.place()
+    except (CacheError, RecipeError) as error:
+        return f"Which images the cache is of is not known, so none can be shown: {error}"
+    kind = cache.identity["data"]["kind"]
     if "root" not in place:
         return kind, place
     if data is None:

@@ -91,6 +91,7 @@ def sample(
     from dive.training.inference import batch_size, outputs
     from dive.views.registry import described_space
     from dive.views.space import require_ids, require_same
+    from dive.workflows.cached import recipe_of
     from dive.workflows.data import load_training
     from dive.workflows.teachers.several import OpenedTeachers, as_paths, require_own_of_checkpoint
     from dive.workflows.teachers.teacher import Shown
@@ -109,7 +110,7 @@ def sample(
         ) from error
     require_same(views, of_cache["view_space"], str(cache.path))
     require_ids(views, cache.views, str(cache.path))
-    recipe = _recipe_of(cache, data, recipe, opened.recipe)
+    recipe = recipe_of(cache, data, recipe, opened.recipe)
     teachers = _teachers(
         cache, opened, Shown(cache.class_counts, recipe.data.channels, views.shape), progress
     )
@@ -177,38 +178,6 @@ def _teachers(cache: LogitCache, opened: "OpenedTeachers", views: "Shown", progr
     places = [found.index(weights) for weights in wanted]
     stated = zip(places, cache.teachers, strict=True)
     return Teachers(tuple(given.each[place].as_stated(identity) for place, identity in stated))
-
-
-def _recipe_of(
-    cache: LogitCache, root: str | None, given: "Recipe | None", of_teacher: dict[str, Any] | None
-) -> "Recipe":
-    """A recipe that draws the pictures a cache is of.
-
-    root: where they are, None where the recipe says. given: by the user, goes before that of a teacher's
-    training. With neither the pictures are those of the kind that the cache states, in their usual place.
-    """
-    from dive.recipe.reading import build
-    from dive.recipe.recipe import KINDS
-
-    stated = cache.identity["data"]
-    if given is not None and given.data.kind != stated["kind"]:
-        raise CacheError(
-            f"{cache.path} is of images of data.kind {stated['kind']}, the recipe {given.name} of "
-            f"{given.data.kind}; give the recipe that it was exported by"
-        )
-    channels = getattr(KINDS["data"].get(stated["kind"]), "channels", 3)
-    of_kind = {"data": {}, "model": {"input": {"mean": [0.0] * channels, "std": [1.0] * channels}}}
-    base: dict[str, Any] = (of_teacher or of_kind) if given is None else given.as_dict()
-    root = root or base["data"].get("root")
-    described = cache.identity["view_space"]
-    kind = KINDS["views"][described["kind"]]()
-    views = {key: described[key] for key in ("kind", *kind.keys())}
-    parts = {
-        "name": cache.identity["recipe"],
-        "data": base["data"] | stated | ({} if root is None else {"root": root}),
-        "views": ({"size": cache.identity["picture_size"]} if kind.one_size else {}) | views,
-    }
-    return build(base | parts, where=str(cache.path))
 
 
 def _rows_here(cache: LogitCache, train: "Samples") -> np.ndarray:

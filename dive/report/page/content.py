@@ -1,5 +1,6 @@
 """What a page is made of, in plain values: gathered by `dive.workflows.report`, drawn by the sections."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +56,7 @@ class Picture:
 class CachePart:
     """What a page shows of a cache.
 
-    images: mean training images per class in many, medium and few. clipped: of how many images the virtual
+    images: mean training images per class in many, medium and few. sample: of how many images the virtual
     examples are estimated, None for all. pictures: None where there are none, and `without` says why.
     origin: names and values to list. command: that makes it again.
     """
@@ -106,9 +107,22 @@ class Page:
     producer: str = ""
 
     def names(self) -> list[str]:
-        """What each model is called on the page: its file is told too where two would be called alike."""
-        called = [model.called for model in self.models]
-        return [
-            name if called.count(name) == 1 else f"{name}, {model.file}"
-            for name, model in zip(called, self.models, strict=True)
-        ]
+        """What each model is called on the page, no two alike: recipe, seed and file are told as needed."""
+        names = [model.called for model in self.models]
+        for more in (
+            [model.record["recipe"]["name"] for model in self.models],
+            [f"seed {model.record['seed']}" for model in self.models],
+            [model.file for model in self.models],
+        ):
+            names = _told_apart(names, more)
+        return names
+
+
+def _told_apart(names: Sequence[str], more: Sequence[str]) -> list[str]:
+    """Names, with more behind those that are alike where it differs between them."""
+    among: dict[str, set[str]] = {}
+    for name, told in zip(names, more, strict=True):
+        among.setdefault(name, set()).add(told)
+    return [
+        f"{name}, {told}" if len(among[name]) > 1 else name for name, told in zip(names, more, strict=True)
+    ]

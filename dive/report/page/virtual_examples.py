@@ -145,7 +145,8 @@ def _controls(place: int, cache: CachePart, present: list[str]) -> Markup:
         "div",
         element("label", "τ ", _field(f"tau-{place}", "tau")),
         element("label", "p ", _field(f"power-{place}", "power")),
-        element("span", "", data_show="note", class_="note", aria_live="polite"),
+        element("span", "Only τ/p matters to the target; τ alone scales the loss, by τ².", class_="note"),
+        element("span", "", data_show="note", class_="note told", role="status"),
         class_="fields",
     )
     tiles = [_tile(f"{shot}-shot", shot, f"{number(cache.images[shot])} images") for shot in present]

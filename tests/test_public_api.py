@@ -19,6 +19,7 @@ NO_EXAMPLE |= {
     "ImportOptions",
     "MergeOptions",
     "ModelExportOptions",
+    "ReportOptions",
     "StudentOptions",
     "TrainOptions",
     "TuneOptions",

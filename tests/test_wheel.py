@@ -81,7 +81,7 @@ def test_the_wheel_holds_the_package_its_recipes_and_nothing_else(wheel, reposit
     there = {
         f"dive/{path.relative_to(repository / 'dive')}"
         for path in (repository / "dive").rglob("*")
-        if path.suffix in (".py", ".typed")
+        if path.suffix in (".py", ".typed", ".css", ".js")
     }
     configs = (repository / "configs").rglob("*.yaml")
     there |= {f"dive/configs/{path.relative_to(repository / 'configs')}" for path in configs}

@@ -146,6 +146,7 @@ COMMON = {
     "--check-images --tensorboard",
     "eval": "--config --set --data --device --json --quiet --per-class --part --model --workers --plot "
     "--force",
+    "report": "--out --sample --seed --config --set --data --json --quiet --force",
     "predict": "--top --csv --device --model --json --quiet",
     "export-model": "--format --out --size --model --json --quiet --force",
     "doctor": "--quick --json",
@@ -168,7 +169,7 @@ def test_the_groups_help_names_every_command_in_the_order_of_use():
     use = ["init", "recipes", "teacher", "export-logits", "merge-shards", "import-logits", "convert"]
     use += ["merge-caches"]
     use += ["tune-tau", "student", "eval"]
-    use += ["predict", "export-model", "inspect", "verify", "doctor"]
+    use += ["report", "predict", "export-model", "inspect", "verify", "doctor"]
     assert list(COMMANDS) == use
 
 

@@ -18,7 +18,8 @@ from dive.cache.encodings.codec import Head
 from dive.cache.reader import LogitCache
 from dive.errors import DiveError, OutputError
 from dive.method.virtual_examples import examine
-from dive.workflows.report import RATIOS, crossing_of
+from dive.report.page.content import Page
+from dive.workflows.report_caches import RATIOS, crossing_of
 
 pytest.importorskip("plotly", reason="the page is drawn by plotly, which is not installed")
 
@@ -32,7 +33,7 @@ def embedded(path: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def written(digits, tmp_path_factory) -> tuple[Path, dive.workflows.report.Page]:
+def written(digits, tmp_path_factory) -> tuple[Path, Page]:
     out = tmp_path_factory.mktemp("page") / "report.html"
     return out, dive.write_report([digits.teacher, digits.student, digits.cache], out)
 

@@ -13,7 +13,7 @@ from dive.report.page.section import Section, missing
 NAME = "pictures"
 TITLE = "One image, several classes"
 LEAD = (
-    "The heart of DiVE: the softened target of one image makes it a virtual example of other classes too. "
+    "The softened target of one image makes it a virtual example of other classes too. "
     "Below are training images in some of their stored views, with the teacher’s target at the τ/p of the "
     "slider above. Choose a view to see its own target; the image’s class is marked. Of each group they are "
     "the first images, by key, of the classes at a quarter and at three quarters by training images."

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 import dive
-from dive.cache.encodings.codec import Head
 
 pytest.importorskip("plotly", reason="the page is drawn by plotly, which is not installed")
+from dive.report.page import content, document
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(
@@ -262,16 +263,18 @@ def test_names_that_are_markup_do_nothing_and_a_second_cache_can_be_chosen(brows
 
 
 def test_eight_thousand_classes_follow_the_slider(browser, tmp_path):
-    classes, n = 8142, 8400
-    labels = np.concatenate([np.arange(classes), np.repeat([0, 1], (n - classes) // 2)])
-    generator = np.random.default_rng(0)
-    weight = generator.standard_normal((classes, 4)).astype(np.float32)
-    shape = np.empty((n, 1, classes + caches.MORE_FEATURES), np.bool_)
-    head = Head(weight, np.zeros(classes, np.float32))
-    content = caches.content_for(shape, labels=labels, store="features", head=head)
-    caches.write_blocks(tmp_path / "c.h5", content, generator.standard_normal((n, 1, 4)).astype(np.float32))
-    caches.finish(tmp_path / "c.h5", content)
-    dive.write_report([tmp_path / "c.h5"], tmp_path / "c.html", dive.ReportOptions(sample=16))
+    classes, generator = 8142, np.random.default_rng(0)
+    counts = np.geomspace(1000, 2, classes).astype(int)
+    shots = {shot: 1.0 for shot in ("many", "medium", "few")}
+    positions = [
+        content.Position(ratio, generator.exponential(20, classes).tolist(), shots, 1.0, None)
+        for ratio in np.geomspace(0.5, 50, 80).round(3).tolist()
+    ]
+    cache = content.CachePart(
+        "c.h5", "teacher", (counts.sum(), 1, classes), [f"species {c}" for c in range(classes)],
+        counts.tolist(), shots, None, positions, None, "", [], "",
+    )  # fmt: skip
+    (tmp_path / "c.html").write_bytes(document.document(content.Page("large", [], [cache])))
     with opened(browser, tmp_path / "c.html") as page:
         drawn(page)
         page.focus("#ratio-0")
@@ -293,8 +296,14 @@ def test_eight_thousand_classes_follow_the_slider(browser, tmp_path):
 
 def test_it_is_printed_in_light_colours_without_its_controls(browser, report):
     with opened(browser, report, scheme="dark") as page:
-        drawn(page)
+        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
         page.emulate_media(media="print")
         assert not page.is_visible(".top") and not page.is_visible("#tau-0")
-        pdf = page.pdf(format="A4")
-        assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= 3
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(28, 33, 40)"
+        figures = page.query_selector_all(".figure")
+        assert all(figure.query_selector(".main-svg") for figure in figures)  # also those far below
+        assert {figure.query_selector(".main-svg").get_attribute("width") for figure in figures} == {"640"}
+        assert traces(page, "classes-0", "marker")[1]["color"] == "#0072b2"
+        page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+        assert traces(page, "classes-0", "marker")[1]["color"] == "#56b4e9"
+        assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) >= 3

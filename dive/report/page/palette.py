@@ -38,11 +38,12 @@ def of_model(place: int) -> str:
 
 
 def variables() -> str:
-    """The colours as variables of a style sheet: light, and dark where `data-theme` says so."""
+    """The colours as variables of a style sheet: light, and dark where `data-theme` says so, but on paper."""
     light_ones, dark_ones = (
         "".join(f"--{name}:{both[side]};" for name, both in COLOURS.items()) for side in (0, 1)
     )
-    return f":root{{{light_ones}}}\n:root[data-theme=dark]{{{dark_ones}}}\n"
+    printed = f"@media print{{:root[data-theme=dark]{{{light_ones}}}}}"
+    return f":root{{{light_ones}}}\n:root[data-theme=dark]{{{dark_ones}}}\n{printed}\n"
 
 
 def to_dark() -> dict[str, str]:

@@ -57,6 +57,7 @@ def of_classes(cache: CachePart, by_images: bool) -> go.Figure:
     )
     drawn.add_scatter(
         x=x, y=counts, mode="lines", name="training images", legendgroup="images", hoverinfo="skip",
+        zorder=int(len(order) > DOTS),  # seen before an outline, behind marks
         line={"color": light("images"), "width": 2, "shape": "linear" if by_images else "hvh"},
     )  # fmt: skip
     start = 0

@@ -11,6 +11,7 @@
 
   // ---- figures: drawn when they come near the screen, in the colours of the theme
 
+  let printed = false;
   const figures = new Map(); // id to {element, variant, hidden, relayout}
 
   function coloured(value) {
@@ -29,6 +30,7 @@
       const [axis, key] = path.split(".");
       layout[axis][key] = value;
     }
+    if (printed) Object.assign(layout, { autosize: false, width: 640, height: 300 }); // fits A4 and Letter
     figure.drawn = true;
     return Plotly.react(figure.element, traces, layout, config);
   }
@@ -94,11 +96,17 @@
     chosen = root.dataset.theme === "dark" ? "light" : "dark";
     setTheme(chosen);
   });
-  addEventListener("beforeprint", () => {
-    root.dataset.theme = "light";
-    figures.forEach((figure) => figure.element.offsetParent && draw(figure));
-  });
-  addEventListener("afterprint", () => setTheme(ofSystem()));
+  function print(begins) {
+    printed = begins;
+    root.dataset.theme = begins ? "light" : ofSystem();
+    for (const figure of figures.values()) {
+      if (!figure.element.offsetParent) continue; // of a cache that is not chosen
+      draw(figure);
+      if (!begins) Plotly.Plots.resize(figure.element);
+    }
+  }
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
 
   // ---- the slider
 

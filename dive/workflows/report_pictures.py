@@ -92,8 +92,10 @@ def _columns(cache: LogitCache, row: int) -> list[int]:
     """A few columns, the clean view's first and others evenly spread."""
     stored = cache.shape[1]
     clean = np.flatnonzero(cache.views[row] == cache.facts.get("clean_id", -1))[:1].tolist()
-    spread = np.unique(np.linspace(0, stored - 1, VIEWS).round().astype(int)).tolist()
-    return [*clean, *(column for column in spread if column not in clean)][:VIEWS]
+    others = [column for column in range(stored) if column not in clean]
+    count = min(VIEWS - len(clean), len(others))
+    spread = np.linspace(0, len(others) - 1, count).round().astype(int)
+    return [*clean, *(others[place] for place in spread)]
 
 
 def _uri(pixels: np.ndarray) -> str:

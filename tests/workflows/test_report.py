@@ -96,6 +96,7 @@ def test_pictures_are_the_views_of_the_cache_and_their_logits(written, digits):
     for picture in of_cache.pictures:
         row = cache.keys.index(picture.key)
         assert cache.labels[row] == picture.label and picture.views[0].clean
+        assert len({view.column for view in picture.views}) == 4
         for view in picture.views:
             png = base64.b64decode(view.uri.removeprefix("data:image/png;base64,"))
             shown = np.asarray(Image.open(io.BytesIO(png)))

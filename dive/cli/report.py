@@ -48,6 +48,10 @@ def command(
     checkpoint, or of its record (NAME.json): accuracies by group and class, confusion between groups,
     training curves, recipe and origin. Without an argument: the recipe's teacher, student and cache, as far
     as they are there. Needs plotly.
+
+    \b
+    Example:
+      dive report --config cifar100_lt/bbn --data cifar-100-python.tar.gz --out report.html
     """
     # Before NumPy is loaded, as tune-tau does: the pass over the cache has threads of its own.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

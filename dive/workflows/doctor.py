@@ -21,6 +21,7 @@ EXTRAS = {
     "timm": ("timm",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "tensorboard": ("tensorboard",),
+    "report": ("plotly",),
 }
 PLACES = ("cache", "checkpoints")
 BATCH = 128  # of the trial: as the paper's experiment has it

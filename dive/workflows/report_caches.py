@@ -1,19 +1,15 @@
 """What a page of `dive report` shows of a cache: its virtual examples over τ/p, and where it comes from."""
 
-from collections.abc import Sequence
-
-import numpy as np
-
 from dive.cache.reader import LogitCache
 from dive.data.longtail import shot_means
 from dive.errors import RecipeError
 from dive.files import readable_size
-from dive.method.advice import recommend
-from dive.method.virtual_examples import Distribution, Pair, examine
+from dive.method.advice import by_crossing
+from dive.method.crossing import search
+from dive.method.curves import Curves, Pair, examine
 from dive.printable import printable
 from dive.recipe.commands import config_of
 from dive.recipe.shipped import recipes
-from dive.recipe.shots import SHOTS
 from dive.recipe.teachers import teachers_name, teachers_of
 from dive.report.page.content import CachePart, Crossing, Position
 
@@ -31,14 +27,15 @@ RATIOS = tuple(
 
 
 def of_cache(cache: LogitCache, sample: int | None = None, seed: int = 0) -> CachePart:
-    """A cache in plain values, without pictures. sample, seed: as `examine` takes them.
+    """A cache in plain values, without pictures. sample, seed: as `virtual_examples` takes them.
 
     Raises CacheError where it is corrupt.
     """
     sample = sample if sample and sample < cache.shape[0] else None
-    pairs = examine(cache, RATIOS, (1.0,), sample=sample, seed=seed)
-    found = [pair.distribution for pair in pairs]
-    crossing = crossing_of(cache, found)
+    curves = Curves(cache, sample=sample, seed=seed)
+    pairs = examine(curves, RATIOS, (1.0,))
+    found = search(curves)
+    there = found.crossing
     counts = cache.class_counts
     return CachePart(
         file=printable(str(cache.path)),
@@ -49,8 +46,8 @@ def of_cache(cache: LogitCache, sample: int | None = None, seed: int = 0) -> Cac
         images=shot_means(counts, counts),
         sample=sample,
         positions=[_position(pair) for pair in pairs],
-        crossing=crossing,
-        advice=_advice(crossing, found),
+        crossing=None if there is None else Crossing(there.ratio, there.few, there.many),
+        advice=by_crossing(curves, found).sentence,
         origin=_origin(cache),
         command=_export(cache),
     )
@@ -60,38 +57,6 @@ def _position(pair: Pair) -> Position:
     found = pair.distribution
     per_class = found.per_class.tolist()
     return Position(found.temperature, per_class, found.shots, found.information, found.errors)
-
-
-def crossing_of(cache: LogitCache, found: Sequence[Distribution]) -> Crossing | None:
-    """Where few-shot classes overtake many-shot ones, None where they do not or a group is absent.
-
-    found: in the order of their temperatures, between two of which it is interpolated in log τ/p.
-    """
-    present = [shot for shot in SHOTS if found[0].shots[shot] is not None]
-    if len(present) < 2:
-        return None
-    few, many = (np.array([one.shots[shot] for one in found]) for shot in (present[-1], present[0]))
-    above = np.flatnonzero(few > many)
-    if not len(above) or above[0] == 0:
-        return None
-    after = int(above[0])
-    gap = (few - many)[after - 1 : after + 1]
-    at = float(-gap[0] / (gap[1] - gap[0]))
-    ratios = np.log([found[after - 1].temperature, found[after].temperature])
-    ratio = float(np.exp(ratios[0] + at * (ratios[1] - ratios[0])))
-    meet = float(few[after - 1] + at * (few[after] - few[after - 1]))
-    return Crossing(ratio, meet, meet)
-
-
-def _advice(crossing: Crossing | None, found: Sequence[Distribution]) -> str:
-    if crossing is None:
-        return recommend(found).sentence
-    tau = crossing.ratio / 2
-    return (
-        f"The paper takes about the τ/p at which few-shot classes overtake many-shot ones, here "
-        f"{crossing.ratio:.3g}: τ = {tau:.3g}, p = 0.5. It depends on the teacher; a smaller one keeps more "
-        "information."
-    )
 
 
 def _model_of(cache: LogitCache) -> str:

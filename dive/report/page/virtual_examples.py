@@ -145,7 +145,7 @@ def _controls(place: int, cache: CachePart, present: list[str]) -> Markup:
     tiles = [_tile(f"{shot}-shot", shot, f"{number(cache.images[shot])} images") for shot in present]
     tiles.append(_tile("max/min of the groups", "flatness", "1 is flat"))
     tiles.append(_tile("information kept", "information", f"of log C = {math.log(cache.shape[2]):.3f} nats"))
-    advice = element("p", element("strong", "Rule of thumb. "), cache.advice, class_="advice")
+    advice = element("p", element("strong", "Recommendation. "), cache.advice, class_="advice")
     return element("div", slider, fields, element("div", *tiles, class_="tiles"), advice, class_="controls")
 
 

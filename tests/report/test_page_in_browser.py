@@ -57,6 +57,7 @@ def opened(browser: Any, path: Path, width: int = 1400, scheme: str = "light") -
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, reduced_motion="reduce"
     )
+    context.set_default_timeout(120_000)  # milliseconds; a busy machine takes its time
     page, wrong = context.new_page(), []
     page.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: wrong.append(str(error)))

@@ -3,7 +3,8 @@
 # make pictures: docs/figures/*.svg again, tables of dive as a terminal shows them.
 # make test: lint and the whole test suite.
 # make bench: what every stage costs on this CPU (bench-full: all rows; bench-gpu: on a CUDA device).
-# make reproduce: the runs behind RESULTS.md, about an hour each on two cores; resumes where it was stopped.
+# make reproduce: the runs behind RESULTS.md that are missing, or those of RUNS="NAME ..."; resumes where it was stopped.
+#   RUNS=--list prints what is there, what is missing and how long it would take, and makes nothing.
 #   DATA=PATH says where CIFAR-100 is, or is downloaded to.
 # make results: RESULTS.md again from the records in results/.
 # make torture: two hundred kills at random moments on the digits, 24 on photographs, 40 of ranks under torchrun;
@@ -62,7 +63,7 @@ torture: env
 	$(VENV)/bin/python tests/torture_export_ranks.py --kills 20 --out results/reliability/export-ranks.json
 
 reproduce: env
-	$(VENV)/bin/python -m reproduction.runs $(if $(DATA),--data $(DATA))
+	$(VENV)/bin/python -m reproduction.runs $(RUNS) $(if $(DATA),--data $(DATA))
 
 results: env
 	$(VENV)/bin/python -m reproduction.report

@@ -1,134 +1,150 @@
-"""`make reproduce`: the runs behind RESULTS.md, one after the other; started again, it resumes.
+"""`make reproduce RUNS="NAME …"`: the runs behind RESULTS.md, one after the other; started again, it resumes.
 
-    python -m reproduction.runs [--data PATH] [--only NAME ...]
+    python -m reproduction.runs [NAME ...] [--data PATH] [--list]
 
-Each run is one command of dive. What it leaves is copied to results/<recipe>/, where a finished run
-is found again: nothing is trained twice. Caches are exported anew where they are missing.
+It prints which runs are recorded, which are missing and how long they would take, then makes those named, or
+all that are missing; reproduction/table.py lists them. Each run is one command of dive. What it leaves is
+copied to results/<recipe>/, where a finished run is found again: nothing is trained twice. Caches are
+exported where they are missing, and their tune tables recorded.
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-RECIPE = "cifar100_lt_bbn"  # dive's default
-CHECKPOINTS, RESULTS = Path("checkpoints") / RECIPE, Path("results") / RECIPE
-ALL_VIEWS, CLEAN = Path("cache") / f"{RECIPE}.h5", Path("cache") / f"{RECIPE}-clean.h5"
-FIGURES = Path("docs/figures")
+from dive.cli.tables import new_table, print_table
+from dive.errors import DiveError
+from dive.progress import duration
+from reproduction import plan, records
+from reproduction.table import CACHE, RUN, RUNS, TUNES, Cache, Run, Tune
 
-
-@dataclass(frozen=True)
-class Run:
-    """A training run. name: of its files. words: its command without data and output.
-
-    cache: what a student learns from. weights: whether its weights are kept with its record.
-    """
-
-    name: str
-    words: tuple[str, ...]
-    cache: Path | None = None
-    weights: bool = False
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where dive writes it."""
-        return CHECKPOINTS / f"{self.name}.pt"
-
-    @property
-    def done(self) -> bool:
-        """Whether its record is among the results."""
-        return (RESULTS / f"{self.name}.json").exists()
+CHECKPOINTS, RESULTS = Path("checkpoints"), Path("results")
+LEFT = (".history.jsonl", ".json")  # by a finished run, beside its weights
 
 
-TEACHER = Run("teacher", ("teacher",), weights=True)
-RUNS = (
-    TEACHER,
-    Run("ce", ("teacher", "--loss", "ce"), weights=True),
-    Run("student", ("student", "--tau", "3", "--power", "0.5"), ALL_VIEWS, weights=True),
-    Run("student-t2-p0.5", ("student", "--tau", "2", "--power", "0.5"), ALL_VIEWS),
-    Run("student-t6-p1", ("student", "--tau", "6", "--power", "1"), ALL_VIEWS),
-    Run("student-auto", ("student", "--tau", "auto"), ALL_VIEWS),
-    Run("student-clean", ("student", "--tau", "3", "--power", "0.5", "--free-views"), CLEAN),
-)
-
-
-def main() -> None:
-    """Make what is missing, then the figures and RESULTS.md."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print what there is and what is missing; make the runs named or all, then RESULTS.md."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduction.runs", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="runs to make; without a name all that miss")
     parser.add_argument("--data", help="where CIFAR-100 is, or is downloaded to")
-    parser.add_argument("--only", nargs="+", choices=[run.name for run in RUNS], help="these runs alone")
-    options = parser.parse_args()
+    parser.add_argument(
+        "--list", action="store_true", help="print what there is and what is missing, no more"
+    )
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.names if name not in RUN]:
+        parser.error(f"no run is named {unknown[0]}; --list prints the names")
+    wanted = [RUN[name] for name in options.names] or RUNS
+    show(wanted)
+    if options.list:
+        return
     data = ("--data", options.data) if options.data else ()
-    for run in RUNS:
-        if run.name in (options.only or [run.name]) and not run.done and not _stands_in(run):
-            _make(run, data)
-    if not options.only:
-        _figures(data)
+    for step in plan.plan(wanted, there(), recorded()):
+        if isinstance(step.what, Run):
+            make(step.what, data)
+        else:
+            export(step.what, data)
+    for tune in TUNES:
+        tabulate(tune, data, complete=not options.names)
     from reproduction import report
 
     report.main()
 
 
-def _stands_in(run: Run) -> bool:
-    """Whether the tuned student is one of the others, for equal pairs are trained once."""
-    if run.name != "student-auto":
-        return False
-    _need_cache(ALL_VIEWS, ())
-    found = json.loads(_output("tune-tau", "--json", "--cache", ALL_VIEWS))["recommendation"]
-    pair = tuple(f"{found[key]:g}" for key in ("tau", "power"))
-    return any(
-        run.words[1:] == ("--tau", pair[0], "--power", pair[1]) for run in RUNS if run.cache == ALL_VIEWS
+def recorded() -> dict[str, dict[str, Any]]:
+    """The records there are, by the names of their runs."""
+    return records.by_run(RESULTS)
+
+
+def there() -> plan.There:
+    """What lies in results/, checkpoints/ and cache/."""
+    return plan.There(
+        recorded=lambda run: run.file(RESULTS, ".json").exists(),
+        weights=lambda run: weights_of(run).exists(),
+        cache=lambda cache: cache.path.exists(),
     )
 
 
-def _make(run: Run, data: tuple[str, ...]) -> None:
-    if run.cache is not None:
-        _need_cache(run.cache, data)
-        _dive(*run.words, *data, "--cache", run.cache, "--out", run.checkpoint)
-    else:
-        _dive(*run.words, *data, "--out", run.checkpoint)
-    keep(run)
+def show(wanted: Iterable[Run]) -> None:
+    """Print which of these runs are recorded, and what the missing ones take."""
+    found = recorded()
+    wanted = list(wanted)
+    table = new_table("Recorded", ["run"], ["accuracy", "took"])
+    for run in wanted:
+        if run.name in found:
+            record = found[run.name]
+            accuracy = f"{100 * record['accuracy']['all']:.2f} %"
+            table.add_row(run.name, accuracy, duration(record["seconds"]))
+    if table.row_count:
+        print_table(table)
+    steps = list(plan.plan(wanted, there(), found))
+    if not steps:
+        print("Nothing is missing.")
+        return
+    table = new_table("Missing, in this order", ["run or cache"], ["about"])
+    for step in steps:
+        again = isinstance(step.what, Run) and step.what.name in found
+        table.add_row(plan.named(step) + (" (for its weights)" if again else ""), plan.lasts(step.seconds))
+    print_table(table)
+    print(textwrap.fill(f"Together {plan.total(steps)}. {plan.basis(steps)}", 80))
+
+
+def make(run: Run, data: tuple[str, ...]) -> None:
+    """Make a run and keep what it leaves, unless it is recorded and made again for its weights.
+
+    One that finished in checkpoints/ is not made again, but kept.
+    """
+    known, out = recorded(), run.file(CHECKPOINTS, ".pt")
+    if not run.file(CHECKPOINTS, ".json").exists():
+        cache = () if run.cache is None else ("--cache", CACHE[run.cache].path)
+        pair = plan.best_pair(run, known)
+        _dive(*run.words, *pair, "--config", run.config, *data, *cache, "--out", out)
+    if run.name not in known:
+        keep(run)
 
 
 def keep(run: Run) -> None:
-    """Copy what a finished run left to the results."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for suffix in (".history.jsonl", *([".pt"] if run.weights else []), ".json"):
-        shutil.copyfile(run.checkpoint.with_suffix(suffix), RESULTS / f"{run.name}{suffix}")
+    """Copy what a finished run left to the results, its record last."""
+    run.file(RESULTS, ".json").parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (*([".pt"] if run.weights else []), *LEFT):
+        shutil.copyfile(run.file(CHECKPOINTS, suffix), run.file(RESULTS, suffix))
 
 
-def _need_cache(cache: Path, data: tuple[str, ...]) -> None:
-    if cache.exists():
+def weights_of(run: Run) -> Path:
+    """Where a run's weights are: where dive wrote them, or else among the results."""
+    checkpoint = run.file(CHECKPOINTS, ".pt")
+    return checkpoint if checkpoint.exists() else run.file(RESULTS, ".pt")
+
+
+def export(cache: Cache, data: tuple[str, ...]) -> None:
+    """Export a cache from the weights of its teachers."""
+    teachers = [weights_of(RUN[name]) for name in cache.teachers]
+    stored = ("--views", cache.views, "--store", cache.store, "--out", cache.path)
+    _dive("export-logits", "--config", cache.config, *data, "--teacher", *teachers, *stored)
+
+
+def tabulate(tune: Tune, data: tuple[str, ...], complete: bool) -> None:
+    """Record the tune table of caches where it is missing. complete: export caches that are not there."""
+    if tune.file(RESULTS).exists() and (tune.figure is None or tune.figure.exists()):
         return
-    if not TEACHER.checkpoint.exists():
-        CHECKPOINTS.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(RESULTS / "teacher.pt", TEACHER.checkpoint)
-    views = "clean" if cache == CLEAN else "all"
-    _dive("export-logits", *data, "--teacher", TEACHER.checkpoint, "--views", views, "--out", cache)
-
-
-def _figures(data: tuple[str, ...]) -> None:
-    """The figures of docs/figures, and what they show as JSON among the results."""
-    models = ("ce", "teacher", "student")
-    caches = [CLEAN if name == "teacher" else CLEAN.with_stem(f"{RECIPE}-{name}-clean") for name in models]
-    _need_cache(CLEAN, data)
-    for name, cache in zip(models, caches, strict=True):
-        if not cache.exists():
-            weights = RESULTS / f"{name}.pt"
-            _dive("export-logits", *data, "--teacher", weights, "--views", "clean", "--out", cache)
-    tune = ("tune-tau", "--force", "--json")
-    drawn = {
-        "models": (*tune, "--clean", "--tau", "1", "--power", "1", "--cache", *caches),
-        "temperatures": (*tune, "--clean", "--power", "1", "--cache", CLEAN),
-        "tune": (*tune, "--cache", ALL_VIEWS),
-    }
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    for name, words in drawn.items():
-        plot = () if name == "tune" else ("--plot", FIGURES / f"{name}.png")
-        (RESULTS / f"{name}.json").write_text(_output(*words, *plot))
+    for cache in (CACHE[name] for name in tune.caches):
+        if not cache.path.exists():
+            if not complete:
+                return
+            export(cache, data)
+    if tune.figure is not None:
+        tune.figure.parent.mkdir(parents=True, exist_ok=True)
+    plot = () if tune.figure is None else ("--plot", tune.figure)
+    paths = [CACHE[name].path for name in tune.caches]
+    document = _output("tune-tau", "--force", "--json", *tune.words, "--cache", *paths, *plot)
+    tune.file(RESULTS).parent.mkdir(parents=True, exist_ok=True)
+    tune.file(RESULTS).write_text(document)
 
 
 def _command(words: tuple[object, ...]) -> list[str]:
@@ -149,4 +165,7 @@ def _output(*words: object) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DiveError as error:
+        sys.exit(f"Error: {error}")

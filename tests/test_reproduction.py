@@ -1,19 +1,25 @@
-"""RESULTS.md and what it is made of: commands, comparisons, runs."""
+"""RESULTS.md and what it is made of: records, comparisons, commands, the figure and what was learned."""
 
 import json
 import re
 import shlex
-import shutil
+import statistics
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import chain
 import pytest
 import yaml
+from PIL import Image
 
-from dive.models import checkpoint
+from dive.errors import RecipeError
+from dive.progress import duration
 from dive.recipe.earlier import upgraded
 from dive.recipe.reading import build, load, with_epochs
-from reproduction import report, runs
+from reproduction import commands, figure, learned, literature, records, report, summary
+from reproduction.records import Row, rows_of
+from reproduction.table import RUN
 
 STUDENT = ("--tau", "2", "--weight", "0.3", "--seed", "3", "--epochs", "1", "--set", "optimizer.lr=0.02")
 
@@ -29,13 +35,90 @@ def recorded(path: Path) -> dict:
     return upgraded(json.loads(path.read_text()))
 
 
+def of_seed(record: dict, seed: int, **accuracy: float) -> dict:
+    """The record of another seed, with other accuracies."""
+    other = json.loads(json.dumps(record))
+    other["seed"] = other["recipe"]["seed"] = seed
+    other["weights_hash"] = f"{seed}{other['weights_hash'][1:]}"
+    other["accuracy"] |= accuracy
+    return other
+
+
+@pytest.fixture
+def teacher(repository) -> dict:
+    return recorded(repository / "results/cifar100_lt_bbn/teacher.json")
+
+
+@pytest.fixture
+def student(repository) -> dict:
+    return recorded(repository / "results/cifar100_lt_bbn/student.json")
+
+
 def test_the_page_is_what_the_records_say(repository):
     page = report.results(repository / "results", repository / "configs")
     assert page == (repository / "RESULTS.md").read_text(), "make results"
 
 
+def test_the_figure_is_of_the_records_and_named_by_the_page(repository):
+    with Image.open(repository / report.FIGURE) as image:
+        drawn = image.info["Description"]
+    wanted = figure.description(summary.panels(records.recorded(repository / "results")))
+    assert drawn == wanted, "make results"
+    assert f"]({report.FIGURE})" in (repository / "RESULTS.md").read_text().partition("\n## ")[0]
+
+
+def test_the_figure_of_several_seeds_has_error_bars(teacher, student, tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr("matplotlib.axes.Axes.errorbar", lambda self, x, y, spread, **_: lines.append(spread))
+    seeds = [of_seed(teacher, seed, many=many, all=0.43) for seed, many in ((1, 0.61), (2, 0.63))]
+    figure.draw(tmp_path / "figure.png", summary.panels([*seeds, student]))
+    ((many, *_, everything),) = lines
+    assert many == pytest.approx(2**0.5) and everything == 0
+
+
+def numbers_in(document: object) -> Iterator[float]:
+    """The numbers of a document, at any depth."""
+    if isinstance(document, dict | list):
+        for value in document.values() if isinstance(document, dict) else document:
+            yield from numbers_in(value)
+    elif isinstance(document, int | float) and not isinstance(document, bool):
+        yield float(document)
+
+
+def test_every_accuracy_on_the_page_is_of_a_record_or_reported(repository):
+    """By the records' own files: single runs, means over seeds, tune tables, and literature.yaml."""
+    known = set()
+    accuracies: dict[tuple[str, str], list[float]] = {}
+    for path in (repository / "results").glob("*/*.json"):
+        document = json.loads(path.read_text())
+        known |= {f"{number:.2f}" for number in numbers_in(document)}
+        for shot, accuracy in document.get("accuracy", {}).items():
+            if accuracy is not None:
+                key = document["recipe"]["name"], re.sub(r"-s\d$", "", path.stem) + shot
+                accuracies.setdefault(key, []).append(100 * accuracy)
+    for values in accuracies.values():
+        for count in range(1, len(values) + 1):
+            known |= {f"{statistics.fmean(some):.2f}" for some in combinations(values, count)}
+    work = yaml.safe_load((repository / "reproduction" / "literature.yaml").read_text())
+    known |= {f"{number:.2f}" for number in numbers_in(work)}
+    page = (repository / "RESULTS.md").read_text()
+    shown = re.findall(r"(?<![\d.+±–-])(?<!± )\d\d\.\d\d(?!\d)", page)
+    assert len(shown) > 60 and set(shown) <= known
+
+
+MEASURED = re.compile(r"\d+[.,]\d+|\d+ ?(?:%|points?|min|minutes|h|hours|s|seconds|nats|MB|GB)\b")
+
+
+@pytest.mark.parametrize("name", ["notes.md", "learned.yaml"])
+def test_no_measured_number_is_typed(name, repository):
+    text = (repository / "reproduction" / name).read_text()
+    text = re.sub(r"\{[^{}]+\}|[τpw]=[\d.]+", "", text)  # figures of records; settings
+    assert MEASURED.findall(text) == []
+    assert MEASURED.findall("46.26, 2 points, 16 minutes, 97 %") == ["46.26", "2 points", "16 minutes"]
+
+
 def test_a_runs_command_makes_the_same_recipe_again(record, repository, monkeypatch):
-    words = shlex.split(report.command_of(record, repository / "configs"))
+    words = shlex.split(commands.command(record, repository / "configs"))
     assert words[:4] == ["dive", "student", "--config", "configs/digits_lt/bbn.yaml"]
     monkeypatch.chdir(repository)
     from dive.cli import options
@@ -49,84 +132,91 @@ def test_a_runs_command_makes_the_same_recipe_again(record, repository, monkeypa
     assert recipe == build(record["recipe"])
 
 
+def test_a_runs_command_names_a_cache_that_is_not_the_recipes_own(student, repository):
+    configs = repository / "configs"
+    assert commands.command(student, configs, RUN["bbn/student"]) == "dive student"
+    words = "dive student --cache cache/cifar100_lt_bbn-features-int8.h5"
+    assert commands.command(student, configs, RUN["bbn/student-features-int8"]) == words
+
+
 def test_a_length_in_epochs_given_to_a_recipe_in_steps_is_in_its_command(repository):
     recipe = load(repository / "configs" / "cifar100_lt" / "balms.yaml")
     record = {"kind": "teacher", "recipe": recipe.as_dict()}
     words = "dive teacher --config configs/cifar100_lt/balms.yaml"
-    assert report.command_of(record, repository / "configs") == words
+    configs = repository / "configs"
+    assert commands.command(record, configs) == words
     record["recipe"] = with_epochs(load(recipe.as_dict(), ("data.imbalance=null",)), 9).as_dict()
-    assert (
-        report.command_of(record, repository / "configs") == f"{words} --epochs 9 --set data.imbalance=null"
-    )
+    assert commands.command(record, configs) == f"{words} --epochs 9 --set data.imbalance=null"
 
 
 def test_parts_of_another_kind_are_in_a_command_with_what_differs_from_that_kinds_defaults(repository):
     sets = ("data.kind=cifar10", "data.imbalance=50", "views.kind=autoaugment", "views.pad=2")
     record = {"kind": "teacher", "recipe": load({}, sets).as_dict()}
-    words = shlex.split(report.command_of(record, repository / "configs"))
+    words = shlex.split(commands.command(record, repository / "configs"))
     assert words[:2] == ["dive", "teacher"] and words[2::2] == ["--set"] * 4
     assert tuple(words[3::2]) == sets
     folder = load({}, ("data.kind=folder", "data.imbalance=100")).as_dict()
-    command = report.command_of({"kind": "teacher", "recipe": folder}, repository / "configs")
+    command = commands.command({"kind": "teacher", "recipe": folder}, repository / "configs")
     assert command == "dive teacher --set data.kind=folder --set data.imbalance=100"
 
 
-def test_rows_compare_with_what_was_reported_for_the_same_run(repository):
-    teacher = recorded(repository / "results/cifar100_lt_bbn/teacher.json")
+def test_rows_compare_with_what_was_reported_for_the_same_run(teacher, student):
     teacher["accuracy"] = dict.fromkeys(("many", "medium", "few", "all", "class_mean"), 0.4339)
-    student = recorded(repository / "results/cifar100_lt_bbn/student.json")
     student["accuracy"] = student["accuracy"] | {"all": 0.4535}
-    others = yaml.safe_load((repository / "reproduction" / "literature.yaml").read_text())
     recipe = build(teacher["recipe"])
-    rows = report.rows_of([student, teacher])
-    shown = [report._accuracies(row, recipe, others) for row in rows]
-    assert shown[0][4:] == ["43.39", "", "42.39 (+1.00)", "42.99 (+0.40)", "49.10 (-5.71)"]
-    assert shown[1][4:] == ["45.35", "+1.92", "45.35 (+0.00)", "", "49.43 (-4.08)"]
+    others = literature.works_beside(recipe)
+    assert [work["name"] for work in others] == ["paper", "check"]
+    shown = [report._accuracies(row, recipe, others) for row in rows_of([student, teacher])]
+    assert shown[0][4:] == ["43.39", "", "42.39 (+1.00)", "42.99 (+0.40)"]
+    assert shown[1][4:] == ["45.35", "+1.92", "45.35 (+0.00)", ""]
+    for record in (teacher, student):
+        record["recipe"]["views"]["kind"] = "autoaugment"
+    student["cache"] = {"views": "50", "view_seed": 0, "store": "float16"}
     other = json.loads(json.dumps(student))
     other["recipe"]["distillation"] = {"tau": 3.0, "power": 0.5, "student_tau": 6.0, "weight": 0.5}
-    assert report._accuracies(report.rows_of([other])[0], recipe, others)[6:] == ["", "", "51.64 (-6.29)"]
+    recipe = build(other["recipe"])
+    others = literature.works_beside(recipe)
+    assert [work["name"] for work in others] == ["reproduction", "ProCo"]
+    shown = report._accuracies(rows_of([other])[0], recipe, others)
+    assert shown[6:] == ["51.64 (-6.29)", "54.20 (-8.85)"]
 
 
 @pytest.mark.parametrize("folder", ["cifar100_lt", "cifar10_lt"])
 def test_each_config_says_what_its_records_say_or_that_it_has_none(folder, repository):
     for path in sorted((repository / "configs" / folder).glob("*.yaml")):
         comment = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
-        records = list(report._records(repository / "results"))
-        recorded = {
-            f"{100 * record['accuracy']['all']:.2f}"
-            for record in records
+        made = [
+            record
+            for record in records.recorded(repository / "results")
             if record["recipe"]["name"] == load(path).name
-        }
+        ]
+        accuracies = {f"{100 * record['accuracy']['all']:.2f}" for record in made}
         claimed = set(re.findall(r"\d+\.\d\d\b", comment))
-        assert claimed <= recorded and bool(claimed) == bool(recorded), path
-        assert ("Not run yet" in comment) == (not recorded), path
+        assert claimed <= accuracies and bool(claimed) == bool(made), path
+        times = set(re.findall(r"(?:\d+ h )?\d+ (?:h|min|minutes|hours)\b", comment))
+        assert times <= {duration(record["seconds"]) for record in made}, path
+        assert ("Not run yet" in comment) == (not made), path
 
 
-def test_seeds_of_one_run_are_one_row(repository):
-    first = recorded(repository / "results/cifar100_lt_bbn/teacher.json")
-    second = json.loads(json.dumps(first))
-    second["seed"] = second["recipe"]["seed"] = 1
-    first["accuracy"]["all"], second["accuracy"]["all"] = 0.42, 0.44
-    (row,) = report.rows_of([second, first])
+def test_seeds_of_one_run_are_one_row(teacher):
+    first = of_seed(teacher, 0, all=0.42)
+    (row,) = rows_of([of_seed(teacher, 1, all=0.44), first])
     assert row.name == "teacher (bsce), 2 seeds" and row.shown("all") == "43.00 ± 1.41"
 
 
-def test_every_run_names_a_command_that_exists_and_no_two_share_a_file():
-    assert len({run.checkpoint for run in runs.RUNS}) == len(runs.RUNS)
-    assert runs.TEACHER in runs.RUNS
-    assert all((run.cache is not None) == (run.words[0] == "student") for run in runs.RUNS)
-
-
-def test_what_a_run_left_is_kept_and_found_again(digits, monkeypatch, tmp_path):
-    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(runs, "CHECKPOINTS", tmp_path)
-    run = runs.Run("teacher", ("teacher",), weights=True)
-    assert not run.done
-    for suffix in (".pt", ".json", ".history.jsonl"):
-        shutil.copyfile(digits.teacher.with_suffix(suffix), tmp_path / f"teacher{suffix}")
-    runs.keep(run)
-    assert run.done
-    assert checkpoint.load_finished(tmp_path / "results" / "teacher.pt")["kind"] == "teacher"
+def test_a_row_says_what_is_unusual_about_its_cache_its_teachers_and_its_length(student):
+    assert Row([student]).name == "student (τ=3, p=0.5, w=0.5)"
+    other = json.loads(json.dumps(student))
+    other["cache"]["store"] = "features-int8"
+    assert len(rows_of([student, other])) == 2
+    other["teachers"] = [other.pop("teacher")] * 3
+    other["cache"]["views"] = "40"
+    other["epochs"] = 400
+    name = "student (τ=3, p=0.5, w=0.5), ensemble of 3, 40 views, features-int8 cache, 400 epochs"
+    assert Row([other]).name == name
+    assert Row([other]).gain == pytest.approx(Row([student]).gain)
+    other |= {"free_views": True}
+    assert "40 cache, free views" in Row([other]).name
 
 
 def test_the_readmes_table_is_what_the_records_say(repository):
@@ -134,11 +224,11 @@ def test_the_readmes_table_is_what_the_records_say(repository):
     assert len(table.splitlines()) == 5 and table in (repository / "README.md").read_text()
 
 
-def test_a_pretrained_teacher_has_a_section_beside_no_table_without_extra_data(repository, tmp_path):
+def test_a_pretrained_teacher_has_a_section_beside_no_table_without_extra_data(
+    teacher, student, repository, tmp_path
+):
     folder = tmp_path / "large"
     folder.mkdir()
-    teacher = recorded(repository / "results/cifar100_lt_bbn/teacher.json")
-    student = recorded(repository / "results/cifar100_lt_bbn/student.json")
     large = {
         "name": "torchvision/resnet50",
         "parameters": 23_712_932,
@@ -158,3 +248,40 @@ def test_a_pretrained_teacher_has_a_section_beside_no_table_without_extra_data(r
         "teacher: torchvision/resnet50, 23,712,932 parameters, 15 epochs; "
         "student: resnet32, 470,004 parameters, 200 epochs; 10,847 training images." in page
     )
+
+
+def test_what_was_learned_takes_its_figures_from_rows_and_tune_tables(teacher, student):
+    teachers = Row([of_seed(teacher, seed, all=0.4 + seed / 100) for seed in (0, 1, 2)])
+    rows = {"bbn/teacher": teachers, "bbn/student": Row([of_seed(student, 1, all=0.46)])}
+    pair = {"temperature": 6.0, "information": 0.25}
+    tunes = {"bbn/tune": {"pairs": [pair], "crossing": {"ratio": 4.5}, "recommended": {"information": 0.7}}}
+    figures = {
+        "bbn/teacher all": "41.00 ± 1.00",
+        "bbn/teacher seeds": "3 seeds",
+        "bbn/student seeds": "one seed",
+        "bbn/student - bbn/teacher all": "+5.00",  # of seed 1, which both have: 46 and 41
+        "bbn/student over bbn/teacher all": "+5.00",
+        "bbn/tune nats 6": "0.250",
+        "bbn/tune nats recommended": "0.700",
+        "bbn/tune crossing": "4.500",
+    }
+    text = "; ".join(f"{{{asked}}}" for asked in figures)
+    assert learned.filled(text, rows, tunes) == "; ".join(figures.values())
+    rows["bbn/student"] = Row([of_seed(student, 2, all=0.46)])
+    assert learned.filled("{bbn/student - bbn/teacher all}", rows, tunes) == "+4.00"
+    for wrong in ("{bbn/teacher most}", "{bbn/tune nats 7}", "{bbn/other all}"):
+        with pytest.raises(RecipeError, match="no figure of the records"):
+            learned.filled(wrong, rows, tunes)
+
+
+def test_a_lesson_waits_for_the_runs_that_are_missing(tmp_path):
+    page = "\n".join(learned.lessons(tmp_path))
+    assert page.count("Not known yet") == len(learned.entries())
+    assert "What distillation is worth.** Not known yet: it waits for `bbn/student`, `bbn/teacher`." in page
+
+
+def test_lessons_ask_for_runs_and_tune_tables_of_the_table_alone():
+    known = RUN.keys() | learned._TUNE.keys()
+    for entry in learned.entries():
+        asked = learned.needs(entry["text"] + entry["limits"])
+        assert asked and asked <= known, entry["title"]

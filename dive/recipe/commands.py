@@ -21,10 +21,11 @@ _OPTIONS = {
 }
 
 
-def command(record: Mapping[str, Any], recipes: Mapping[str, Path]) -> str:
+def command(record: Mapping[str, Any], recipes: Mapping[str, Path], cache: str | None = None) -> str:
     """The command that makes a run again, but for where the images are.
 
-    recipes: what `--config` may be given, to files. Raises RecipeError where none has the record's name.
+    recipes: what `--config` may be given, to files. cache: a student's, where it is not the recipe's own; one
+    of free views is named after it. Raises RecipeError where no recipe has the record's name.
     """
     recipe = build(record["recipe"])
     words = ["dive", record["kind"]]
@@ -43,8 +44,10 @@ def command(record: Mapping[str, Any], recipes: Mapping[str, Path]) -> str:
             continue
         text = "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
         words += [_OPTIONS[key], text] if key in _OPTIONS else ["--set", f"{key}={text}"]
-    if record.get("free_views"):
-        words += ["--cache", f"cache/{recipe.name}-clean.h5", "--free-views"]
+    if cache is None and record.get("free_views"):
+        cache = f"cache/{recipe.name}-clean.h5"
+    words += [] if cache is None else ["--cache", cache]
+    words += ["--free-views"] if record.get("free_views") else []
     return shlex.join(words)
 
 

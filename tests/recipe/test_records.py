@@ -18,7 +18,8 @@ from dive.recipe.teachers import teachers_name, teachers_of
 from dive.training.evaluation import Accuracy
 from dive.workflows.evaluate import across_seeds
 from dive.workflows.results import Result
-from reproduction import complete_records, report
+from reproduction import complete_records
+from reproduction.records import rows_of
 
 WORDS = ("student", *chain.DIGITS, "--epochs", 1)
 
@@ -50,7 +51,7 @@ def counts(*records: dict[str, Any]) -> list[int]:
     accuracy = Accuracy(None, None, 0.5, 0.5, 0.5, ())
     results = [Result(Path("s.pt"), one, accuracy) for one in records]
     assert sorted((run.count for run in across_seeds(results)), reverse=True) == [n for n in groups if n > 1]
-    assert sorted((len(row.records) for row in report.rows_of(records)), reverse=True) == groups
+    assert sorted((len(row.records) for row in rows_of(records)), reverse=True) == groups
     return groups
 
 

@@ -228,7 +228,8 @@ def test_results_are_rebuilt_of_a_student_whose_teacher_has_no_accuracy(recipe, 
     chain.succeed(*words)
     (folder / "student.json").write_text(Path("s.json").read_text())
     monkeypatch.syspath_prepend(str(repository))
-    from reproduction.report import Row, results
+    from reproduction.records import Row
+    from reproduction.report import results
 
     page = results(Path("results"), repository / "configs")
     assert "student (τ=3, p=0.5, w=0.5)" in page

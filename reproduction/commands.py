@@ -1,0 +1,21 @@
+"""The command that makes a recorded run again, in the project's own folders."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dive.recipe import commands
+from reproduction.table import CACHE, Run
+
+
+def command(record: Mapping[str, Any], configs: Path, run: Run | None = None) -> str:
+    """The command that makes a run again, but for where the images are.
+
+    run: its line of the table, which names its cache where that is not the recipe's own.
+    """
+    recipes = {str(path.relative_to(configs.parent)): path for path in sorted(configs.rglob("*.yaml"))}
+    cache = None
+    if run is not None and run.cache is not None:
+        path = CACHE[run.cache].path
+        cache = None if path.stem == record["recipe"]["name"] else str(path)
+    return commands.command(record, recipes, cache)

@@ -1,0 +1,103 @@
+"""The figure at the top of RESULTS.md: accuracy by group of classes, ours beside the literature."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from dive import files
+from reproduction.records import SHOTS, Row
+from reproduction.summary import Panel
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart, and a grey.
+COLOURS = ("#BBBBBB", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#8FA6C9")
+MARKERS = ("D", "^", "s", "*")  # of works, in the order of literature.yaml
+GROUPS = ("many-shot", "medium-shot", "few-shot", "all classes")
+WIDTH = 0.82  # of the bars of a group
+NARROW = 5  # from more bars on their values are written upright
+
+
+def draw(path: Path, panels: Sequence[Panel]) -> None:
+    """Write the figure as PNG, a panel below the other.
+
+    Bars are ours, with a line of ± one standard deviation where there are several seeds; marks are what works
+    report. A model has the same colour in all panels.
+    """
+    figure = Figure(figsize=(9, 3.6 * len(panels)), layout="constrained")
+    FigureCanvasAgg(figure)
+    works = dict.fromkeys(name for panel in panels for one in panel.reported for name in one)
+    marks = dict(zip(works, MARKERS, strict=False))
+    models = dict.fromkeys(_model(row) for panel in panels for row in panel.rows)
+    colours = {model: COLOURS[k % len(COLOURS)] for k, model in enumerate(models)}
+    for axes, panel in zip(figure.subplots(len(panels), squeeze=False).flat, panels, strict=True):
+        _models(axes, panel, colours)
+        _works(axes, panel, marks)
+        axes.set_xticks(range(len(SHOTS)), GROUPS, fontsize=11)
+        axes.set_ylabel("top-1 accuracy (%)", fontsize=11)
+        axes.set_title(panel.title, loc="left", fontsize=12)
+        axes.set_ylim(0, 100)  # room for the legend
+        axes.yaxis.set_ticks(range(0, 81, 20))
+        axes.grid(axis="y", color="0.9", zorder=0)
+        axes.axvline(len(SHOTS) - 1.5, ymax=0.78, color="0.7", linewidth=1)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, ncols=3, fontsize=9.5, loc="upper left", columnspacing=1.5)
+    with files.replacing(path) as file:
+        figure.savefig(file, format="png", dpi=160, metadata={"Description": description(panels)})
+
+
+def description(panels: Sequence[Panel]) -> str:
+    """What the figure shows as JSON, which its file holds too: it says of which records a file is."""
+    shown = [
+        [panel.title, [[row.name, *(row.shown(shot) for shot in SHOTS), theirs] for row, theirs in pairs]]
+        for panel in panels
+        for pairs in [zip(panel.rows, panel.reported, strict=True)]
+    ]
+    return json.dumps(shown, ensure_ascii=True)
+
+
+def _places(panel: Panel) -> list[list[float]]:
+    """Where the bars of each row stand."""
+    width = WIDTH / len(panel.rows)
+    middle = (len(panel.rows) - 1) / 2
+    return [[group + (k - middle) * width for group in range(len(SHOTS))] for k in range(len(panel.rows))]
+
+
+def _models(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
+    """Our models' bars with their values, and error bars where there are several seeds."""
+    width = WIDTH / len(panel.rows)
+    for row, places in zip(panel.rows, _places(panel), strict=True):
+        means = [row.accuracy(shot) for shot in SHOTS]
+        heights = [mean or 0.0 for mean in means]
+        bars = axes.bar(places, heights, width * 0.92, label=row.name, color=colours[_model(row)], zorder=2)
+        spreads = [row.spread(shot) or 0.0 for shot in SHOTS]
+        if any(spreads):
+            axes.errorbar(places, heights, spreads, color="black", linestyle="none", capsize=3, zorder=3)
+        values = ["" if mean is None else f"{mean:.1f}" for mean in means]
+        upright = 90 if len(panel.rows) > NARROW else 0
+        axes.bar_label(bars, values, label_type="center", fontsize=8.5, rotation=upright, zorder=5)
+
+
+def _works(axes: Axes, panel: Panel, marks: dict[str, str]) -> None:
+    """What works report of these models, as marks beside each other over the bars."""
+    named = list(dict.fromkeys(name for one in panel.reported for name in one))
+    for name in named:
+        across, up = [], []
+        for places, reported in zip(_places(panel), panel.reported, strict=True):
+            result = reported.get(name, {})
+            for x, shot in zip(places, SHOTS, strict=True):
+                if shot in result:
+                    together = [one for one in named if shot in reported.get(one, {})]
+                    aside = (together.index(name) - (len(together) - 1) / 2) * 0.4 * WIDTH / len(panel.rows)
+                    across.append(x + aside)
+                    up.append(result[shot])
+        size = 9 if marks[name] == "*" else 6
+        style = {"marker": marks[name], "markersize": size, "color": "black", "linestyle": "none"}
+        axes.plot(across, up, label=name, markerfacecolor="white", zorder=4, **style)
+
+
+def _model(row: Row) -> str:
+    """A model without its number of seeds."""
+    return Row(row.records[:1]).name

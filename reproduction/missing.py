@@ -1,0 +1,40 @@
+"""The part of RESULTS.md that says what is missing, with hours."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from reproduction import plan
+from reproduction.records import by_run, markdown
+from reproduction.table import RUNS, Run
+
+
+def section(folder: Path) -> Iterator[str]:
+    """What of the table of runs has no record, in order, as a table with estimated times.
+
+    Caches count as missing: they are not kept with the results.
+    """
+    records = by_run(folder)
+    there = plan.There(
+        recorded=lambda run: run.name in records,
+        weights=lambda run: run.file(folder, ".pt").exists(),
+        cache=lambda cache: False,
+    )
+    steps = list(plan.plan(RUNS, there, records))
+    yield "## What is missing"
+    if not steps:
+        yield "Nothing: every run of `reproduction/table.py` is recorded."
+        return
+    lines = []
+    before = 0.0
+    pending: list[str] = []
+    for step in steps:
+        if isinstance(step.what, Run) and step.what.name not in records:
+            seconds = None if step.seconds is None else step.seconds + before
+            lines.append([f"`{step.what.name}`", ", ".join(pending), plan.lasts(seconds)])
+            before, pending = 0.0, []
+        else:
+            before += step.seconds or 0.0
+            pending.append("export" if not isinstance(step.what, Run) else f"weights of {step.what.name}")
+    yield f"Runs without a record, in the order in which they are made; together {plan.total(steps)}."
+    yield markdown(["run", "needs first", "about"], lines)
+    yield f"{plan.basis(steps)} `make reproduce RUNS=NAME` makes one. Nothing has run on a GPU yet."

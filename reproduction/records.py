@@ -1,0 +1,164 @@
+"""The records under results/, in rows: runs that differ in nothing but their seed, named and in order."""
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dive.recipe.earlier import upgraded
+from dive.recipe.reading import build, load
+from dive.recipe.records import of_one_run
+from dive.recipe.shipped import recipes
+from dive.recipe.teachers import model_name, teachers_in
+from reproduction.table import RUNS
+
+SHOTS = ("many", "medium", "few", "all")
+_USUAL_VIEWS = {"crop_flip": "all", "autoaugment": "50"}  # what an export stores unless told otherwise
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ in nothing but their seed."""
+
+    records: Sequence[Mapping[str, Any]]
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """The run of the smallest seed, which stands for all where they agree."""
+        return self.records[0]
+
+    @property
+    def name(self) -> str:
+        """The model in a few words: its kind and pair, then what is not as usual, then its seeds."""
+        parts = [model_name(self.record["kind"], self.record), *self.unusual]
+        if len(self.records) > 1:
+            parts.append(f"{len(self.records)} seeds")
+        return ", ".join(parts)
+
+    @property
+    def unusual(self) -> list[str]:
+        """In what a student differs from the usual one, of one teacher's float16 cache."""
+        record, parts = self.record, []
+        if record["kind"] == "student":
+            stored = record.get("cache", {})
+            teachers = teachers_in(record)
+            usual = _USUAL_VIEWS.get(record["recipe"]["views"]["kind"])
+            if len(teachers) > 1:
+                parts.append(f"ensemble of {len(teachers)}")
+            if record.get("free_views"):
+                parts.append(f"{stored.get('views', 'one-view')} cache, free views")
+            elif stored.get("views", usual) != usual:
+                parts.append(f"{stored['views']} views")
+            if stored.get("store", "float16") != "float16":
+                parts.append(f"{stored['store']} cache")
+            if record["epochs"] != _epochs().get(record["recipe"]["name"], record["epochs"]):
+                parts.append(f"{record['epochs']} epochs")
+        return parts
+
+    def accuracy(self, shot: str) -> float | None:
+        """Mean accuracy in percent; None where there is no such class."""
+        values = [record["accuracy"][shot] for record in self.records]
+        return None if None in values else 100 * statistics.fmean(values)
+
+    def spread(self, shot: str) -> float | None:
+        """Standard deviation of the accuracy in points; None of one seed."""
+        if len(self.records) == 1 or self.accuracy(shot) is None:
+            return None
+        return statistics.stdev(100 * record["accuracy"][shot] for record in self.records)
+
+    def shown(self, shot: str) -> str:
+        """Mean accuracy in percent, of several seeds with its standard deviation."""
+        mean, spread = self.accuracy(shot), self.spread(shot)
+        return percent(mean) if spread is None else f"{mean:.2f} ± {spread:.2f}"
+
+    @property
+    def gain(self) -> float | None:
+        """By how many points a student is above its teacher, on average; None where an accuracy is not told.
+
+        Of an ensemble: above the mean of its members' accuracies.
+        """
+        gains = []
+        for record in self.records:
+            told = [one.get("accuracy", {}).get("all") for one in teachers_in(record) if one]
+            if told and None not in told:
+                gains.append(100 * (record["accuracy"]["all"] - statistics.fmean(told)))
+        return statistics.fmean(gains) if gains else None
+
+    @property
+    def pair(self) -> tuple[float, float]:
+        """τ and p."""
+        d = self.record["recipe"]["distillation"]
+        return d["tau"], d["power"]
+
+    @property
+    def order(self) -> tuple:
+        """Teachers before students, plain before balanced, then by what is unusual and by temperatures."""
+        d = self.record["recipe"]["distillation"]
+        losses = ("ce", "bsce", "dive")
+        tau, power = self.pair
+        place = losses.index(self.record["loss"]), len(self.unusual), self.unusual
+        return *place, tau / power, tau, d["student_tau"] or 0
+
+
+def recorded(folder: Path) -> Iterator[dict[str, Any]]:
+    """The records of finished runs below a folder, each in this version's form."""
+    for path in sorted(folder.glob("*/*.json")):
+        document = json.loads(path.read_text())
+        if document.get("kind") in ("teacher", "student"):
+            yield upgraded(document)
+
+
+def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Records put together that differ in nothing but their seed, in the order of the tables."""
+    runs = of_one_run(records, lambda record: record)
+    rows = [Row(sorted(members, key=lambda record: record["seed"])) for members in runs]
+    return sorted(rows, key=lambda row: row.order)
+
+
+def by_run(folder: Path) -> dict[str, dict[str, Any]]:
+    """The records of the table's runs, by the names of the runs; a run that is missing is left out."""
+    found = {}
+    for run in RUNS:
+        if (path := run.file(folder, ".json")).exists():
+            found[run.name] = upgraded(json.loads(path.read_text()))
+    return found
+
+
+def by_recipe(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Records by the name of their recipe, those at imbalance 100 and of plain augmentation first."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        found.setdefault(record["recipe"]["name"], []).append(record)
+    return dict(sorted(found.items(), key=lambda item: (pretrained(item[1]), -_imbalance(item[1]), item[0])))
+
+
+def pretrained(records: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether any of these began with weights of other data, or learned from one that did."""
+    several = list(records)
+    told = [one for record in several for one in (record, *filter(None, teachers_in(record)))]
+    return any("initial_weights" in one for one in told)
+
+
+def _imbalance(records: Sequence[Mapping[str, Any]]) -> float:
+    return build(records[0]["recipe"]).data.imbalance or 1.0
+
+
+@cache
+def _epochs() -> dict[str, int]:
+    """The epochs of the student of each shipped recipe that tells its length in epochs, by its name."""
+    students = [load(path).of_student for path in recipes().values()]
+    return {one.name: one.schedule.epochs for one in students if one.schedule.epochs is not None}
+
+
+def percent(value: float | None) -> str:
+    """A percentage as the tables write it; a dash for None."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,81 @@
+"""The top of RESULTS.md: the small table that compares at a glance, and what the figure above it shows."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dive.recipe.reading import build
+from dive.recipe.recipe import Recipe
+from reproduction import literature
+from reproduction.records import Row, by_recipe, markdown, pretrained, rows_of
+
+NAMES = {"cifar100": "CIFAR-100-LT", "cifar10": "CIFAR-10-LT"}
+AUGMENTATIONS = {"crop_flip": "crop and flip", "autoaugment": "AutoAugment and Cutout"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel of the figure: a recipe's models, and for each what works report of it, by their names."""
+
+    title: str
+    rows: Sequence[Row]
+    reported: Sequence[Mapping[str, Mapping[str, float]]]
+
+
+def title(recipe: Recipe) -> str:
+    """The heading of a recipe's section."""
+    data = f"{NAMES.get(recipe.data.kind, recipe.data.kind)}, imbalance {recipe.data.imbalance:g}"
+    return f"{data}, recipe `{recipe.name}`"
+
+
+def quick(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    """One table of all recipes: ours, and the difference to each work that reports the same run."""
+    works = literature.works()
+    lines = []
+    for recipe, row in _rows_to_compare(records):
+        beside = literature.works_beside(recipe)
+        reported = [literature.reported(work, row, recipe) if work in beside else None for work in works]
+        gain = "" if row.gain is None else f"{row.gain:+.2f}"
+        theirs = [literature.compared(row, one) for one in reported]
+        lines.append([_experiment(recipe), row.name, row.shown("all"), gain, *theirs])
+    head = ["imbalance, augmentation", "ours", "all", "over its teacher"]
+    yield markdown([*head, *(work["name"] for work in works)], lines)
+    yield "In brackets: ours minus theirs. A value without ± is of one seed."
+    yield "\n".join(f"- **{work['name']}**: [{work['title']}]({work['url']})." for work in works)
+
+
+def panels(records: Iterable[Mapping[str, Any]]) -> list[Panel]:
+    """The panels of the figure: each recipe of the table without other data, at imbalance 100."""
+    found: dict[str, tuple[Recipe, list[Row]]] = {}
+    for recipe, row in _rows_to_compare(by_recipe(records)):
+        if recipe.data.imbalance == 100:
+            found.setdefault(recipe.name, (recipe, []))[1].append(row)
+    result = []
+    for recipe, rows in found.values():
+        beside = [
+            {
+                work["name"]: one
+                for work in literature.works_beside(recipe)
+                if (one := literature.reported(work, row, recipe)) is not None
+            }
+            for row in rows
+        ]
+        result.append(Panel(f"Imbalance {_experiment(recipe)}", rows, beside))
+    return result
+
+
+def _experiment(recipe: Recipe) -> str:
+    """The imbalance and the augmentation of a recipe."""
+    return f"{recipe.data.imbalance:g}, {AUGMENTATIONS.get(recipe.views.kind, recipe.views.kind)}"
+
+
+def _rows_to_compare(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[tuple[Recipe, Row]]:
+    """The rows that some work reports too, and students of ensembles."""
+    for members in records.values():
+        recipe = build(members[0]["recipe"])
+        if pretrained(members):
+            continue
+        for row in rows_of(members):
+            works = literature.works_beside(recipe)
+            if "teachers" in row.record or any(literature.reported(work, row, recipe) for work in works):
+                yield recipe, row

@@ -1,0 +1,192 @@
+"""The table of runs: every training run, logit cache and tune table behind RESULTS.md, as data.
+
+Names are those that `make reproduce` takes: `bbn/teacher` is the run whose record is
+results/cifar100_lt_bbn/teacher.json. A run names its cache, and a cache the runs that are its teachers,
+so the table says what each run needs. Another run is another line.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SET = "cifar100_lt"  # the folder of its recipes, and how their names begin
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run.
+
+    name: its recipe and its file. words: its command without recipe, data, cache and output. cache: the
+    name of the one that a student learns from. weights: whether they are kept with the record. best_of:
+    students, of which the best gives τ and p when all are recorded.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    cache: str | None = None
+    weights: bool = False
+    best_of: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """`teacher` or `student`."""
+        return self.words[0]
+
+    @property
+    def config(self) -> str:
+        """Its recipe, as `--config` takes it."""
+        return _config(self.name)
+
+    def file(self, folder: Path, suffix: str) -> Path:
+        """One of its files below results/ or checkpoints/: `.json`, `.history.jsonl` or `.pt`."""
+        return _below(folder, self.name, suffix)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A logit cache.
+
+    name: its recipe, and what tells it from that recipe's other caches. teachers: names of runs; of several
+    the ensemble. views: all, clean or a number. store: its encoding.
+    """
+
+    name: str
+    teachers: tuple[str, ...]
+    views: str = "all"
+    store: str = "float16"
+
+    @property
+    def config(self) -> str:
+        """The recipe of its images and views."""
+        return _config(self.name)
+
+    @property
+    def path(self) -> Path:
+        """Where it is written: `bbn` is dive's own place for the recipe's cache."""
+        return Path("cache") / f"{SET}_{self.name.replace('/', '-')}.h5"
+
+
+@dataclass(frozen=True)
+class Tune:
+    """A tune table among the results. caches: names. words: of `dive tune-tau`. figure: its file."""
+
+    name: str
+    caches: tuple[str, ...]
+    words: tuple[str, ...] = ()
+    figure: Path | None = None
+
+    def file(self, folder: Path) -> Path:
+        """Its document below results/."""
+        return _below(folder, self.name, ".json")
+
+
+def _config(name: str) -> str:
+    return f"{SET}/{name.partition('/')[0]}"
+
+
+def _below(folder: Path, name: str, suffix: str) -> Path:
+    recipe, _, file = name.partition("/")
+    return folder / f"{SET}_{recipe}" / f"{file}{suffix}"
+
+
+def _pair(tau: str, power: str) -> tuple[str, ...]:
+    return ("student", "--tau", tau, "--power", power)
+
+
+PAPERS = _pair("3", "0.5")
+TEACHER = ("teacher",)
+AUTOAUG_STUDENTS = tuple(f"bbn_autoaug/student{end}" for end in ("", "-t6-p1", "-auto"))
+AUTOAUG_TEACHERS = tuple(f"bbn_autoaug/teacher{end}" for end in ("", "-s1", "-s2"))
+BBN_TEACHERS = tuple(f"bbn/teacher{end}" for end in ("", "-s1", "-s2"))
+
+RUNS = (
+    Run("bbn/teacher", TEACHER, weights=True),
+    Run("bbn/ce", ("teacher", "--loss", "ce"), weights=True),
+    Run("bbn/student", PAPERS, "bbn", weights=True),
+    Run("bbn/student-t2-p0.5", _pair("2", "0.5"), "bbn"),
+    Run("bbn/student-t6-p1", _pair("6", "1"), "bbn"),
+    Run("bbn/student-clean", (*PAPERS, "--free-views"), "bbn/clean"),
+    Run("bbn/student-features-int8", PAPERS, "bbn/features-int8"),
+    Run("bbn/student-auto", ("student", "--tau", "auto"), "bbn"),
+    # AutoAugment: the pairs of the paper and of the reproduction, and the one that the crossing recommends
+    Run("bbn_autoaug/teacher", TEACHER, weights=True),
+    Run("bbn_autoaug/student", PAPERS, "bbn_autoaug"),
+    Run("bbn_autoaug/student-t6-p1", _pair("6", "1"), "bbn_autoaug"),
+    Run("bbn_autoaug/student-auto", ("student", "--tau", "auto"), "bbn_autoaug"),
+    # three seeds of the paper's pair
+    Run("bbn/teacher-s1", (*TEACHER, "--seed", "1"), weights=True),
+    Run("bbn/student-s1", (*PAPERS, "--seed", "1"), "bbn/s1"),
+    Run("bbn/teacher-s2", (*TEACHER, "--seed", "2"), weights=True),
+    Run("bbn/student-s2", (*PAPERS, "--seed", "2"), "bbn/s2"),
+    # the record attempt: one student of three teachers; the pair is that of the students of one teacher
+    Run("bbn_autoaug/teacher-s1", (*TEACHER, "--seed", "1"), weights=True),
+    Run("bbn_autoaug/teacher-s2", (*TEACHER, "--seed", "2"), weights=True),
+    Run(
+        "bbn_autoaug/student-ensemble-k50", ("student",), "bbn_autoaug/ensemble-k50", best_of=AUTOAUG_STUDENTS
+    ),
+    Run(
+        "bbn_autoaug/student-ensemble-k200",
+        ("student",),
+        "bbn_autoaug/ensemble-k200",
+        weights=True,
+        best_of=AUTOAUG_STUDENTS,
+    ),
+    Run(
+        "bbn_autoaug/student-ensemble-k200-e400",
+        ("student", "--epochs", "400"),
+        "bbn_autoaug/ensemble-k200",
+        weights=True,
+        best_of=AUTOAUG_STUDENTS,
+    ),
+    # three teachers of crop and flip, one student
+    Run("bbn/student-ensemble", PAPERS, "bbn/ensemble"),
+    # a teacher pretrained on ImageNet-1k
+    Run("efficientnet_lite0/teacher", TEACHER),
+    Run("efficientnet_lite0/student", PAPERS, "efficientnet_lite0", weights=True),
+    Run("efficientnet_lite0/student-auto", ("student", "--tau", "auto"), "efficientnet_lite0"),
+    # other imbalances
+    Run("bbn_if50/teacher", TEACHER, weights=True),
+    Run("bbn_if50/student", PAPERS, "bbn_if50"),
+    Run("bbn_if10/teacher", TEACHER, weights=True),
+    Run("bbn_if10/student", PAPERS, "bbn_if10"),
+)
+
+CACHES = (
+    Cache("bbn", ("bbn/teacher",)),
+    Cache("bbn/clean", ("bbn/teacher",), "clean"),
+    Cache("bbn/ce-clean", ("bbn/ce",), "clean"),
+    Cache("bbn/student-clean", ("bbn/student",), "clean"),
+    Cache("bbn/features-int8", ("bbn/teacher",), store="features-int8"),
+    Cache("bbn/s1", ("bbn/teacher-s1",)),
+    Cache("bbn/s2", ("bbn/teacher-s2",)),
+    Cache("bbn/ensemble", BBN_TEACHERS, store="int8"),
+    Cache("bbn_autoaug", ("bbn_autoaug/teacher",), "50"),
+    Cache("bbn_autoaug/ensemble-k50", AUTOAUG_TEACHERS, "50", "int8"),
+    Cache("bbn_autoaug/ensemble-k200", AUTOAUG_TEACHERS, "200", "int8"),
+    Cache("efficientnet_lite0", ("efficientnet_lite0/teacher",)),
+    Cache("bbn_if50", ("bbn_if50/teacher",)),
+    Cache("bbn_if10", ("bbn_if10/teacher",)),
+)
+
+FIGURES = Path("docs/figures")
+TUNES = (
+    Tune(
+        "bbn/models",
+        ("bbn/ce-clean", "bbn/clean", "bbn/student-clean"),
+        ("--clean", "--tau", "1", "--power", "1"),
+        FIGURES / "models.png",
+    ),
+    Tune("bbn/temperatures", ("bbn/clean",), ("--clean", "--power", "1"), FIGURES / "temperatures.png"),
+    Tune("bbn/tune", ("bbn",)),
+    Tune("bbn/tune-s1", ("bbn/s1",)),
+    Tune("bbn/tune-s2", ("bbn/s2",)),
+    Tune("bbn/tune-ensemble", ("bbn/ensemble",)),
+    Tune("bbn_autoaug/tune", ("bbn_autoaug",)),
+    Tune("bbn_autoaug/tune-ensemble-k50", ("bbn_autoaug/ensemble-k50",)),
+    Tune("bbn_autoaug/tune-ensemble-k200", ("bbn_autoaug/ensemble-k200",)),
+    Tune("efficientnet_lite0/tune", ("efficientnet_lite0",)),
+    Tune("bbn_if50/tune", ("bbn_if50",)),
+    Tune("bbn_if10/tune", ("bbn_if10",)),
+)
+
+RUN = {run.name: run for run in RUNS}
+CACHE = {cache.name: cache for cache in CACHES}

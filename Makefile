@@ -6,7 +6,7 @@
 # make reproduce: the runs behind RESULTS.md that are missing, or those of RUNS="NAME ..."; resumes where it was stopped.
 #   RUNS=--list prints what is there, what is missing and how long it would take, and makes nothing.
 #   DATA=PATH says where CIFAR-100 is, or is downloaded to.
-# make results: RESULTS.md again from the records in results/.
+# make results: RESULTS.md, its figure and the table of README.md again from the records in results/.
 # make torture: two hundred kills at random moments on the digits, 24 on photographs, 40 of ranks under torchrun;
 #   writes results/reliability/.
 # All make the environment in .venv first.

@@ -6,6 +6,7 @@ Prose comes from reproduction/notes.md and learned.yaml, what others report from
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ FIGURE = "docs/figures/accuracy.png"
 
 
 def main() -> None:
-    """Write RESULTS.md and the figure of accuracies."""
+    """Write RESULTS.md, the figure of accuracies and the README's table."""
     figure.draw(ROOT / FIGURE, summary.panels(recorded(ROOT / "results")))
     (ROOT / "RESULTS.md").write_text(results(ROOT / "results", ROOT / "configs"))
+    readme = ROOT / "README.md"
+    readme.write_text(with_table(readme.read_text(), short_table(ROOT / "results")))
 
 
 def results(folder: Path, configs: Path) -> str:
@@ -62,6 +65,12 @@ def short_table(folder: Path) -> str:
             shown = [row.shown(shot) for shot in SHOTS]
             lines.append([row.name, *shown, f"{reported['all']:.2f}"])
     return markdown(["model", *SHOTS, "the paper, all"], lines)
+
+
+def with_table(text: str, table: str) -> str:
+    """A text whose table of the same columns is replaced by this one."""
+    head = re.escape(table.partition("\n")[0])
+    return re.sub(rf"^{head}\n(?:\|.*\n)*", lambda _: f"{table}\n", text, flags=re.MULTILINE)
 
 
 def _section(

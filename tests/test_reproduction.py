@@ -224,6 +224,12 @@ def test_the_readmes_table_is_what_the_records_say(repository):
     assert len(table.splitlines()) == 5 and table in (repository / "README.md").read_text()
 
 
+def test_the_readmes_table_is_replaced_and_nothing_else():
+    text = "a\n\n| m | n |\n| - | - |\n| 1 | 2 |\n| 3 | 4 |\n\n| m |\n| - |\n| 5 |\n"
+    table = "| m | n |\n| - | - |\n| 6 | 7 |"
+    assert report.with_table(text, table) == f"a\n\n{table}\n\n| m |\n| - |\n| 5 |\n"
+
+
 def test_a_pretrained_teacher_has_a_section_beside_no_table_without_extra_data(
     teacher, student, repository, tmp_path
 ):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(minutes=10)  # for all to be there: they import torch, from a slow disk perhaps
 A_WORD = timedelta(seconds=60)  # for the same where a process has nothing left to do but tell an error
+TOLD = "told"  # the key that is there once a process has told an error
 _EVERY_SECONDS = 0.02  # that the first process looks who is there
 _AGENT = "TORCHELASTIC_USE_AGENT_STORE"  # whether torchrun itself keeps the store
 
@@ -139,6 +140,6 @@ def first_to_tell() -> bool:
     try:
         store = meet(A_WORD)
         _wait_for_store(timedelta())
-        return bool(store.add("told", 1) == 1)
+        return bool(store.add(TOLD, 1) == 1)
     except (Unmet, TimeoutError, RuntimeError):  # the first process has ended, with an error of its own
         return False

@@ -18,10 +18,12 @@ from torch import distributed
 
 from dive import peers
 from dive.errors import DiveError, PeerError
+from dive.printable import shortened
 from dive.recipe.documents import differences
 from dive.world import World, this_world
 
 TIMEOUT = timedelta(minutes=30)  # of a collective: the longest that one may be busy while others wait
+CONNECTING = timedelta(minutes=1)  # that processes which have met may take to connect to each other
 _LOOK_EVERY_SECONDS = 0.2  # for what takes longer
 LOST = "another process of this command is gone; the same command resumes from its last saved state"
 
@@ -179,14 +181,36 @@ def ranks_on(device: torch.device) -> Iterator[Ranks]:
         return
     global _groups
     _groups += 1
+    _require_connection(world)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with lost_peers():
-        store = distributed.PrefixStore(f"group/{_groups}", peers.meet())
-        distributed.init_process_group(
-            backend, store=store, rank=world.rank, world_size=world.size, timeout=TIMEOUT
-        )
+        _init_group(f"group/{_groups}", backend, world, TIMEOUT)
     yield Ranks(world)
     distributed.destroy_process_group()
+
+
+def _init_group(keys: str, backend: str, world: World, timeout: timedelta) -> None:
+    store = distributed.PrefixStore(keys, peers.meet())
+    distributed.init_process_group(
+        backend, store=store, rank=world.rank, world_size=world.size, timeout=timeout
+    )
+
+
+def _require_connection(world: World) -> None:
+    """Raise DiveError where the processes, which all reach the store, do not reach each other.
+
+    A group of its own, for its short timeout: one process alone finds out at once that it reaches nobody.
+    """
+    try:
+        _init_group(f"connection/{_groups}", "gloo", world, CONNECTING)
+        distributed.barrier()
+        distributed.destroy_process_group()
+    except RuntimeError as error:
+        raise DiveError(
+            f"process {world.rank} does not reach the others over the network "
+            f"({shortened(' '.join(str(error).split()), 200)}); GLOO_SOCKET_IFNAME=NAME on each machine chooses "
+            "the network to use, `ip address` lists them"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -206,8 +230,10 @@ def _of_a_connection(error: RuntimeError) -> bool:
 
 
 def _wait_for(key: str) -> None:
-    """Wait until a key is in the store, however long."""
+    """Wait until a key is in the store, however long; raises PeerError where another process tells an error."""
     with lost_peers():
         store = peers.meet()
         while not store.check([key]):
+            if store.check([peers.TOLD]):
+                raise PeerError(LOST)
             time.sleep(_LOOK_EVERY_SECONDS)

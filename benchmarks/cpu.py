@@ -23,7 +23,7 @@ from benchmarks.encodings import encodings, tune_features
 from benchmarks.measure import Figure, interleaved, report
 from benchmarks.photographs import photographs
 from benchmarks.scene import Scene, machine, one_view, write_cache
-from benchmarks.sharding import sharding
+from benchmarks.sharding import sharding, training_ranks
 from benchmarks.stepping import Epochs, Stepping
 from benchmarks.tuning import in_process_of_its_own
 from dive.cache.reader import LogitCache
@@ -191,7 +191,19 @@ def startup(folder: Path, full: bool) -> Iterator[Figure]:
 
 BENCHMARKS = {
     f.__name__: f
-    for f in (steps, encodings, epochs, export, tune, tune_features, reading, photographs, sharding, startup)
+    for f in (
+        steps,
+        encodings,
+        epochs,
+        export,
+        tune,
+        tune_features,
+        reading,
+        photographs,
+        sharding,
+        training_ranks,
+        startup,
+    )
 }
 
 

@@ -1,39 +1,33 @@
-"""An export by two single-thread processes under torchrun against one: what shards and their merge cost."""
+"""Two processes of one thread: an export against one such process, training against one of two threads."""
 
 import json
-import os
-import subprocess
-import sys
+import statistics
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from benchmarks.measure import Figure, interleaved
+from benchmarks.worlds import seconds_of
 
-PROCESSES = 2
-RECIPE = ("--config", "digits_lt/bbn", "--set", "model.name=resnet20", "--device", "cpu", "--quiet")
-VIEWS = ("--set", "views.pad=6")  # 169 of each of 399 images, whose pixels are few: some 30 s of one thread
+# The precision is given: `auto` may choose another in one process than in two.
+RECIPE = ("--config", "digits_lt/bbn", "--set", "model.name=resnet20")
+ON_CPU = ("--device", "cpu", "--precision", "fp32", "--quiet", "--force")
+BATCH = ("--set", "schedule.batch_size=128")
+PAD, PAD_FULL = 3, 6  # 49 views of each of 399 pictures, 169: some 9 s and 30 s of one thread
+EPOCHS = 8  # of a training, the first of which is left out
 
 
 def sharding(folder: Path, full: bool) -> Iterator[Figure]:
     """How many times as fast two single-thread processes export as one does.
 
-    From the moment that a process has its teacher and its data to the finished cache: waiting for the other
-    rank, copying and checking are counted, the start of Python and torch is not.
+    From the moment that all have loaded torch to the end of the last: reading data and teacher, waiting for
+    the other, copying and checking are counted.
     """
-    teacher, out = folder / "sharded_teacher.pt", folder / "sharded.h5"
-    quick = ("--epochs", "1", "--force", "--out", str(teacher))
-    _output([sys.executable, "-m", "dive", "teacher", *RECIPE, *quick])
-    dive = ["-m", "dive", "export-logits", *RECIPE, *VIEWS, "--teacher", str(teacher), "--out", str(out)]
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(PROCESSES)]
-
-    def exported(*words: str) -> float:
-        out.unlink(missing_ok=True)
-        return json.loads(_output([sys.executable, *words, *dive, "--json"]))["seconds"]
-
-    rounds = 5 if full else 3
-    times = interleaved(
-        {"one": lambda: exported(), "two": lambda: exported(*torchrun)}, rounds=rounds, warm_ups=0
-    )
+    teacher = _teacher(folder)
+    views = ("--set", f"views.pad={PAD_FULL if full else PAD}")
+    words = ("export-logits", *RECIPE, *ON_CPU, *views, "--teacher", teacher, "--out", folder / "sharded.h5")
+    cases = {"one": partial(seconds_of, words), "two": partial(seconds_of, words, size=2)}
+    times = interleaved(cases, rounds=5 if full else 3, warm_ups=0)
     yield Figure(
         "export, one thread / two processes of one thread",
         times.ratio("one", "two"),
@@ -42,7 +36,36 @@ def sharding(folder: Path, full: bool) -> Iterator[Figure]:
     )
 
 
-def _output(words: list[str]) -> str:
-    place = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(words, env=os.environ | place, check=True, stdout=subprocess.PIPE, text=True)
-    return done.stdout
+def training_ranks(folder: Path, full: bool) -> Iterator[Figure]:
+    """An epoch of two single-thread processes against one of a process with two threads.
+
+    Of small pictures, of which a step has little to compute, so that what the processes tell each other
+    weighs most. The median epoch of a training, as its history has it.
+    """
+    teacher, cache = _teacher(folder), folder / "trained_from.h5"
+    seconds_of(("export-logits", *RECIPE, *ON_CPU, "--teacher", teacher, "--out", cache))
+    for kind, more in {"teacher": (), "student": ("--cache", cache)}.items():
+        out = folder / f"ranks_{kind}.pt"
+        words = (kind, *RECIPE, *ON_CPU, *BATCH, "--epochs", EPOCHS, *more, "--out", out)
+        cases = {
+            "one": partial(_epoch, words, out, size=1, threads=2),
+            "two": partial(_epoch, words, out, size=2, threads=1),
+        }
+        times = interleaved(cases, rounds=5 if full else 2, warm_ups=0)
+        name = f"epoch of a {kind}, two processes of one thread / one process of two"
+        yield times.figure(name, "two", "one")
+
+
+def _teacher(folder: Path) -> Path:
+    """A teacher of one epoch, whose weights matter to no time."""
+    path = folder / "sharded_teacher.pt"
+    if not path.exists():
+        seconds_of(("teacher", *RECIPE, *ON_CPU, "--epochs", 1, "--out", path))
+    return path
+
+
+def _epoch(words: tuple[object, ...], out: Path, size: int, threads: int) -> float:
+    """The median seconds of an epoch of a training, its first left out."""
+    seconds_of(words, size, threads)
+    lines = out.with_suffix(".history.jsonl").read_text().splitlines()
+    return statistics.median(json.loads(line)["seconds"] for line in lines[1:])

@@ -129,13 +129,18 @@ def _be_welcomed(store: "Store", patience: timedelta) -> str:
     return chosen
 
 
-def first_to_tell() -> bool:
+def first_to_tell(all_have_it: bool = False) -> bool:
     """Whether this process is the first that has an error to tell; the others are silent then.
 
-    True in a process alone.
+    all_have_it: what happened to each of them, as Ctrl-C does; those that have not met, or never do, leave
+    it to process 0. True in a process alone.
     """
     world = this_world()
-    if world.size == 1 or _apart or (_met is None and world.first):  # nobody else can have told one yet
+    if world.size == 1:
+        return True
+    if all_have_it and (_apart or _met is None):
+        return world.first
+    if _apart or (_met is None and world.first):  # nobody else can have told one yet
         return True
     try:
         store = meet(A_WORD)

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -105,6 +106,7 @@ def _begin(
     import torch
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite run in the background ignores it
     os.environ.update(environment)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.chdir(folder)

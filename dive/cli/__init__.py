@@ -67,7 +67,7 @@ def _interrupted_early() -> int:
 
 
 def _interrupted() -> int:
-    if _speaks():
+    if _speaks(all_have_it=True):
         _tell("interrupted; the same command resumes from its last saved state, or starts again")
     return INTERRUPTED
 
@@ -127,13 +127,13 @@ def _has_peers() -> bool:
         return False
 
 
-def _speaks() -> bool:
-    """Whether it is this process that tells the command's error."""
+def _speaks(all_have_it: bool = False) -> bool:
+    """Whether it is this process that tells the command's error; see `first_to_tell`."""
     if not _has_peers():
         return True
     from dive.peers import first_to_tell
 
-    return first_to_tell()
+    return first_to_tell(all_have_it)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -208,8 +208,8 @@ def _require_connection(world: World) -> None:
     except RuntimeError as error:
         raise DiveError(
             f"process {world.rank} does not reach the others over the network "
-            f"({shortened(' '.join(str(error).split()), 200)}); GLOO_SOCKET_IFNAME=NAME on each machine chooses "
-            "the network to use, `ip address` lists them"
+            f"({shortened(' '.join(str(error).split()), 200)}); GLOO_SOCKET_IFNAME=NAME on each machine "
+            "chooses the network to use, `ip address` lists them"
         ) from error
 
 
@@ -230,7 +230,7 @@ def _of_a_connection(error: RuntimeError) -> bool:
 
 
 def _wait_for(key: str) -> None:
-    """Wait until a key is in the store, however long; raises PeerError where another process tells an error."""
+    """Wait until a key is in the store, however long; raises PeerError where another tells an error."""
     with lost_peers():
         store = peers.meet()
         while not store.check([key]):

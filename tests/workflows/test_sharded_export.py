@@ -229,6 +229,13 @@ def test_an_error_of_a_rank_is_one_line_with_its_number(words):
     assert "torchrun gives each of its ranks a shard" in as_rank(0, 2, *words, "--shard", "1/2").complaint
 
 
+def test_ctrl_c_which_all_ranks_get_is_told_by_rank_0_alone(words):
+    for rank, lines in ((1, 0), (0, 1)):
+        with chain.stopped_after(1):
+            outcome = as_rank(rank, 2, *words, "--quiet")
+        assert outcome.code == 130 and outcome.err.count("dive: interrupted") == lines, outcome
+
+
 def test_rank_0_stops_waiting_where_somebody_else_merges(words, whole, monkeypatch):
     from dive.workflows import sharded
 

@@ -144,6 +144,23 @@ def test_an_error_of_one_process_is_one_line_and_ends_all(error, named):
     assert not Path("t.pt").exists() and Path("t.state").exists()
 
 
+def test_ctrl_c_which_all_get_is_one_line_and_keeps_the_state():
+    press = {"dive.training.step:Step.advance": (STEPS + 3, signal.SIGINT)}
+    words = ("teacher", *THREE, *ranks.plain_network(), "--out", "t.pt")
+    assert "interrupted" in complaint(
+        ranks.forked(2, *words, faults=dict.fromkeys((0, 1), press), settings=EVERY_EPOCH), 130
+    )
+    assert not Path("t.pt").exists() and Path("t.state").exists()
+
+
+def test_processes_that_do_not_reach_each_other_say_which_and_what_to_set():
+    fault = {1: {"torch.distributed:init_process_group": (1, RuntimeError("Gloo connectFullMesh failed"))}}
+    quickly = {"dive.training.ranks:CONNECTING": timedelta(seconds=2)}
+    line = complaint(ranks.forked(2, "teacher", *THREE, "--out", "t.pt", faults=fault, settings=quickly))
+    assert "process 1 does not reach the others over the network (Gloo connectFullMesh failed)" in line
+    assert "GLOO_SOCKET_IFNAME" in line
+
+
 def test_a_process_of_another_recipe_is_named_with_the_keys_that_differ():
     more = {1: ("--set", "optimizer.lr=0.2"), 0: ("--set", "optimizer.lr=0.1")}
     line = complaint(ranks.forked(3, "teacher", *THREE, "--out", "t.pt", more=more))

@@ -1,0 +1,57 @@
+"""A command in several processes, which find in their environment what torchrun would put there."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+
+def seconds_of(words: Sequence[object], size: int = 1, threads: int = 1) -> float:
+    """Seconds of `dive` with these words in `size` processes of so many threads each.
+
+    From the moment when all have loaded what they need, and begin, until the last has ended. Raises
+    CalledProcessError where one ends with an error.
+    """
+    port = _free_port()
+    members = [_member(words, rank, size, threads, port) for rank in range(size)]
+    try:
+        for member in members:
+            assert member.stdout is not None and member.stdout.readline() == "ready\n"
+        start = time.perf_counter()
+        for member in members:
+            assert member.stdin is not None
+            member.stdin.write("go\n")
+            member.stdin.flush()
+        for member in members:
+            if member.wait():
+                raise subprocess.CalledProcessError(member.returncode, member.args)
+        return time.perf_counter() - start
+    finally:
+        for member in members:
+            member.kill()
+            member.communicate()
+
+
+def _member(words: Sequence[object], rank: int, size: int, threads: int, port: int) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
+    if size > 1:
+        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+        environment |= {name: str(value) for name, value in places.items()}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.member", *map(str, words)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _free_port() -> int:
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

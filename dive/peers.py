@@ -64,6 +64,11 @@ def meet(patience: timedelta = PATIENCE) -> "Store":
     return _met
 
 
+def has_met() -> bool:
+    """Whether this process has met the others."""
+    return _met is not None
+
+
 def _store(patience: timedelta) -> "Store":
     """torchrun's store; without an agent the first process keeps one."""
     from torch.distributed import TCPStore

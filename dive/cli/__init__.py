@@ -26,7 +26,7 @@ def main() -> None:
             code = _interrupted_early()
     except KeyboardInterrupt:  # and once more
         code = _interrupted_early()
-    if code and _has_peers():
+    if code and _has_met_peers():
         os._exit(code)  # nothing of torch's end waits for processes that are gone
     sys.exit(code)
 
@@ -125,6 +125,13 @@ def _has_peers() -> bool:
         return this_world().size > 1
     except DiveError:  # what the environment says of them is the error
         return False
+
+
+def _has_met_peers() -> bool:
+    """Whether this process is connected to others."""
+    from dive.peers import has_met
+
+    return has_met()
 
 
 def _speaks(all_have_it: bool = False) -> bool:

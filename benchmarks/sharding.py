@@ -14,7 +14,7 @@ RECIPE = ("--config", "digits_lt/bbn", "--set", "model.name=resnet20")
 ON_CPU = ("--device", "cpu", "--precision", "fp32", "--quiet", "--force")
 BATCH = ("--set", "schedule.batch_size=128")
 PAD, PAD_FULL = 3, 6  # 49 views of each of 399 pictures, 169: some 9 s and 30 s of one thread
-EPOCHS = 8  # of a training, the first of which is left out
+EPOCHS = 6  # of a training, the first of which is left out
 
 
 def sharding(folder: Path, full: bool) -> Iterator[Figure]:

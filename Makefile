@@ -43,9 +43,9 @@ lint: env
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# One thread a process: networks as small as those of the tests are slower by several.
+# A process a core, and one thread each: networks as small as those of the tests are slower by several.
 test: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 bench: env
 	$(VENV)/bin/python -m benchmarks.cpu

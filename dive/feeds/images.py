@@ -59,8 +59,8 @@ class Images:
 
     workers: processes that read pictures where they are streamed, 0 for this one; None takes as many as there
     are cores, but for one, where pictures are read on demand; processes that torchrun started on one machine
-    share those. room: says whether the pictures may lie on the device. Resident pictures are brought there
-    once, for every feed.
+    share those. room: says whether the pictures may lie on the device, `fits` if not given. Resident pictures
+    are brought there once, for every feed.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Images:
         space: ViewSpace,
         device: torch.device,
         workers: int | None = None,
-        room: Room = fits,
+        room: Room | None = None,
     ) -> None:
         self.space = space
         if workers is None:
@@ -77,7 +77,11 @@ class Images:
             workers = max(1, cores - 1) if pictures.on_demand else 0
         self._pictures, self._device, self._workers = pictures, device, workers
         self._resident: ResidentImages | None = None
-        if pictures.held is not None and space.made == "device" and room(pictures.held.nbytes, device):
+        if (
+            pictures.held is not None
+            and space.made == "device"
+            and (room or fits)(pictures.held.nbytes, device)
+        ):
             self._resident = ResidentImages(pictures.held, cast(DeviceSpace, space), device)
 
     def __len__(self) -> int:

@@ -25,13 +25,15 @@ class CachedLogits:
     """The logits that a cache holds of some samples, for a device: what feeds of them are made of.
 
     cache: every block that is read is checked. rows: (N,) the cache's row of each sample. room: says whether
-    the cache may lie on the device. One that may is brought there once, for every feed.
+    the cache may lie on the device, `fits` if not given. One that may is brought there once, for every feed.
     """
 
-    def __init__(self, cache: LogitCache, rows: np.ndarray, device: torch.device, room: Room = fits) -> None:
+    def __init__(
+        self, cache: LogitCache, rows: np.ndarray, device: torch.device, room: Room | None = None
+    ) -> None:
         self._cache, self._rows, self._device = cache, rows, device
         self._resident: ResidentLogits | None = None
-        if room(cache.nbytes, device):
+        if (room or fits)(cache.nbytes, device):
             self._resident = ResidentLogits.of(cache, rows, device)
 
     @property

@@ -119,7 +119,7 @@ def test_a_plan_is_taken_as_it_is_needed(cache):
 
 
 def test_a_student_of_a_streamed_cache_is_the_student_of_a_resident_one(digits, monkeypatch):
-    monkeypatch.setattr(feeds, "fits", lambda *_: False)
+    monkeypatch.setattr("dive.workflows.student.room_of", lambda _: lambda *_: False)
     outcome = chain.succeed(
         "student", *chain.DIGITS[:-1], "--epochs", 3, "--cache", digits.cache, "--out", "s.pt"
     )

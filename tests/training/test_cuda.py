@@ -195,18 +195,18 @@ def test_students_side_by_side_are_those_trained_alone(digits):
 
 
 def test_a_streamed_cache_trains_as_a_resident_one(digits, monkeypatch):
-    from dive.feeds import logits as module
+    from dive.workflows import student as module
 
     resident = student(digits, "--precision", "fp32")
-    monkeypatch.setattr(module, "fits", lambda *_: False)
+    monkeypatch.setattr(module, "room_of", lambda _: lambda *_: False)
     assert losses(student(digits, "--precision", "fp32")) == pytest.approx(losses(resident), rel=5e-3)
 
 
 def test_streamed_pictures_train_as_resident_ones(digits, monkeypatch):
-    from dive.feeds import images as module
+    from dive.workflows import prepared as module
 
     resident = student(digits, "--precision", "fp32")
-    monkeypatch.setattr(module, "fits", lambda *_: False)
+    monkeypatch.setattr(module, "room_of", lambda _: lambda *_: False)
     assert losses(student(digits, "--precision", "fp32")) == pytest.approx(losses(resident), rel=5e-3)
 
 

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import chain
 import processes
 import ranks
+import torchrun
 import torture
 
 SIZE = 2
@@ -92,25 +92,13 @@ def _run(words: tuple, out: Path, moments: list[tuple[float, int]], report: Repo
                 child.wait(seconds)
                 break
             except subprocess.TimeoutExpired:
-                if (process := dict(_ranks_of(child.pid)).get(rank)) is not None:
+                if (process := torchrun.members(child.pid).get(rank)) is not None:
                     os.kill(process, signal.SIGKILL)
                     report.kills_by_rank[rank] = report.kills_by_rank.get(rank, 0) + 1
         code = child.wait(300)
         if processes.lingering(child.pid) >= processes.LAST_BREATH:
             report.faults.append(f"{out.parent.name}: processes that it started outlived it")
     return code
-
-
-def _ranks_of(session: int) -> Iterator[tuple[int, int]]:
-    """The processes of the ranks that live in a session: rank and number."""
-    for process in processes.members(session):
-        try:
-            environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        for entry in environment:
-            if entry.startswith(b"RANK="):
-                yield int(entry[5:]), process
 
 
 def _said(out: Path) -> str:

@@ -176,8 +176,9 @@ def torchrun(
 
 
 def told(outcomes: Sequence[chain.Outcome]) -> Iterator[str]:
-    """The lines of all processes on stderr, without warnings and torch's own."""
+    """The lines of all processes on stderr, without warnings and torch's own, which may have a trace."""
+    of_torch = ("[", "frame #", "Exception raised from ")
     for outcome in outcomes:
         for line in outcome.err.splitlines():
-            if not line.startswith(("warning: ", "[")):
+            if line and not line.startswith(("warning: ", *of_torch)):
                 yield line

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 import dive
 from dive.models import checkpoint
 from dive.training import loop
-from dive.workflows import run
+from dive.workflows import begin
 
 ONE = ("--epochs", 1, "--device", "cpu", "--precision", "fp32", "--quiet")
 
@@ -251,13 +251,13 @@ def test_a_part_of_one_view_is_refused_by_what_leaves_it(recipe, settings, said)
 
 def test_a_precision_is_tried_on_a_part_of_a_batch(recipe, monkeypatch):
     tried = []
-    real = run.choose_precision
+    real = begin.choose_precision
 
     def noting(wanted, device, network, views, loss):
         tried.append(len(views))
         return real("fp32", device, network)
 
-    monkeypatch.setattr(run, "choose_precision", noting)
+    monkeypatch.setattr(begin, "choose_precision", noting)
     told = ("--config", recipe, "--epochs", 1, "--device", "cpu", "--quiet", "--precision", "auto")
     chain.succeed("teacher", *told, "--set", "schedule.accumulate=4", "--out", "t.pt")
     assert tried == [2]  # of six

@@ -143,7 +143,7 @@ def test_ctrl_c_ends_with_one_line_and_exit_code_130_and_the_run_is_resumed(digi
 @pytest.mark.parametrize("spot", ["dive.models.network:Network.forward", "os:pwrite"])
 def test_ctrl_c_ends_an_export_with_one_line_and_the_export_is_resumed(digits, spot):
     arguments = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--out", "c.h5")
-    call = 2 if spot == "dive.models.network:Network.forward" else 5  # the second write of rows and tables
+    call = 3 if spot == "dive.models.network:Network.forward" else 5  # of the first batch; of rows and tables
     outcome = chain.struck(spot, call, *arguments, by=chain.signal.SIGINT)
     assert outcome.code == 130
     assert outcome.err.count("\n") == 1 and outcome.err.startswith("dive: interrupted")

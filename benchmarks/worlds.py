@@ -5,34 +5,32 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 
 
-def seconds_of(words: Sequence[object], size: int = 1, threads: int = 1) -> float:
-    """Seconds of `dive` with these words in `size` processes of so many threads each.
+def printed(words: Sequence[object], size: int = 1, threads: int = 1) -> str:
+    """What `dive` with these words prints in `size` processes of so many threads each.
 
-    From the moment when all have loaded what they need, and begin, until the last has ended. Raises
-    CalledProcessError where one ends with an error.
+    They begin when all have loaded what they need. Raises CalledProcessError where one ends with an error.
     """
     port = _free_port()
     members = [_member(words, rank, size, threads, port) for rank in range(size)]
     try:
         for member in members:
             assert member.stdout is not None and member.stdout.readline() == "ready\n"
-        start = time.perf_counter()
         for member in members:
             assert member.stdin is not None
             member.stdin.write("go\n")
             member.stdin.flush()
+        told = [member.communicate()[0] for member in members]
         for member in members:
-            if member.wait():
+            if member.returncode:
                 raise subprocess.CalledProcessError(member.returncode, member.args)
-        return time.perf_counter() - start
+        return told[0]
     finally:
         for member in members:
             member.kill()
-            member.communicate()
+            member.wait()
 
 
 def _member(words: Sequence[object], rank: int, size: int, threads: int, port: int) -> subprocess.Popen[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from dive.cache.writer import BlockWriter
 from dive.feeds.feed import Batch
@@ -36,7 +37,12 @@ def write_missing(
     plan = (batch for block in missing for batch in _batches(writer.rows(block), views, size))
     answers = outputs(network, images, plan, runtime)
     done = writer.blocks - len(missing)
-    with ThreadPoolExecutor(1) as pool, progress.bar("export", writer.blocks, done) as bar:
+    # NumPy's products of small matrices, in several threads beside torch's, hold these up by a tenth.
+    with (
+        threadpool_limits(1, "blas"),
+        ThreadPoolExecutor(1) as pool,
+        progress.bar("export", writer.blocks, done) as bar,
+    ):
         writing: Future[None] | None = None
         for block in missing:
             shape = views[writer.rows(block)].shape

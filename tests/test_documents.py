@@ -206,7 +206,7 @@ def test_every_command_in_the_documents_can_be_given(document, command):
         pass
 
 
-@pytest.mark.parametrize("name", ["torture", "photographs", "training-ranks"])
+@pytest.mark.parametrize("name", ["torture", "photographs", "training-ranks", "export-ranks"])
 def test_the_reliability_page_says_what_the_records_of_kills_say(name, repository):
     path = Path("results/reliability", f"{name}.json")
     record = json.loads((repository / path).read_text())

@@ -79,8 +79,8 @@ SHELLS = {
         autoload -Uz compinit && compinit -u
         eval "$(_DIVE_COMPLETE=zsh_source dive)"
         print -r -- "complete ${_comps[dive]} dive"
-        compadd() { while [[ $1 == -* && $1 != -- ]]; do shift; done; print -rl -- "$@" }
-        _describe() { local name=${@[-1]}; print -rl -- ${(P)name} }
+        compadd() { local name=${@[-1]}; print -rl -- ${(P)name} }  # … -a completions
+        _describe() { local name=$3; print -rl -- ${(P)name} }  # -V unsorted completions -U
         _path_files() { : }
         words=(dive teacher --config digits); CURRENT=4
         _dive_completion

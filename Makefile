@@ -45,7 +45,8 @@ lint: env
 
 # A process a core, and one thread each: networks as small as those of the tests are slower by several.
 test: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "not alone"
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m alone
 
 bench: env
 	$(VENV)/bin/python -m benchmarks.cpu

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
 LINE = "dive: interrupted; the same command resumes from its last saved state, or starts again\n"
 HERE = "import os, signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
 # The first byte says that dive's code begins; before, only the interpreter could answer.

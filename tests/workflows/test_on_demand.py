@@ -167,6 +167,7 @@ def test_no_worker_outlives_a_command_that_is_killed() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_ctrl_c_which_a_terminal_sends_to_workers_too_is_one_line() -> None:
     write_all()
     words = ("teacher", "--config", "listed.yaml", *HERE, "--workers", 2, "--out", "t.pt")

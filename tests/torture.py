@@ -22,9 +22,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -269,19 +270,21 @@ def _history(path: Path) -> list[dict]:
     return entries
 
 
-def main() -> None:
-    """Kill as often as asked for, print and write what was seen; exit code 1 where something was wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--photographs", action="store_true", help="of JPEGs read on demand, not the digits")
-    parser.add_argument("--kills", type=int, default=200)
+def session(work: Callable[[argparse.Namespace, Path], Any], kills: int, what: str, *flags: str) -> None:
+    """Kill as often as asked for, print and write what was seen; exit code 1 where something was wrong.
+
+    work: given the options and an empty folder, its report. kills: unless others are asked for. flags:
+    further options, which are on or off.
+    """
+    parser = argparse.ArgumentParser(description=what.partition("\n")[0])
+    for flag in flags:
+        parser.add_argument(flag, action="store_true")
+    parser.add_argument("--kills", type=int, default=kills)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(min(2, torch.get_num_threads()))
     with tempfile.TemporaryDirectory(prefix="dive-torture-") as name:
-        folder = Path(name)
-        target = of_photographs(folder) if options.photographs else of_digits(chain.Chain(folder))
-        report = torture(target, folder, options.kills, options.seed)
+        report = work(options, Path(name))
     document = {"seed": options.seed, **vars(report)}
     print(json.dumps(document, indent=2))
     if options.out is not None:
@@ -290,5 +293,12 @@ def main() -> None:
     sys.exit(1 if report.faults else 0)
 
 
+def _of_options(options: argparse.Namespace, folder: Path) -> Report:
+    """The digits, or with --photographs JPEGs that are read on demand."""
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    target = of_photographs(folder) if options.photographs else of_digits(chain.Chain(folder))
+    return torture(target, folder, options.kills, options.seed)
+
+
 if __name__ == "__main__":
-    main()
+    session(_of_options, 200, __doc__, "--photographs")

@@ -8,13 +8,11 @@ final name may be half, and the last resume must end in the bytes of one process
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import chain
 import torchrun
+from torture import session
 
 from dive.cache.plan import plan_path
 from dive.cache.reader import LogitCache
@@ -119,29 +118,14 @@ def _any_lock() -> bool:
     return any(name.startswith(".") for name in os.listdir())
 
 
-def main() -> None:
-    """Kill as often as asked for, print and write what was seen; exit code 1 where something was wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="dive-torture-") as name:
-        folder = Path(name)
-        digits = chain.Chain(folder)
-        words = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--set", "views.pad=4")
-        with contextlib.chdir(folder):
-            done = torchrun.run(1, *words, "--out", folder / "whole.h5")
-            assert done.returncode == 0, done.stderr
-        whole = (folder / "whole.h5").read_bytes()
-        report = torture(words, whole, folder, options.kills, options.seed)
-    document = {"seed": options.seed, **vars(report)}
-    print(json.dumps(document, indent=2))
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(document, indent=2) + "\n")
-    sys.exit(1 if report.faults else 0)
+def _of_options(options: argparse.Namespace, folder: Path) -> Report:
+    digits = chain.Chain(folder)
+    words = ("export-logits", *chain.DIGITS, "--teacher", digits.teacher, "--set", "views.pad=4")
+    with contextlib.chdir(folder):
+        done = torchrun.run(1, *words, "--out", folder / "whole.h5")
+        assert done.returncode == 0, done.stderr
+    return torture(words, (folder / "whole.h5").read_bytes(), folder, options.kills, options.seed)
 
 
 if __name__ == "__main__":
-    main()
+    session(_of_options, 20, __doc__)

@@ -8,13 +8,11 @@ nothing left beside them. A kill counts if it hit a process that trained or was 
 """
 
 import argparse
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,22 +103,9 @@ def _said(out: Path) -> str:
     return " ".join((out.parent / "stderr").read_text().split())[-1500:]
 
 
-def main() -> None:
-    """Kill as often as asked for, print and write what was seen; exit code 1 where something was wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="dive-torture-") as name:
-        report = torture_ranks(chain.Chain(Path(name)), Path(name), options.kills, options.seed)
-    document = {"seed": options.seed, **vars(report)}
-    print(json.dumps(document, indent=2))
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(document, indent=2) + "\n")
-    sys.exit(1 if report.faults else 0)
+def _of_options(options: argparse.Namespace, folder: Path) -> Report:
+    return torture_ranks(chain.Chain(folder), folder, options.kills, options.seed)
 
 
 if __name__ == "__main__":
-    main()
+    torture.session(_of_options, 20, __doc__)

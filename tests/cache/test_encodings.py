@@ -1,5 +1,7 @@
 """Every encoding against references in float64: what it stores, decodes and counts, in NumPy and in torch."""
 
+import math
+
 import caches
 import numpy as np
 import pytest
@@ -70,7 +72,7 @@ def test_the_rounding_that_a_codec_states_holds_for_every_logit(store, values):
 @pytest.mark.parametrize("store", caches.STORES)
 @given(rows_of_numbers)
 def test_torch_decodes_what_numpy_decodes(store, values):
-    """Bit for bit but for the product, and from rows that start anywhere."""
+    """Bit for bit, from rows that start anywhere; but for what the order of a sum in float64 can decide."""
     codec = codec_of(store, values.shape[1])
     stored = codec.encode(values)
     words = codec.words(stored)
@@ -81,7 +83,29 @@ def test_torch_decodes_what_numpy_decodes(store, values):
     if codec.head is None:
         np.testing.assert_array_equal(found, expected)
     else:
-        assert (np.abs(found - expected).max(axis=1) <= codec._products(stored)[1:]).all()
+        sums = np.abs(codec.values(stored)[1:]).astype(np.float64) @ np.abs(codec.head.weight.T) + np.abs(
+            codec.head.bias
+        )
+        order = 2 * (codec.width + 1) * 2.0**-53 * sums
+        assert (np.abs(found.astype(np.float64) - expected) <= np.spacing(np.abs(expected)) + order).all()
+
+
+@pytest.mark.parametrize("store", [store for store in caches.STORES if store.startswith("features")])
+def test_the_logits_of_features_are_the_exact_ones_rounded_once_in_numpy_and_torch(store):
+    """Against sums without rounding; products of float32 numbers are exact in float64."""
+    draw = np.random.default_rng(0)
+    head = Head(*(draw.standard_normal(shape).astype(np.float32) for shape in ((10, 64), 10)))
+    codec = Codec(ENCODINGS[store], 10, head)
+    stored = codec.encode(draw.standard_normal((300, 64)).astype(np.float32))
+    features = codec.values(stored).astype(np.float64)
+    exact = [
+        [math.fsum([*(row * weights), bias]) for weights, bias in zip(head.weight, head.bias, strict=True)]
+        for row in features
+    ]
+    decoded = codec.decode(stored)
+    np.testing.assert_array_equal(decoded, np.array(exact).astype(np.float32))
+    on_device = codec.on_device(CPU)(torch.from_numpy(codec.words(stored)))
+    np.testing.assert_array_equal(on_device.numpy(), decoded)
 
 
 @pytest.mark.parametrize("store", caches.STORES)

@@ -15,6 +15,7 @@ from dive.cache import writer
 from dive.cache.reader import LogitCache
 from dive.cache.writer import part_path
 from dive.errors import DiveError
+from dive.models import checkpoint
 from dive.workflows.convert import ConvertOptions, convert
 
 OUT = Path("out.h5")
@@ -104,6 +105,21 @@ def test_a_student_learns_from_a_converted_cache_and_its_record_says_how_it_is_s
     told = ("student", *chain.DIGITS, "--epochs", 1, "--cache", OUT, "--out", "s.pt", "--json")
     assert chain.succeed(*told).document["cache"]["store"] == "features-int8"
     assert "converted_from" in chain.succeed("inspect", OUT, "--json").document["facts"]
+
+
+@pytest.mark.parametrize("store", ["features", "features-int8"])
+def test_a_student_of_features_ends_in_the_weights_of_one_of_their_logits_in_float32(digits, store):
+    """Bit for bit: what the step decodes is what `convert` writes."""
+    source = digits.features_cache
+    if store != "features":
+        chain.succeed("convert", source, "--store", store, "--out", SOURCE)
+        source = SOURCE
+    chain.succeed("convert", source, "--store", "float32", "--out", OUT)
+    ends = []
+    for cache in (source, OUT):
+        chain.succeed("student", *chain.DIGITS, "--epochs", 3, "--cache", cache, "--out", f"{cache.stem}.pt")
+        ends.append(checkpoint.load(Path(f"{cache.stem}.pt"))["weights_hash"])
+    assert ends[0] == ends[1]
 
 
 def test_a_chain_of_conversions_names_every_cache(digits):

@@ -29,9 +29,13 @@ class Head:
     bias: np.ndarray
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """The logits (…, C) float32 of features (…, D)."""
-        flat = features.reshape(-1, features.shape[-1])
-        return (flat @ self.weight.T + self.bias).reshape(*features.shape[:-1], len(self.bias))
+        """The logits (…, C) float32 of features (…, D): sums in float64, rounded once.
+
+        The order of summing, which no two libraries share, then decides a bit of one logit in some 10⁸.
+        """
+        flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
+        logits = (flat @ self.weight.T.astype(np.float64) + self.bias).astype(np.float32)
+        return logits.reshape(*features.shape[:-1], len(self.bias))
 
     @cached_property
     def size(self) -> float:
@@ -154,21 +158,20 @@ class Codec:
     def on_device(self, device: "torch.device") -> "Callable[[torch.Tensor], torch.Tensor]":
         """A function on that device: rows as `words` has them, (B, words), to logits (B, C) float32.
 
-        Tensor operations alone, fit for a CUDA graph, outside autocast and without TF32.
+        Tensor operations alone, fit for a CUDA graph. A head's product is computed as `Head.logits` does: the
+        logits are those of `decode`, on every device, and neither autocast nor TF32 reaches float64.
         """
         import torch
-
-        from dive.cache.encodings.products import exact_products
 
         numbers, width = self.encoding.numbers, self.width
         if self.head is None:
             return lambda words: numbers.tensor(words.view(torch.uint8), width)
-        weight = torch.from_numpy(self.head.weight.T.copy()).to(device)  # (D, C)
-        bias = torch.from_numpy(self.head.bias.copy()).to(device)
+        weight = torch.from_numpy(self.head.weight.T.astype(np.float64)).to(device)  # (D, C)
+        bias = torch.from_numpy(self.head.bias.astype(np.float64)).to(device)
 
         def logits(words: torch.Tensor) -> torch.Tensor:
-            with exact_products(device):
-                return torch.addmm(bias, numbers.tensor(words.view(torch.uint8), width), weight)
+            features = numbers.tensor(words.view(torch.uint8), width).double()
+            return torch.addmm(bias, features, weight).float()
 
         return logits
 

@@ -23,7 +23,7 @@ POWER = 0.5  # the paper's: it halves the τ of its crossing, which leaves τ/p 
 TOLERANCE = 2.5e-4  # relative, of τ/p at a crossing
 NOISE = 1e-5  # of the sum of two means: a smaller difference is rounding of float32 sums
 ONE_HOT, FLAT = 0.99, 1e-3  # shares of log C: targets that keep more, or less, change no more by 1/T, or T
-NEAR = 6  # points that a polynomial goes through
+NEAR = 8  # points that a polynomial goes through
 
 Height = Callable[[Distribution], float]
 
@@ -208,11 +208,11 @@ def _interpolated(x: np.ndarray, y: np.ndarray, at: float) -> float:
 
 
 def _spread(guess: float, interval: tuple[float, float], even: bool) -> list[float]:
-    """Four temperatures within an interval: about a guess, or evenly over it."""
+    """Temperatures within an interval: two about a guess, or four evenly over it."""
     low, high = np.log(interval)
     if even:
         return np.exp(np.linspace(low, high, 6)[1:-1]).tolist()
-    steps = np.array([-1 / 8, -1 / 32, 1 / 32, 1 / 8]) * (high - low)
+    steps = np.array([-1 / 24, 1 / 24]) * (high - low)
     margin = (high - low) / 64  # a guess at an end has its points within
     return np.exp(np.unique(np.clip(math.log(guess) + steps, low + margin, high - margin))).tolist()
 

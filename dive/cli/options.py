@@ -173,6 +173,9 @@ precision = click.option(
     help="Precision (tf32: CUDA alone); auto is the fastest that agrees with fp32.",
 )
 seed = click.option("--seed", type=SEED, metavar="N", help="Seed of initialisation, sample order and views.")
+clean = click.option(
+    "--clean", is_flag=True, help="The clean view alone, as in the paper's Figure 5, not all stored views."
+)
 sample_seed = click.option("--seed", type=SEED, metavar="N", help="Seed of what --sample draws [0].")
 own = click.option(
     "--model",

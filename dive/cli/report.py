@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     help="Estimate virtual examples from N random images; for large caches.",
 )
 @options.apply(
-    options.sample_seed, options.config, options.assignments, options.data, options.as_json, options.quiet,
-    options.force,
+    options.clean, options.sample_seed, options.config, options.assignments, options.data, options.as_json,
+    options.quiet, options.force,
 )  # fmt: skip
 def command(
     files: tuple[Path, ...],
     out: Path,
+    clean: bool,
     sample: int | None,
     seed: int | None,
     config: Path | None,
@@ -60,7 +61,7 @@ def command(
     from dive.workflows.report import ReportOptions, write_report
 
     progress = options.reporter(quiet)
-    asked = ReportOptions(data, sample, drawn_by, force)
+    asked = ReportOptions(data, clean, sample, drawn_by, force)
     page = write_report(files or _of_recipe(recipe), out, asked, progress)
     progress.note(f"wrote {out}")
     if as_json:

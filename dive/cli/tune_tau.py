@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 @options.several("--cache", "caches", "FILE", "Logit caches to read [cache/<recipe>.h5].", options.FILE)
 @options.several("--tau", "taus", "T", "Temperatures to try [1 3 6 20].")
 @options.several("--power", "powers", "P", "Power normalisations to try [0.5 1].")
-@click.option(
-    "--clean", is_flag=True, help="The clean view alone, as in the paper's Figure 5, not all stored views."
-)
+@options.clean
 @click.option(
     "--plot", type=options.FILE, metavar="FILE", help="Write the paper's Figure 5 (.png, .svg or .pdf)."
 )

@@ -1,7 +1,10 @@
 """Figures of the tune step: the paper's Figure 5, as PNG, SVG or PDF."""
 
+import io
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -9,10 +12,9 @@ from matplotlib.figure import Figure
 
 from dive import files, outputs
 from dive.recipe.shots import SHOTS
+from dive.report.page.palette import light
 
-# Blue, orange, green of Okabe and Ito's palette: told apart by colour-blind readers and in grey.
-COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#009E73"}
-
+COLOURS = {shot: light(shot) for shot in SHOTS}  # those of the page
 
 # How a file of each format begins; Matplotlib also writes its own name into every one.
 _BEGINNINGS = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
@@ -32,17 +34,35 @@ def is_own(path: Path) -> bool:
 KIND = outputs.Kind("a figure", is_own)
 
 
-def plot_means(
-    path: Path,
-    title: str,
-    groups: Sequence[tuple[str, Mapping[str, float | None]]],
-    marked: Collection[int] = (),
-) -> None:
-    """Grouped bars of means per class in many, medium and few; the first group stands apart.
+@dataclass(frozen=True)
+class Means:
+    """Means per class in many, medium and few, to be drawn as grouped bars.
 
-    groups: names and means; the first are the training images' own. Shots without a class are left
-    out. marked: places of groups with a shaded ground. The file's suffix is its format.
+    groups: names and means; the first are the training images' own, and stand apart. Shots without a class
+    are left out. marked: places of groups with a shaded ground.
     """
+
+    title: str
+    groups: Sequence[tuple[str, Mapping[str, float | None]]]
+    marked: Collection[int] = ()
+
+    def __str__(self) -> str:
+        """It in words, for readers who cannot see it."""
+        bars = (
+            f"{name} " + ", ".join(f"{shot} {mean:.0f}" for shot, mean in means.items() if mean is not None)
+            for name, means in self.groups
+        )
+        return f"{self.title}. " + "; ".join(bars).replace("\n", " ") + "."
+
+
+def plot_means(path: Path, means: Means) -> None:
+    """Draw means to a file; its suffix is its format."""
+    save(means_figure(means), path)
+
+
+def means_figure(means: Means) -> Figure:
+    """The paper's Figure 5."""
+    groups = means.groups
     shots = [shot for shot in SHOTS if groups[0][1][shot] is not None]
     figure = Figure(figsize=(max(6.4, 1.15 * len(groups) + 1.6), 4.0), layout="constrained")
     FigureCanvasAgg(figure)
@@ -52,7 +72,7 @@ def plot_means(
         places = [i + (k - (len(shots) - 1) / 2) * width for i in range(len(groups))]
         bars = axes.bar(
             places,
-            [means[shot] or 0.0 for _, means in groups],
+            [found[shot] or 0.0 for _, found in groups],
             width,
             label=f"{shot}-shot",
             color=COLOURS[shot],
@@ -60,22 +80,25 @@ def plot_means(
         axes.bar_label(bars, fmt="%.0f", fontsize=8, padding=1)
     axes.set_xticks(range(len(groups)), [name for name, _ in groups])
     axes.set_ylabel("mean per class")
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_title(means.title, loc="left", fontsize=11)
     axes.axvline(0.5, color="0.8", linewidth=1)
-    for place in marked:
+    for place in means.marked:
         axes.axvspan(place - 0.48, place + 0.48, color="0.92", zorder=0)
     axes.legend(frameon=False, ncols=len(shots), loc="upper right")
     axes.margins(y=0.2)  # room for the legend
     axes.spines[["top", "right"]].set_visible(False)
-    save(figure, path)
+    return figure
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of the file's suffix, whole or not at all; equal figures, equal files."""
-    with matplotlib.rc_context({"svg.hashsalt": "dive"}), files.replacing(path) as file:
-        figure.savefig(file, format=path.suffix[1:].lower(), dpi=160, metadata=_undated(path))
+    """Write a figure in the format of the file's suffix, whole or not at all."""
+    files.write_bytes(path, drawn(figure, path.suffix[1:].lower()))
 
 
-def _undated(path: Path) -> dict[str, None]:
-    """Metadata without a date, so that the same figure is the same file."""
-    return {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[path.suffix[1:].lower()]
+def drawn(figure: Figure, form: str) -> bytes:
+    """A figure as png, svg or pdf, without a date: equal figures are equal bytes."""
+    undated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[form]
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "dive"}):
+        figure.savefig(buffer, format=form, dpi=160, metadata=undated)
+    return buffer.getvalue()

@@ -22,11 +22,13 @@ from dive.workflows.report_models import of_model
 class ReportOptions:
     """What is asked of a page.
 
-    data: where the images of the caches are, None for a page without pictures. sample: estimate virtual
-    examples from so many images, drawn by `seed`; None takes all. force: replace a page that is there.
+    data: where the images of the caches are, None for a page without pictures. clean: virtual examples of
+    the clean view alone instead of all stored views. sample: estimate them from so many images, drawn by
+    `seed`; None takes all. force: replace a page that is there.
     """
 
     data: str | None = None
+    clean: bool = False
     sample: int | None = None
     seed: int = 0
     force: bool = False
@@ -72,7 +74,7 @@ def gather(paths: Sequence[Path], options: ReportOptions, progress: Progress = S
     parts = []
     with progress.bar("virtual examples", len(caches)) as bar:
         for cache in caches:
-            parts.append(of_cache(cache, options.sample, options.seed))
+            parts.append(of_cache(cache, options.clean, options.sample, options.seed))
             bar.advance()
     models = [of_model(path) for path in paths if not sealed[path]]
     documents = [model.record for model in models]

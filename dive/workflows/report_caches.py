@@ -1,17 +1,16 @@
 """What a page of `dive report` shows of a cache: its virtual examples over τ/p, and where it comes from."""
 
 from dive.cache.reader import LogitCache
-from dive.data.longtail import shot_means
 from dive.errors import RecipeError
 from dive.files import readable_size
-from dive.method.advice import by_crossing
-from dive.method.crossing import search
+from dive.method.crossing import SEARCHED
 from dive.method.curves import Curves, Pair, examine
 from dive.printable import printable
 from dive.recipe.commands import config_of
 from dive.recipe.shipped import recipes
-from dive.recipe.teachers import teachers_name, teachers_of
+from dive.report.figures import drawn, means_figure
 from dive.report.page.content import CachePart, Crossing, Position
+from dive.workflows.tune import means_of, tuned_of
 
 # Positions of the slider: some forty a decade, each a number that people type, from half to fifty.
 _MANTISSAS = (
@@ -26,28 +25,30 @@ RATIOS = tuple(
 )
 
 
-def of_cache(cache: LogitCache, sample: int | None = None, seed: int = 0) -> CachePart:
-    """A cache in plain values, without pictures. sample, seed: as `virtual_examples` takes them.
+def of_cache(cache: LogitCache, clean: bool = False, sample: int | None = None, seed: int = 0) -> CachePart:
+    """A cache in plain values, without pictures. clean, sample, seed: as `virtual_examples` takes them.
 
     Raises CacheError where it is corrupt.
     """
     sample = sample if sample and sample < cache.shape[0] else None
-    curves = Curves(cache, sample=sample, seed=seed)
-    pairs = examine(curves, RATIOS, (1.0,))
-    found = search(curves)
-    there = found.crossing
-    counts = cache.class_counts
+    curves = Curves(cache, clean, sample, seed)
+    curves.at({*SEARCHED, *RATIOS})  # one pass
+    tuned = tuned_of(curves)
+    means, there = means_of([tuned]), tuned.crossing
     return CachePart(
         file=printable(str(cache.path)),
-        model=_model_of(cache),
+        model=tuned.model,
         shape=cache.shape,
         classes=list(cache.classes),
-        class_counts=counts.tolist(),
-        images=shot_means(counts, counts),
+        class_counts=cache.class_counts.tolist(),
+        images=tuned.counts,
+        clean=clean,
         sample=sample,
-        positions=[_position(pair) for pair in pairs],
+        positions=[_position(pair) for pair in examine(curves, RATIOS, (1.0,))],
         crossing=None if there is None else Crossing(there.ratio, there.few, there.many),
-        advice=by_crossing(curves, found).sentence,
+        advice=tuned.advice.sentence,
+        figure=drawn(means_figure(means), "svg"),
+        figure_says=str(means),
         origin=_origin(cache),
         command=_export(cache),
     )
@@ -57,11 +58,6 @@ def _position(pair: Pair) -> Position:
     found = pair.distribution
     per_class = found.per_class.tolist()
     return Position(found.temperature, per_class, found.shots, found.information, found.errors)
-
-
-def _model_of(cache: LogitCache) -> str:
-    teachers = teachers_of(cache.facts)
-    return teachers_name(teachers) if teachers else printable(cache.path.stem)
 
 
 def _origin(cache: LogitCache) -> list[tuple[str, str]]:

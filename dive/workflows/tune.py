@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dive import outputs
 from dive.cache.reader import LogitCache
@@ -16,6 +16,9 @@ from dive.method.curves import DEFAULT_POWERS, DEFAULT_TAUS, Curves, Pair, effec
 from dive.method.virtual_examples import Distribution
 from dive.printable import printable
 from dive.recipe.teachers import teachers_name, teachers_of
+
+if TYPE_CHECKING:
+    from dive.report.figures import Means
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -139,9 +142,13 @@ def tune(caches: Sequence[Path], options: TuneOptions = TuneOptions()) -> list[T
 
 def _tuned(path: Path, options: TuneOptions) -> Tuned:
     cache = LogitCache(path)
-    taus, powers = options.taus or DEFAULT_TAUS, options.powers or DEFAULT_POWERS
     sample = options.sample if options.sample and options.sample < cache.shape[0] else None
-    curves = Curves(cache, options.clean, sample, options.seed)
+    return tuned_of(Curves(cache, options.clean, sample, options.seed), options)
+
+
+def tuned_of(curves: Curves, options: TuneOptions = TuneOptions()) -> Tuned:
+    """What the curves of a cache tell at the pairs, and by the rule, that are asked for."""
+    cache, taus, powers = curves.cache, options.taus or DEFAULT_TAUS, options.powers or DEFAULT_POWERS
     curves.at(
         {*SEARCHED, *(effective_temperature(tau, power) for tau in taus for power in powers)}
     )  # one pass
@@ -151,7 +158,7 @@ def _tuned(path: Path, options: TuneOptions) -> Tuned:
     if advice.tau is not None and advice.power is not None:
         (recommended,) = examine(curves, [advice.tau], [advice.power])
     counts = shot_means(cache.class_counts, cache.class_counts)
-    return Tuned(cache, options.clean, counts, pairs, found, advice, recommended, curves.passes, sample)
+    return Tuned(cache, curves.clean, counts, pairs, found, advice, recommended, curves.passes, curves.sample)
 
 
 def _refuse_plot(plot: Path, caches: Sequence[Path], force: bool) -> None:
@@ -173,6 +180,14 @@ def _plot(plot: Path, tuned: Sequence[Tuned]) -> None:
                 "plot caches of one data set"
             )
     outputs.prepare_folder(plot)
+    plot_means(plot, means_of(tuned))
+
+
+def means_of(tuned: Sequence[Tuned]) -> "Means":
+    """What there is to draw of caches of one data set: over the temperatures, or at one over the caches."""
+    from dive.report.figures import Means
+
+    first = tuned[0]
     temperatures = {pair.distribution.temperature for pair in first.pairs}
     (only,) = temperatures if len(temperatures) == 1 else (None,)
     bars = [bar for place, one in enumerate(tuned) for bar in _bars(one, place, only is None)]
@@ -185,7 +200,7 @@ def _plot(plot: Path, tuned: Sequence[Tuned]) -> None:
         groups.append((name, bar.distribution.shots))
     what = f", τ/p = {only:g}" if len(tuned) > 1 and only is not None else ""
     marked = [1 + place for place, bar in enumerate(bars) if bar.mark]
-    plot_means(plot, f"Virtual examples per class{what}, {first.views}", groups, marked)
+    return Means(f"Virtual examples per class{what}, {first.views}", groups, marked)
 
 
 @dataclass(frozen=True)

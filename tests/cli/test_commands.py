@@ -197,11 +197,13 @@ def test_the_figure_marks_the_crossing_among_the_temperatures(digits, monkeypatc
     ratio = chain.succeed(*words, digits.cache).document["crossing"]["ratio"]
     caches.of_two_classes(Path("c.h5"), [(150, -6.0)])
     fallback = chain.succeed(*words, "c.h5").document["recommended"]
-    (_, _, groups, marked), (_, _, others, marked_there) = drawn
-    assert [name for name, _ in groups][1:] == ["τ/p = 1", "τ/p = 3", f"τ/p = {ratio:.4g}\n(crossing)"]
-    assert marked == [3] and groups[3][1]["few"] == pytest.approx(groups[3][1]["many"], rel=1e-4)
-    (place,) = marked_there
-    assert others[place][0] == f"τ/p = {fallback['temperature']:.4g}\n(fallback)"
+    (_, means), (_, others) = drawn
+    names = [name for name, _ in means.groups]
+    assert names[1:] == ["τ/p = 1", "τ/p = 3", f"τ/p = {ratio:.4g}\n(crossing)"]
+    assert means.marked == [3]
+    assert means.groups[3][1]["few"] == pytest.approx(means.groups[3][1]["many"], rel=1e-4)
+    (place,) = others.marked
+    assert others.groups[place][0] == f"τ/p = {fallback['temperature']:.4g}\n(fallback)"
 
 
 def test_clean_takes_the_clean_column_alone(digits):
@@ -256,7 +258,7 @@ def test_several_caches_are_shown_one_by_one_and_compared_in_one_figure(digits, 
     from dive.report import figures
 
     drawn = []
-    monkeypatch.setattr(figures, "plot_means", lambda path, title, groups, _: drawn.append((title, groups)))
+    monkeypatch.setattr(figures, "plot_means", lambda _, means: drawn.append((means.title, means.groups)))
     both = ("tune-tau", "--cache", digits.cache, digits.clean_cache, "--tau", 1, "--power", 1, "--clean")
     document = chain.succeed(*both, "--json", "--plot", "both.png").document
     alone = [

@@ -38,7 +38,7 @@ def bars(figure) -> dict[str, list[float]]:
 
 
 def test_the_bars_are_the_images_and_then_the_means_by_temperature(drawn):
-    figures.plot_means(Path("figure.png"), "A title", [("images", COUNTS), *FOUND])
+    figures.plot_means(Path("figure.png"), figures.Means("A title", [("images", COUNTS), *FOUND]))
     assert bars(drawn[0]) == {
         "many-shot": [252.0, 237.0, 112.0],
         "medium-shot": [49.5, 52.0, 92.0],
@@ -50,7 +50,7 @@ def test_the_bars_are_the_images_and_then_the_means_by_temperature(drawn):
 
 
 def test_no_bar_covers_another(drawn):
-    figures.plot_means(Path("figure.png"), "A title", [("images", COUNTS), *FOUND])
+    figures.plot_means(Path("figure.png"), figures.Means("A title", [("images", COUNTS), *FOUND]))
     (axes,) = drawn[0].axes
     spans = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches)
     assert len(spans) == 9
@@ -58,7 +58,7 @@ def test_no_bar_covers_another(drawn):
 
 
 def test_a_marked_group_alone_has_a_shaded_ground(drawn):
-    figures.plot_means(Path("figure.png"), "A title", [("images", COUNTS), *FOUND], [2])
+    figures.plot_means(Path("figure.png"), figures.Means("A title", [("images", COUNTS), *FOUND], [2]))
     (axes,) = drawn[0].axes
     wide = [patch for patch in axes.patches if patch.get_width() > 0.9]
     assert [patch.get_x() + patch.get_width() / 2 for patch in wide] == pytest.approx([2])
@@ -67,13 +67,13 @@ def test_a_marked_group_alone_has_a_shaded_ground(drawn):
 def test_a_group_without_classes_has_no_bars(drawn):
     counts = COUNTS | {"few": None}
     found = ("τ/p = 1", {"many": 2.0, "medium": 1.0, "few": None})
-    figures.plot_means(Path("figure.svg"), "A title", [("images", counts), found])
+    figures.plot_means(Path("figure.svg"), figures.Means("A title", [("images", counts), found]))
     assert list(bars(drawn[0])) == ["many-shot", "medium-shot"]
 
 
 def test_the_suffix_is_the_format():
     for name in ("figure.png", "figure.svg", "figure.pdf", "figure.PNG"):
-        figures.plot_means(Path(name), "A title", [("images", COUNTS), *FOUND])
+        figures.plot_means(Path(name), figures.Means("A title", [("images", COUNTS), *FOUND]))
     for name in ("figure.png", "figure.PNG"):
         with Image.open(name) as image:
             assert image.format == "PNG" and min(image.size) > 400
@@ -91,11 +91,11 @@ def test_the_suffix_is_the_format():
 @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
 def test_the_same_figure_is_the_same_file(suffix):
     for name in ("a", "b"):
-        figures.plot_means(Path(name + suffix), "A title", [("images", COUNTS), *FOUND])
+        figures.plot_means(Path(name + suffix), figures.Means("A title", [("images", COUNTS), *FOUND]))
     assert Path("a" + suffix).read_bytes() == Path("b" + suffix).read_bytes()
 
 
 def test_a_figure_that_cannot_be_drawn_leaves_no_file():
     with pytest.raises(KeyError):
-        figures.plot_means(Path("figure.jpg"), "A title", [("images", COUNTS), *FOUND])
+        figures.plot_means(Path("figure.jpg"), figures.Means("A title", [("images", COUNTS), *FOUND]))
     assert list(Path().iterdir()) == []

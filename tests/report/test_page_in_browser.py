@@ -273,7 +273,7 @@ def test_eight_thousand_classes_follow_the_slider(browser, tmp_path):
     ]
     cache = content.CachePart(
         "c.h5", "teacher", (counts.sum(), 1, classes), [f"species {c}" for c in range(classes)],
-        counts.tolist(), shots, None, positions, None, "", [], "",
+        counts.tolist(), shots, False, None, positions, None, "", b"", "", [], "",
     )  # fmt: skip
     (tmp_path / "c.html").write_bytes(document.document(content.Page("large", [], [cache])))
     with opened(browser, tmp_path / "c.html") as page:
@@ -293,6 +293,18 @@ def test_eight_thousand_classes_follow_the_slider(browser, tmp_path):
         )
         assert traces(page, "classes-0", "y")[3][:50] != first
         assert milliseconds < 2000  # some 100 on a quiet machine
+
+
+def test_the_papers_figure_is_shown_when_it_is_asked_for(browser, report):
+    with opened(browser, report, scheme="dark") as page:
+        assert not page.is_visible(".paper")
+        page.click(".cache > details summary")
+        shown = page.query_selector(".paper")
+        shown.scroll_into_view_if_needed()
+        assert page.evaluate("image => image.decode().then(() => image.naturalWidth)", shown) > 500
+        assert page.evaluate("getComputedStyle(document.querySelector('.paper')).backgroundColor") == (
+            "rgb(255, 255, 255)"
+        )
 
 
 def test_it_is_printed_in_light_colours_without_its_controls(browser, report):

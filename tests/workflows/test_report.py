@@ -16,8 +16,8 @@ from PIL import Image
 import dive
 from dive.cache.encodings.codec import Head
 from dive.cache.reader import LogitCache
+from dive.data.longtail import shot_groups
 from dive.errors import DiveError, OutputError
-from dive.method.curves import Curves, examine
 from dive.report.page.content import Page
 from dive.workflows.report_caches import RATIOS, of_cache
 
@@ -38,17 +38,62 @@ def written(digits, tmp_path_factory) -> tuple[Path, Page]:
     return out, dive.write_report([digits.teacher, digits.student, digits.cache], out)
 
 
-def test_the_embedded_numbers_are_those_of_the_tune_step(written, digits):
+def exact(logits: np.ndarray, ratio: float) -> np.ndarray:
+    """Targets in float64 of logits (N, V, C), by the formula."""
+    target = np.exp((logits - logits.max(axis=-1, keepdims=True)).astype(np.float64) / ratio)
+    return target / target.sum(axis=-1, keepdims=True)
+
+
+def test_the_embedded_numbers_are_those_of_sums_in_float64(written, digits):
     (of_cache,) = embedded(written[0])["sections"]["virtual-examples"]
     cache = LogitCache(digits.cache)
-    pairs = examine(Curves(cache), RATIOS, (1.0,))
+    logits = cache.whole()
+    shots = shot_groups(cache.class_counts)
     order = np.argsort(-cache.class_counts, kind="stable")
     values = np.frombuffer(base64.b64decode(of_cache["values"]), "<f4").reshape(len(RATIOS), -1)
     assert of_cache["ratios"] == list(RATIOS)
-    for place, pair in enumerate(pairs):
-        np.testing.assert_allclose(values[place], pair.distribution.per_class[order], rtol=1e-6)
-        assert of_cache["shots"][place] == pytest.approx(pair.distribution.shots, rel=1e-9)
-        assert of_cache["information"][place] == pytest.approx(pair.distribution.information, rel=1e-9)
+    for place, ratio in enumerate(RATIOS):
+        target = exact(logits, ratio)
+        per_class = target.mean(axis=1).sum(axis=0)
+        np.testing.assert_allclose(values[place], per_class[order], rtol=1e-5)
+        means = {name: per_class[members].mean() for name, members in shots.items()}
+        assert of_cache["shots"][place] == pytest.approx(means, rel=1e-5)
+        logs = np.log(target, where=target > 0, out=np.zeros_like(target))
+        information = np.log(10) + (target * logs).sum(axis=-1).mean()
+        assert of_cache["information"][place] == pytest.approx(information, abs=1e-6)  # nats, of 2.3
+
+
+def test_clean_is_of_the_clean_view_alone(digits):
+    cache = LogitCache(digits.cache)
+    part = of_cache(cache, clean=True)
+    (clean,) = cache.whole()[:, cache.views[0] == 4].transpose(1, 0, 2)
+    for position in part.positions:
+        expected = exact(clean, position.ratio).sum(axis=0)
+        np.testing.assert_allclose(position.per_class, expected, rtol=1e-5)
+    there = exact(clean, part.crossing.ratio).sum(axis=0)
+    assert part.crossing.few == pytest.approx(there[cache.class_counts <= 20].mean(), rel=1e-4)
+    chain.succeed("report", digits.cache, "--clean", "--out", "clean.html")
+    assert "the clean view · 10 classes" in Path("clean.html").read_text()
+
+
+def test_the_papers_figure_is_the_one_that_the_tune_step_draws(written, digits):
+    """Element by element; a number may differ by what the order of a pass's temperatures rounds."""
+    chain.succeed("tune-tau", "--cache", digits.cache, "--plot", "p.svg")
+    (of_cache,) = written[1].caches
+    numbers = re.compile(r"-?\d+\.\d+")
+    here, there = of_cache.figure.decode(), Path("p.svg").read_text()
+    assert numbers.sub("", here) == numbers.sub("", there)
+    np.testing.assert_allclose(
+        [float(found) for found in numbers.findall(here)],
+        [float(found) for found in numbers.findall(there)],
+        atol=2e-3,
+    )
+    assert base64.b64encode(of_cache.figure) in written[0].read_bytes()
+    images = of_cache.images
+    assert of_cache.figure_says.startswith(
+        "Virtual examples per class, 9 stored views. images "
+        f"many {images['many']:.0f}, medium {images['medium']:.0f}, few {images['few']:.0f}; τ/p = 1 many "
+    )
 
 
 def test_positions_are_numbers_that_people_type_and_lie_close():

@@ -56,9 +56,10 @@ class Picture:
 class CachePart:
     """What a page shows of a cache.
 
-    images: mean training images per class in many, medium and few. sample: of how many images the virtual
-    examples are estimated, None for all. pictures: None where there are none, and `without` says why.
-    origin: names and values to list. command: that makes it again.
+    images: mean training images per class in many, medium and few. clean: whether virtual examples are of
+    the clean view alone. sample: of how many images they are estimated, None for all. figure: the paper's,
+    as SVG, and `figure_says` in words. pictures: None where there are none, and `without` says why. origin:
+    names and values to list. command: that makes it again.
     """
 
     file: str
@@ -67,10 +68,13 @@ class CachePart:
     classes: list[str]
     class_counts: list[int]
     images: dict[str, float | None]
+    clean: bool
     sample: int | None
     positions: list[Position]
     crossing: Crossing | None
     advice: str
+    figure: bytes
+    figure_says: str
     origin: list[tuple[str, str]]
     command: str
     pictures: list[Picture] | None = None

@@ -28,6 +28,9 @@ def is_own(path: Path) -> bool:
 
 
 KIND = Kind("a page", is_own)
+WITHOUT_SCRIPTS = (
+    "This browser runs no scripts: the slider and the figures are missing. Their numbers are in the tables."
+)
 
 
 def document(page: Page) -> bytes:
@@ -53,6 +56,7 @@ def document(page: Page) -> bytes:
     body = join(
         [
             _top(sections),
+            element("noscript", element("p", WITHOUT_SCRIPTS, class_="missing")),
             element("main", _header(page), *(one.html() for one in sections)),
             element("script", embedded(data), type="application/json", id="data"),
             *(element("script", Markup(script)) for script in scripts),

@@ -10,7 +10,7 @@ from dive.data.longtail import shot_groups
 from dive.printable import printable
 from dive.recipe.shots import SHOTS
 from dive.report.page.content import CachePart, Page
-from dive.report.page.markup import Markup, element, join, number, table
+from dive.report.page.markup import Markup, details, element, join, number, table
 from dive.report.page.plots import Key, Plot
 from dive.report.page.section import Section, missing
 from dive.report.page.virtual_examples_figures import (
@@ -107,18 +107,27 @@ def _panel(place: int, cache: CachePart) -> tuple[Markup, list[Plot]]:
     )
     n, views, c = cache.shape
     of = f"{n:,} images" if cache.sample is None else f"a sample of {cache.sample:,} of {n:,} images"
-    about = f"{cache.model} · {of} · {views} stored view{'s' * (views > 1)} · {c:,} classes"
+    seen = "the clean view" if cache.clean else f"{views} stored view{'s' * (views > 1)}"
+    about = f"{cache.model} · {of} · {seen} · {c:,} classes"
     html = element(
         "div",
         element("p", about, class_="about"),
         _controls(place, cache, present),
         element("div", classes.html(), groups.html(), class_="pair"),
         curves.html(),
+        _paper(cache),
         class_="cache",
         data_cache=place,
         hidden=place > 0,
     )
     return html, [classes, groups, curves]
+
+
+def _paper(cache: CachePart) -> Markup:
+    """The figure of `dive tune-tau --plot`, to be kept or put into a text."""
+    uri = f"data:image/svg+xml;base64,{base64.b64encode(cache.figure).decode()}"
+    picture = element("img", src=uri, alt=cache.figure_says, class_="paper")
+    return details("The paper’s Figure 5 of this cache, as dive tune-tau --plot draws it", picture)
 
 
 def _controls(place: int, cache: CachePart, present: list[str]) -> Markup:

@@ -4,6 +4,7 @@ The commands run on the digits in a folder of their own, as in `make demo`; rich
 """
 
 import os
+import platform
 import re
 import shlex
 import subprocess
@@ -43,7 +44,9 @@ def shown(command: str, folder: Path) -> str:
     environment.pop("OMP_NUM_THREADS", None)  # as the demo runs
     words = [sys.executable, "-m", "dive", *shlex.split(command)]
     done = subprocess.run(words, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout.replace(sys.prefix, ".venv").replace(str(ROOT), ".")
+    kernel = platform.release()
+    printed = done.stdout.replace(kernel, kernel.partition("-")[0])  # without the name of its build
+    return printed.replace(sys.prefix, ".venv").replace(str(ROOT), ".")
 
 
 def picture(name: str, command: str, printed: str) -> str:

@@ -73,9 +73,10 @@ def by_crossing(curves: Curves, found: Search) -> Advice:
     share = kept / plain.information if plain.information > UNIFORM else 0.0
     overtake = f"few-shot classes overtake many-shot ones at τ/p = {ratio:.4g}"
     if share < LEAST_KEPT:
+        little = f"only {share:.1%}" if share >= 5e-4 else "less than 0.1%"
         return _by_information(
             curves,
-            f"{overtake}, where the targets keep only {share:.1%} of the information at τ/p = 1: they are "
+            f"{overtake}, where the targets keep {little} of the information at τ/p = 1: they are "
             "all but uniform.",
         )
     return Advice(

@@ -1,14 +1,15 @@
 """The advice: the grid's rule on means by hand, the crossing's and its fallback on small caches."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import caches
 import numpy as np
 import pytest
 
-from dive.method.advice import INFORMATION, RULES, by_grid, recommend
-from dive.method.crossing import find_crossing
+from dive.method.advice import INFORMATION, RULES, by_crossing, by_grid, recommend
+from dive.method.crossing import find_crossing, search
 from dive.method.curves import Curves, examine
 from dive.method.virtual_examples import Distribution, virtual_examples
 
@@ -163,6 +164,18 @@ def test_a_crossing_of_all_but_uniform_targets_is_told_and_not_recommended():
     assert f"overtake many-shot ones at τ/p = {ratio:.4g}, where the targets keep only " in advice.reason
     (kept,) = virtual_examples(cache, [2 * advice.tau])
     assert kept.information == pytest.approx(0.2 * plain.information, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("share", "told"), [(0.0123, "only 1.2%"), (6e-4, "only 0.1%"), (4e-4, "less than 0.1%")]
+)
+def test_a_small_share_is_told_in_a_tenth_of_a_percent(share, told):
+    cache = caches.of_two_classes(PATH, [(140, -40.0), (10, 0.0), (100, 56.1)])
+    curves = Curves(cache)
+    found, (plain,) = search(curves), curves.at([1.0])
+    there = replace(found.crossing.distribution, information=share * plain.information)
+    known = replace(found, crossing=replace(found.crossing, distribution=there))
+    assert f"the targets keep {told} of the information at" in by_crossing(curves, known).reason
 
 
 def test_a_teacher_that_favours_few_shot_classes_from_the_start_is_told_so():

@@ -2,8 +2,8 @@
 
     python tests/page_pictures.py report.html
 
-The pictures are of a page of results/cifar100_lt_bbn (ce.pt, teacher.pt, student.pt) and the teacher's cache of
-all views, with `--data`.
+The pictures are of a page of results/cifar100_lt_bbn (ce.pt, teacher.pt, student.pt) and the teacher's cache
+of all views, with `--data`.
 """
 
 import io

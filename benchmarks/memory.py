@@ -18,10 +18,14 @@ from dive.views.resized_crop import ResizedCrop
 
 BATCH, SIZE = 32, 64
 WIDTH, HEIGHT = 200, 150  # of the photographs
+_OWN = ("Pss_Anon:", "Pss_Shmem:")
 
 
 def taken() -> int:
-    """Bytes of memory of this process and its descendants; what several share is counted once."""
+    """Bytes of memory of this process and its descendants; what several share is counted once.
+
+    Without the pages of files, of which a process has more or less as other programs map the same libraries.
+    """
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -38,7 +42,7 @@ def taken() -> int:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         except OSError:
             continue
-        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(_OWN))
     return total
 
 

@@ -36,7 +36,9 @@ PRELOADED = [
     "sklearn.datasets",
     "torch._dynamo",
 ]
-# Before anything starts the fork server of the tests, which imports only once what it is told to.
+# Before anything starts the fork server of the tests, which imports only once what it is told to, and torch
+# in it reads only then what `dive` under torchrun sets.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
 # As most tests run teacher and student, also where there is a GPU.
 DIGITS = ("--config", CONFIG, "--device", "cpu", "--precision", "fp32", "--quiet")

@@ -176,9 +176,8 @@ def torchrun(
 
 
 def told(outcomes: Sequence[chain.Outcome]) -> Iterator[str]:
-    """The lines of all processes on stderr, without warnings and torch's own, which may have a trace."""
-    of_torch = ("[", "frame #", "Exception raised from ")
+    """The lines of all processes on stderr, without warnings."""
     for outcome in outcomes:
         for line in outcome.err.splitlines():
-            if line and not line.startswith(("warning: ", *of_torch)):
+            if not line.startswith("warning: "):
                 yield line

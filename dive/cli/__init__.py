@@ -19,6 +19,8 @@ _OUT_OF_MEMORY = (
 
 def main() -> None:
     """Run the command line and exit; a user's mistake never shows a traceback."""
+    if "WORLD_SIZE" in os.environ:  # torch, imported later, prints traces where another process has gone
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         try:
             code = _run()

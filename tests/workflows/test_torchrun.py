@@ -196,7 +196,7 @@ def test_sync_batchnorm_is_refused_on_a_cpu():
 @pytest.mark.slow
 def test_a_grid_is_trained_in_whole_students_side_by_side_or_split(digits):
     words = ("student", *chain.DIGITS, "--epochs", 1, "--cache", digits.cache, "--tau", 1, 3, 6)
-    chain.succeed(*words, "--out", "one.pt")
+    together(1, *words, "--out", "one.pt")  # of as many threads as each of two has
     first, second = together(2, *words, "--json", "--out", "apart.pt")
     names = [Path(one["checkpoint"]).name for one in first.document["students"]]
     assert names == [f"apart-t{tau}-p0.5-w0.5-s0.pt" for tau in (1, 3, 6)]

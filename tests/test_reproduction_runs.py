@@ -121,7 +121,7 @@ def test_times_are_those_of_the_fastest_run_alike_by_images_and_epochs():
     assert plan.estimate(RUN["bbn/student"], records) == (pytest.approx(3600), "fast")
     seconds, name = plan.estimate(RUN["bbn_if10/student"], records)  # 19 573 images (Cao et al.)
     assert (seconds, name) == (pytest.approx(3600 * 19573 / 10847), "fast")
-    seconds, name = plan.estimate(RUN["bbn_autoaug/student-ensemble-k200-e400"], records)
+    seconds, name = plan.estimate(RUN["bbn_autoaug/student-ensemble-e400"], records)
     assert (seconds, name) == (pytest.approx(120), "augmented")
     assert plan.estimate(RUN["efficientnet_lite0/teacher"], records) == (None, None)
     seconds, name = plan.estimate_export(CACHE["bbn/ensemble"], records)  # 3 teachers, 162 views

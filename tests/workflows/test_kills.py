@@ -1,4 +1,4 @@
-"""Kills at random moments, twenty on the digits and three on photographs; `make torture` does more of both."""
+"""Kills at random moments, twenty on the digits and three on photographs; `make torture` does more."""
 
 import multiprocessing
 from pathlib import Path

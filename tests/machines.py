@@ -14,7 +14,7 @@ from pathlib import Path
 
 import chain
 import pytest
-import ranks
+from torchrun import ENVIRONMENT
 
 NAMES = ("alpha", "beta")
 CABLE = "eth0"  # the interface of each
@@ -99,7 +99,7 @@ def torchrun(
     started = [
         subprocess.Popen(
             machine.command([*run, *words]),
-            env=os.environ | ranks.ENVIRONMENT | dict(environment or {}),
+            env=os.environ | ENVIRONMENT | dict(environment or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,4 +1,4 @@
-"""`dive` in several processes that train together: forked ones, quickly, or those of a real torchrun.
+"""`dive` in several processes that train together, forked ones, which begin quickly.
 
 Forked processes find in their environment what torchrun would put there; the first of them keeps the store.
 """
@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,8 +27,6 @@ def build(classes):
     pooled = nn.AdaptiveAvgPool2d(2)
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Tanh(), pooled, nn.Flatten(), nn.Linear(32, classes))
 """
-WORKER = Path(__file__).with_name("torchrun_worker.py")
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(chain.ROOT)}
 SECONDS = 150  # within which all must have ended
 
 
@@ -152,27 +149,6 @@ def _owner(spot: str) -> tuple[Any, str]:
     for part in outer:
         owner = getattr(owner, part)
     return owner, name
-
-
-def torchrun_command(size: int, restarts: int, *words: object) -> list[str]:
-    """`dive` with these words under torchrun."""
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
-    return [*run, "--max-restarts", str(restarts), str(WORKER), *map(str, words)]
-
-
-def torchrun(
-    size: int, *words: object, restarts: int = 0, environment: Mapping[str, str] | None = None
-) -> chain.Outcome:
-    """`dive` with these words under torchrun; what all processes and torchrun printed."""
-    done = subprocess.run(
-        torchrun_command(size, restarts, *words),
-        env=os.environ | ENVIRONMENT | dict(environment or {}),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    return chain.Outcome(done.returncode, done.stdout, done.stderr)
 
 
 def told(outcomes: Sequence[chain.Outcome]) -> Iterator[str]:

@@ -1,13 +1,17 @@
-"""Commands under torchrun, in processes of their own or as if they were started by it."""
+"""Commands under a real torchrun, and what it puts into the environment."""
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+DIVE = ("-m", "dive")
+SAVING = (str(ROOT / "tests" / "torchrun_worker.py"),)  # dive that saves its state after every epoch
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 PLACE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
@@ -23,16 +27,22 @@ def environment(rank: int, size: int, restart: int = 0) -> dict[str, str]:
     }
 
 
-def start(size: int, *words: object, settings: Mapping[str, str] | None = None) -> subprocess.Popen:
-    """`torchrun --nproc-per-node SIZE -m dive WORDS`, started in this folder; one thread a process.
+def command(size: int, *words: object, program: Sequence[str] = DIVE, restarts: int = 0) -> list[str]:
+    """`torchrun --nproc-per-node SIZE PROGRAM WORDS`."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+    return [*run, "--max-restarts", str(restarts), *program, *map(str, words)]
 
-    settings: further environment variables.
+
+def start(
+    size: int, *words: object, settings: Mapping[str, str] | None = None, **more: Any
+) -> subprocess.Popen:
+    """The command, started in this folder; one thread a process.
+
+    settings: further environment variables. more: as `command` takes it.
     """
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size), "-m", "dive"]
-    place = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
-        [*torchrun, *map(str, words)],
-        env=os.environ | place | dict(settings or {}),
+        command(size, *words, **more),
+        env=os.environ | ENVIRONMENT | dict(settings or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -40,9 +50,9 @@ def start(size: int, *words: object, settings: Mapping[str, str] | None = None) 
     )
 
 
-def run(size: int, *words: object) -> subprocess.CompletedProcess:
+def run(size: int, *words: object, **more: Any) -> subprocess.CompletedProcess:
     """The same, waited for."""
-    started = start(size, *words)
+    started = start(size, *words, **more)
     out, err = started.communicate(timeout=300)
     return subprocess.CompletedProcess(started.args, started.returncode, out, err)
 

@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import chain
 import processes
-import ranks
 import torchrun
 import torture
 
@@ -79,8 +78,8 @@ def torture_ranks(digits: chain.Chain, folder: Path, kills: int, seed: int) -> R
 def _run(words: tuple, out: Path, moments: list[tuple[float, int]], report: Report) -> int:
     """Run a command under torchrun, killing a rank at each moment, counted from the last; the exit code."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | ranks.ENVIRONMENT
-    command = ranks.torchrun_command(SIZE, KILLS_A_RUN, *words, "--out", out)
+    environment = os.environ | torchrun.ENVIRONMENT
+    command = torchrun.command(SIZE, *words, "--out", out, program=torchrun.SAVING, restarts=KILLS_A_RUN)
     with open(out.parent / "stderr", "w") as err:
         child = subprocess.Popen(
             command, env=environment, cwd=out.parent, stdout=err, stderr=err, start_new_session=True

@@ -102,9 +102,7 @@ def command(
       dive export-logits --teacher pretrained.yaml --teacher-prior none
     """
     recipe = options.read_recipe(config, assignments, data__root=data, precision=precision)
-    from dive.cli.tables import cell, new_table, print_table
-    from dive.files import readable_size
-    from dive.recipe.teachers import teachers_name, teachers_of
+    from dive.cli.tables import print_cache
     from dive.workflows.export import ExportOptions, export_logits
     from dive.world import this_world
 
@@ -129,14 +127,7 @@ def command(
     if shard is not None:
         _print_shard(exported.record)
         return
-    n, v, c = exported.record["shape"]
-    table = new_table(
-        f"Logit cache {exported.path}", ["teacher"], ["samples", "views", "classes", "store", "size"]
-    )
-    size = readable_size(exported.record["bytes"])
-    name = teachers_name(teachers_of(exported.record))
-    table.add_row(cell(name), f"{n:,}", f"{v}", f"{c}", store, size)
-    print_table(table)
+    print_cache(exported.path, exported.record)
 
 
 def _print_shard(record: dict[str, Any]) -> None:

@@ -74,14 +74,6 @@ def command(
     if as_json:
         options.print_json(imported.record)
         return
-    from dive.cli.tables import cell, new_table, print_table
-    from dive.files import readable_size
-    from dive.recipe.teachers import teachers_name, teachers_of
+    from dive.cli.tables import print_cache
 
-    record = imported.record
-    n, v, c = record["shape"]
-    columns = ["samples", "views", "classes", "store", "size"]
-    table = new_table(f"Logit cache {imported.path}", ["teacher"], columns)
-    name = teachers_name(teachers_of(record))
-    table.add_row(cell(name), f"{n:,}", f"{v}", f"{c}", store, readable_size(record["bytes"]))
-    print_table(table)
+    print_cache(imported.path, imported.record)

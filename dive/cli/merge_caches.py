@@ -49,15 +49,6 @@ def command(
     if as_json:
         options.print_json(merged.record)
         return
-    from dive.cli.tables import cell, new_table, print_table
-    from dive.files import readable_size
-    from dive.recipe.teachers import teachers_name
+    from dive.cli.tables import print_cache
 
-    record = merged.record
-    n, v, c = record["shape"]
-    columns = ["samples", "views", "classes", "store", "size"]
-    table = new_table(f"Logit cache {merged.path}", ["teacher"], columns)
-    size = readable_size(record["bytes"])
-    name = teachers_name(record["teachers"])
-    table.add_row(cell(name), f"{n:,}", f"{v}", f"{c}", record["store"], size)
-    print_table(table)
+    print_cache(merged.path, merged.record)

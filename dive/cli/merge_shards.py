@@ -23,19 +23,11 @@ def command(out: Path | None, config: Path | None, as_json: bool, quiet: bool, f
     """
     if out is None:
         out = cache_of(options.read_recipe(config, ()))
-    from dive.cli.tables import cell, new_table, print_table
-    from dive.files import readable_size
-    from dive.recipe.teachers import teachers_name, teachers_of
+    from dive.cli.tables import print_cache
     from dive.workflows.merge_shards import merge_shards
 
     merged = merge_shards(out, force, options.reporter(quiet))
     if as_json:
         options.print_json(merged.record)
         return
-    record = merged.record
-    n, v, c = record["shape"]
-    columns = ["samples", "views", "classes", "store", "size", "shards"]
-    table = new_table(f"Logit cache {merged.path}", ["teacher"], columns)
-    size, name = readable_size(record["bytes"]), teachers_name(teachers_of(record))
-    table.add_row(cell(name), f"{n:,}", f"{v}", f"{c}", record["store"], size, f"{record['shards']}")
-    print_table(table)
+    print_cache(merged.path, merged.record, shards=f"{merged.record['shards']}")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -9,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dive.files import readable_size
 from dive.printable import printable
-from dive.recipe.teachers import model_name
+from dive.recipe.teachers import model_name, teachers_name, teachers_of
 
 if TYPE_CHECKING:
     from dive.training.evaluation import Accuracy
@@ -60,6 +62,22 @@ def percent(value: float | None, spread: float | None = None) -> str:
 def number(value: float | None, digits: int) -> str:
     """A number with so many digits; a dash where there is none or it is not finite."""
     return ABSENT if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def print_cache(path: Path, record: Mapping[str, Any], **more: str) -> None:
+    """Print what a cache that was just made is of, from the record of it. more: further columns."""
+    n, v, c = record["shape"]
+    columns = {
+        "samples": f"{n:,}",
+        "views": f"{v}",
+        "classes": f"{c}",
+        "store": record["store"],
+        "size": readable_size(record["bytes"]),
+        **more,
+    }
+    table = new_table(f"Logit cache {path}", ["teacher"], columns)
+    table.add_row(cell(teachers_name(teachers_of(record))), *columns.values())
+    print_table(table)
 
 
 def shot_table(title: str, rows: Iterable[tuple[str, "Accuracy"]]) -> Table:

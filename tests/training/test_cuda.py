@@ -7,8 +7,8 @@ import caches
 import chain
 import numpy as np
 import pytest
-import ranks
 import torch
+import torchrun
 
 from dive.cache.reader import LogitCache
 from dive.data.longtail import Samples
@@ -309,8 +309,8 @@ def test_synchronised_batch_norm_over_processes_is_that_of_one(size):
     words = ("teacher", *ON_CUDA, "--epochs", 2, *(word for one in sets for word in ("--set", one)))
     chain.succeed(*words, "--out", "one.pt")
     devices = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(torch.cuda.device_count())))}
-    outcome = ranks.torchrun(size, *words, "--out", "many.pt", environment=devices)
-    assert outcome.code == 0, outcome
+    done = torchrun.run(size, *words, "--out", "many.pt", settings=devices)
+    assert done.returncode == 0, done
     assert losses(history(Path("many.pt"))) == pytest.approx(losses(history(Path("one.pt"))), rel=5e-3)
     one, many = (checkpoint.load_finished(Path(name))["model"] for name in ("one.pt", "many.pt"))
     for name in (name for name in one if "running" in name):

@@ -13,6 +13,7 @@ import chain
 import pytest
 import ranks
 import torch
+import torchrun
 import torture_training_ranks
 from conftest import png
 
@@ -214,12 +215,11 @@ def test_a_grid_is_trained_in_whole_students_side_by_side_or_split(digits):
 def test_torchrun_recovers_from_a_killed_rank_by_itself():
     words = ("teacher", *THREE)
     together(2, *words, "--out", "whole.pt")
-    outcome = ranks.torchrun(
-        2, *words, "--out", "t.pt", restarts=3, environment={"DIVE_TEST_KILL": f"0:{2 * STEPS + 4}"}
-    )
-    assert outcome.code == 0, outcome
+    kill = {"DIVE_TEST_KILL": f"0:{2 * STEPS + 4}"}
+    done = torchrun.run(2, *words, "--out", "t.pt", program=torchrun.SAVING, restarts=3, settings=kill)
+    assert done.returncode == 0, done
     assert same_bits("t.pt", "whole.pt")
-    assert outcome.out.count("teacher (bsce)") == 1
+    assert done.stdout.count("teacher (bsce)") == 1
     assert not Path(".t.pt.lock").exists() and not Path("t.state").exists()
 
 
@@ -232,7 +232,7 @@ def test_torchrun_recovers_whichever_rank_is_killed_whenever(digits, tmp_path):
 
 @pytest.mark.slow
 def test_torchrun_ends_with_one_line_of_dive_where_a_process_fails():
-    outcome = ranks.torchrun(2, "teacher", *THREE, "--set", "optimizer.lr=1e30", "--out", "t.pt")
-    assert outcome.code != 0 and outcome.out == ""
-    lines = [line for line in outcome.err.splitlines() if line.startswith("dive: ")]
-    assert len(lines) == 1 and "the loss is" in lines[0], outcome.err
+    done = torchrun.run(2, "teacher", *THREE, "--set", "optimizer.lr=1e30", "--out", "t.pt")
+    assert done.returncode != 0 and done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("dive: ")]
+    assert len(lines) == 1 and "the loss is" in lines[0], done.stderr

@@ -4,6 +4,7 @@ DIVE_TEST_KILL: `rank:step`, both numbers; the process of that rank gets SIGKILL
 state is saved after every epoch.
 """
 
+import atexit
 import math
 import os
 import signal
@@ -28,6 +29,7 @@ def strike(rank: int, step: int) -> None:
         Step.advance = counted
 
 
+atexit.register(os.abort)  # what torch's threads do there now and then: dive must have ended before
 loop.SAVING_SHARE = math.inf
 if (kill := os.environ.get("DIVE_TEST_KILL")) and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
     strike(*map(int, kill.split(":")))

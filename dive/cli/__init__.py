@@ -28,8 +28,10 @@ def main() -> None:
             code = _interrupted_early()
     except KeyboardInterrupt:  # and once more
         code = _interrupted_early()
-    if code and _has_met_peers():
-        os._exit(code)  # nothing of torch's end waits for processes that are gone
+    if _has_met_peers():
+        # At the interpreter's end torch's threads wait for processes that are gone; now and then one that is
+        # still there ends this process by SIGABRT, and a finished run looks like a failed one.
+        os._exit(code)
     sys.exit(code)
 
 

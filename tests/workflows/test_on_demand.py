@@ -24,7 +24,8 @@ from dive.workflows import run
 PICTURE = Path("pictures/train/ant/000.jpg")
 # `dive` that says "now" when the second epoch has begun, and goes on when it is given a line.
 WAITING = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite run in the background ignores it
 from dive.feeds.images import StreamedImages
 
 load, calls = StreamedImages.load, []

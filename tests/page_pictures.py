@@ -7,11 +7,10 @@ of all views, with `--data`.
 """
 
 import io
-import os
-import shutil
 import sys
 from pathlib import Path
 
+import chromium
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
@@ -23,10 +22,8 @@ SHOWN = {"light": ("body", "#virtual-examples .pair"), "dark": ("#pictures", "#p
 
 def draw(page: Path, folder: Path = FIGURES) -> None:
     """Open a page in both themes and write what is shown of it into a folder."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=options)
+        browser = chromium.launch(playwright)
         for theme, (first, last) in SHOWN.items():
             window = {"width": WIDTH, "height": 4000}
             opened = browser.new_page(viewport=window, color_scheme=theme, offline=True)

@@ -19,8 +19,6 @@ _OUT_OF_MEMORY = (
 
 def main() -> None:
     """Run the command line and exit; a user's mistake never shows a traceback."""
-    if "WORLD_SIZE" in os.environ:  # torch, imported later, prints traces where another process has gone
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         try:
             code = _run()
@@ -44,6 +42,8 @@ def _run() -> int:
         from dive.cli import streams
 
         streams.prepare()
+        if _has_peers():  # torch, imported later, prints a trace where one of them has gone
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         from dive.cli.group import run
 
         code = run(sys.argv[1:])

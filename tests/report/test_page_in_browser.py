@@ -1,9 +1,7 @@
 """The page in headless Chromium: it loads nothing, complains of nothing, and its controls do as they say."""
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import caches
 import chain
+import chromium
 import numpy as np
 import pytest
 
@@ -20,9 +19,8 @@ pytest.importorskip("plotly", reason="the page is drawn by plotly, which is not 
 from dive.report.page import content, document
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"
+    chromium.PATH is None, reason="there is no Chromium here: apt-get install chromium"
 )
 
 NAMES = (
@@ -36,9 +34,8 @@ SIZES = [(1400, "light"), (1400, "dark"), (390, "light"), (390, "dark")]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []  # which Chromium asks of root
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        browser = chromium.launch(playwright)
         yield browser
         browser.close()
 
@@ -293,6 +290,22 @@ def test_eight_thousand_classes_follow_the_slider(browser, tmp_path):
         )
         assert traces(page, "classes-0", "y")[3][:50] != first
         assert milliseconds < 2000  # some 100 on a quiet machine
+
+
+def test_without_scripts_the_page_says_so_and_its_tables_have_the_numbers(browser, report, digits):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    assert "the slider, the figures and the virtual examples of every class" in page.inner_text("noscript")
+    summary = page.locator("#curves-0 + details summary")
+    summary.click()
+    shown = page.locator("#curves-0 + details").inner_text()
+    (pair,) = chain.succeed("tune-tau", "--cache", digits.cache, "--tau", 3, "--power", 1, "--json").document[
+        "pairs"
+    ]
+    (row,) = (line.split() for line in shown.splitlines() if line.split()[:1] == ["3"])
+    assert row[1:4] == [f"{pair[shot]:.1f}" for shot in ("many", "medium", "few")]
+    context.close()
 
 
 def test_the_papers_figure_is_shown_when_it_is_asked_for(browser, report):

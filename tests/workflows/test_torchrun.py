@@ -225,9 +225,9 @@ def test_torchrun_recovers_from_a_killed_rank_by_itself():
 
 @pytest.mark.slow
 def test_torchrun_recovers_whichever_rank_is_killed_whenever(digits, tmp_path):
-    report = torture_training_ranks.torture_ranks(digits, tmp_path, kills=1, seed=0)
+    report = torture_training_ranks.torture_ranks(digits, tmp_path, kills=3, seed=0)
     assert report.faults == []
-    assert sum(report.kills.values()) >= 1
+    assert sum(report.kills.values()) >= 3
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ class Head:
     def logits(self, features: np.ndarray) -> np.ndarray:
         """The logits (…, C) float32 of features (…, D): sums in float64, rounded once.
 
-        The order of summing, which no two libraries share, then decides a bit of one logit in some 10⁸.
+        The order of summing, which no two libraries share, then hardly ever decides a bit.
         """
         flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
         logits = (flat @ self.weight.T.astype(np.float64) + self.bias).astype(np.float32)

@@ -29,7 +29,8 @@ def is_own(path: Path) -> bool:
 
 KIND = Kind("a page", is_own)
 WITHOUT_SCRIPTS = (
-    "This browser runs no scripts: the slider and the figures are missing. Their numbers are in the tables."
+    "This browser runs no scripts: the slider, the figures and the virtual examples of every class are "
+    "missing. Means and accuracies are in the tables."
 )
 
 

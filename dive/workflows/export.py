@@ -158,6 +158,8 @@ def _export(recipe: Recipe, options: _Wanted, world: World, progress: Progress) 
         return content
 
     def compute(writer: BlockWriter, runtime: Runtime, missing: list[int]) -> None:
+        if missing:
+            teachers.warn_of_order(images, train, runtime, progress)
         write_missing(writer, asked.viewer, images, views, runtime, progress, missing)
 
     job = Job(options.out, options.teacher, identity, options.force, choose, content, compute)
@@ -172,7 +174,6 @@ def _export(recipe: Recipe, options: _Wanted, world: World, progress: Progress) 
     seconds = time.monotonic() - start
     progress.note(f"{options.out}: complete in {duration(seconds)}")
     cache = LogitCache(options.out)
-    teachers.warn_of_order(cache.accuracy, train.counts, progress)
     record = {
         "cache": str(options.out),
         "shape": [n, v, c],

@@ -10,12 +10,12 @@ import numpy as np
 from dive.data.logit_files.logit_file import LogitFile
 from dive.data.longtail import Samples
 from dive.errors import DataError
+from dive.method.agreement import Agreement
 from dive.printable import excerpt
 from dive.progress import Progress
 from dive.views.space import ViewSpace
 
 _BYTES_AT_ONCE = 1 << 24  # of logits in float64
-_ERRORS = 3.0  # standard errors above chance within which an accuracy is no better than it
 
 
 @dataclass(frozen=True)
@@ -132,23 +132,18 @@ class Summary:
     """What one pass over a file tells.
 
     digests: of each sample's views and logits. logits_hash: of all, with keys and classes, whatever format
-    and order they came in. accuracy: over all views. chance: what it would be if the same predictions
-    were made of samples drawn blindly. views: how many there are of how many samples.
+    and order they came in. agreement: of all views' largest logits with the labels.
     """
 
     digests: list[bytes]
     logits_hash: str
-    accuracy: float
-    chance: float
+    agreement: Agreement
 
     def warn_of_chance(self, path: Path, progress: Progress) -> None:
         """Warn where the logits tell nothing of the labels."""
-        error = np.sqrt(self.chance * (1 - self.chance) / len(self.digests))
-        if self.accuracy <= self.chance + _ERRORS * error:
-            progress.warn(
-                f"the logits of {path} are right in {self.accuracy:.1%} of the views, no better than chance "
-                f"({self.chance:.1%}): are its keys or classes mixed up?"
-            )
+        if self.agreement.tells_nothing:
+            told = self.agreement.told("the views")
+            progress.warn(f"the logits of {path} are {told}: are its keys or classes mixed up?")
 
 
 def summarised(joined: Joined, ids: np.ndarray, log_prior: np.ndarray, progress: Progress) -> Summary:
@@ -165,8 +160,8 @@ def summarised(joined: Joined, ids: np.ndarray, log_prior: np.ndarray, progress:
             predicted += np.bincount(classes.reshape(-1), minlength=len(predicted))
             right += int((classes == samples.labels[rows][:, None]).sum())
             bar.advance(len(rows))
-    chance = float((predicted / predicted.sum()) @ (samples.counts / len(samples)))
-    return Summary(digests, _hash(samples, digests), right / ids.size, chance)
+    agreement = Agreement.of(predicted, samples.counts, right, len(samples))
+    return Summary(digests, _hash(samples, digests), agreement)
 
 
 def digests_of(ids: np.ndarray, logits: np.ndarray) -> list[bytes]:

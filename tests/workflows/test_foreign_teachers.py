@@ -6,6 +6,7 @@ itself exports of that checkpoint is then what the foreign teacher must give.
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import caches
@@ -320,17 +321,37 @@ def test_the_name_of_a_shipped_recipe_is_a_foreign_teacher_too():
     assert "cifar100_lt/bbn has no finished network" in refused.complaint
 
 
-def test_a_teacher_of_another_order_of_classes_is_warned_of(digits):
+ORDER = "its classes are probably not in the data's order"
+
+
+@pytest.fixture
+def rolled(digits) -> Path:
+    """The digits' teacher with its classes one place on, as a foreign teacher."""
     state = dict(checkpoint.load(digits.teacher)["model"])
     order = np.roll(np.arange(10), 1)
     for name in ("linear.weight", "linear.bias"):
         state[name] = state[name][order]
     torch.save(state, "rolled.pth")
-    rolled = write_recipe("rolled.yaml", "rolled.pth")
+    return write_recipe("rolled.yaml", "rolled.pth")
+
+
+def test_a_teacher_of_another_order_of_classes_is_warned_of_before_it_is_exported(rolled):
     told = chain.succeed(*EXPORT, "--teacher", rolled, "--teacher-prior", "none")
+    warned = r"rolled\.yaml is right in [\d.]+% of 399 training images, no better than chance"
+    assert re.search(warned, told.err)
+    assert ORDER in told.err
     cache = LogitCache(OUT)
     assert cache.accuracy < cache.class_counts.max() / cache.class_counts.sum()
-    assert "the order of the classes of rolled.yaml is probably not that of the data" in told.err
+
+
+def test_one_of_another_order_does_not_hide_in_an_ensemble(rolled, recipe, digits):
+    words = (*EXPORT, "--teacher-prior", "none", "--teacher")
+    alike = chain.succeed(*words, recipe, "--views", "clean")
+    assert ORDER not in alike.err
+    hidden = chain.succeed(*words, rolled, recipe, "--views", "clean", "--force")
+    assert hidden.err.count(ORDER) == 1 and "rolled.yaml is right in" in hidden.err
+    shard = chain.succeed(*words, rolled, recipe, "--views", 2, "--force", "--shard", "2/2")
+    assert shard.err.count(ORDER) == 1
 
 
 def test_a_network_of_ones_own_without_a_last_linear_layer_is_a_teacher_of_logits():
@@ -391,7 +412,7 @@ def test_efficientnet_lite0_is_a_teacher_of_a_thousand_classes(repository, monke
             "export-logits", *common, *teacher, "--store", store, "--out", f"{store}.h5", "--json"
         )
         assert told.document["shape"] == [2000, 1, 1000]
-        assert "probably not that of the data" in told.err  # digits are none of ImageNet's classes
+        assert ORDER in told.err  # digits are none of ImageNet's classes
     exact, cache = caches.decoded(Path("float32.h5")), LogitCache(Path("features.h5"))
     assert cache.codec.head.weight.shape == (1000, 1280)
     off = np.abs(caches.decoded(cache.path) - exact).max(axis=-1)

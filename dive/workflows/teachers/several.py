@@ -10,14 +10,21 @@ import torch
 
 from dive.data.longtail import Samples
 from dive.errors import CheckpointError, OptionError
+from dive.feeds.feed import Batch
+from dive.feeds.images import Images
+from dive.method.agreement import Agreement
 from dive.models.ensemble import AnyNetwork, Ensemble, equal_shares
 from dive.progress import Progress
 from dive.recipe.recipe import Recipe
 from dive.recipe.teachers import PRIORS, told_teachers
+from dive.training.device import Runtime
+from dive.training.inference import batch_size, outputs
 from dive.workflows.classifier import is_recipe
 from dive.workflows.teachers.foreign import ForeignFile
 from dive.workflows.teachers.teacher import Opened, Shown, Teacher
 from dive.workflows.teachers.trained import Trained
+
+_ASKED_OF_ORDER = 512  # images, at most
 
 
 @dataclass(frozen=True)
@@ -104,21 +111,35 @@ class Teachers:
         """What a cache records of them besides its identity; no paths."""
         return told_teachers([teacher.facts() for teacher in self.each])
 
-    def warn_of_order(self, accuracy: float, class_counts: np.ndarray, progress: Progress) -> None:
-        """Warn where foreign ones may have another order of classes than the data.
+    def warn_of_order(self, images: Images, train: Samples, runtime: Runtime, progress: Progress) -> None:
+        """Warn of each foreign one whose classes are probably in another order than the data's.
 
-        accuracy: over the stored views, in [0, 1]. It is suspect where it is not above that of naming the
-        largest class throughout by three standard errors of a share of the images.
+        Each is asked alone, whatever the others of an ensemble would say: the clean views of up to 512 of
+        the training images, spread over all of them.
         """
-        unsure = [str(teacher.path) for teacher in self.each if not teacher.tells_classes]
-        images = class_counts.sum()
-        chance = class_counts.max() / images
-        if unsure and accuracy <= chance + 3 * np.sqrt(chance * (1 - chance) / images):
-            progress.warn(
-                f"{' and '.join(map(str, self.paths))}: right in {accuracy:.2%} of the stored views, no "
-                f"better than chance (naming the largest class always: {chance:.2%}); the order of the "
-                f"classes of {' and '.join(unsure)} is probably not that of the data"
-            )
+        for teacher in self.each:
+            if teacher.tells_classes:
+                continue
+            agreement = _agreement(teacher, images, train, runtime)
+            if agreement.tells_nothing:
+                told = agreement.told(f"{agreement.images} training images")
+                progress.warn(f"{teacher.path} is {told}; its classes are probably not in the data's order")
+
+
+def _agreement(teacher: Teacher, images: Images, train: Samples, runtime: Runtime) -> Agreement:
+    """How a teacher's largest logits agree with the labels of some images."""
+    rows = np.unique(np.linspace(0, len(train) - 1, _ASKED_OF_ORDER).astype(np.int64))
+    network = teacher.network.on(runtime.device)
+    size = batch_size(images.space.shape, runtime.device, network)
+    plan = Batch(rows, np.full_like(rows, images.space.clean_id), np.zeros_like(rows)).split(size)
+    answers = [logits.argmax(dim=1).cpu() for logits in outputs(network, images, plan, runtime)]
+    predicted, labels, classes = torch.cat(answers).numpy(), train.labels[rows], len(train.classes)
+    return Agreement.of(
+        np.bincount(predicted, minlength=classes),
+        np.bincount(labels, minlength=classes),
+        int((predicted == labels).sum()),
+        len(rows),
+    )
 
 
 def as_paths(given: Path | Sequence[Path]) -> tuple[Path, ...]:

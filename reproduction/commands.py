@@ -13,7 +13,9 @@ def command(record: Mapping[str, Any], configs: Path, run: Run | None = None) ->
 
     run: its line of the table, which names its cache where that is not the recipe's own.
     """
-    recipes = {str(path.relative_to(configs.parent)): path for path in sorted(configs.rglob("*.yaml"))}
+    root = configs.parent
+    files = sorted([*configs.rglob("*.yaml"), *(root / "reproduction" / "recipes").glob("*.yaml")])
+    recipes = {str(path.relative_to(root)): path for path in files}
     cache = None
     if run is not None and run.cache is not None:
         path = CACHE[run.cache].path

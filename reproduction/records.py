@@ -128,18 +128,34 @@ def by_run(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def by_recipe(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Records by the name of their recipe, those at imbalance 100 and of plain augmentation first."""
+    """Records by their recipe's name: incomparable ones last, else large imbalance and plain views first."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         found.setdefault(record["recipe"]["name"], []).append(record)
-    return dict(sorted(found.items(), key=lambda item: (pretrained(item[1]), -_imbalance(item[1]), item[0])))
+
+    def place(name: str) -> tuple[bool, float, str]:
+        return incomparable(found[name]) is not None, -_imbalance(found[name]), name
+
+    return {name: found[name] for name in sorted(found, key=place)}
 
 
-def pretrained(records: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether any of these began with weights of other data, or learned from one that did."""
-    several = list(records)
-    told = [one for record in several for one in (record, *filter(None, teachers_in(record)))]
-    return any("initial_weights" in one for one in told)
+def incomparable(records: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why runs are shown beside no table of others, as a sentence; None where they may be.
+
+    A foreign teacher is in the table of runs one of another draw.
+    """
+    teachers = [one for record in records for one in teachers_in(record) if one]
+    if any(one["kind"] == "foreign" for one in teachers):
+        return (
+            "Teacher and student are of different draws of the images: **the teacher knows pictures that the "
+            "student lacks**, so this is shown beside no table."
+        )
+    if any("initial_weights" in one for one in (*records, *teachers)):
+        return (
+            "The teacher began with weights of ImageNet-1k: **not comparable with tables without extra "
+            "data**, and shown beside none."
+        )
+    return None
 
 
 def _imbalance(records: Sequence[Mapping[str, Any]]) -> float:

@@ -16,7 +16,7 @@ from dive.recipe.reading import build
 from dive.recipe.recipe import Recipe
 from reproduction import figure, learned, literature, missing, summary, tunes
 from reproduction.commands import command
-from reproduction.records import SHOTS, Row, by_recipe, by_run, markdown, pretrained, recorded, rows_of
+from reproduction.records import SHOTS, Row, by_recipe, by_run, incomparable, markdown, recorded, rows_of
 from reproduction.table import RUN, Run
 
 ROOT = Path(__file__).parents[1]
@@ -80,12 +80,9 @@ def _section(
     recipe = build(records[0]["recipe"])
     yield f"### {summary.title(recipe)}"
     yield f"{_networks(rows)}; {sum(records[0]['class_counts']):,} training images."
-    if pretrained(records):
-        yield (
-            "The teacher began with weights of ImageNet-1k: **not comparable with tables without extra "
-            "data**, and shown beside none."
-        )
-    others = [] if pretrained(records) else literature.works_beside(recipe)
+    if reason := incomparable(records):
+        yield reason
+    others = [] if reason else literature.works_beside(recipe)
     head = ["run", *SHOTS, "over its teacher", *(work["name"] for work in others)]
     yield markdown(head, [_accuracies(row, recipe, others) for row in rows])
     head = ["run", "command", "seed", "machine", "precision", "time", "weights", "cache"]

@@ -124,7 +124,9 @@ def weights_of(run: Run) -> Path:
 
 def export(cache: Cache, data: tuple[str, ...]) -> None:
     """Export a cache from the weights of its teachers."""
-    teachers = [weights_of(RUN[name]) for name in cache.teachers]
+    teachers: list[object] = [weights_of(RUN[name]) for name in cache.teachers]
+    if cache.foreign is not None:
+        teachers = [cache.foreign, "--teacher-prior", "none"]
     stored = ("--views", cache.views, "--store", cache.store, "--out", cache.path)
     _dive("export-logits", "--config", cache.config, *data, "--teacher", *teachers, *stored)
 

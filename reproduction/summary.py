@@ -7,7 +7,7 @@ from typing import Any
 from dive.recipe.reading import build
 from dive.recipe.recipe import Recipe
 from reproduction import literature
-from reproduction.records import Row, by_recipe, markdown, pretrained, rows_of
+from reproduction.records import Row, by_recipe, incomparable, markdown, rows_of
 
 NAMES = {"cifar100": "CIFAR-100-LT", "cifar10": "CIFAR-10-LT"}
 AUGMENTATIONS = {"crop_flip": "crop and flip", "autoaugment": "AutoAugment and Cutout"}
@@ -45,7 +45,7 @@ def quick(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
 
 
 def panels(records: Iterable[Mapping[str, Any]]) -> list[Panel]:
-    """The panels of the figure: each recipe of the table without other data, at imbalance 100."""
+    """The panels of the figure: each comparable recipe of the table, at imbalance 100."""
     found: dict[str, tuple[Recipe, list[Row]]] = {}
     for recipe, row in _rows_to_compare(by_recipe(records)):
         if recipe.data.imbalance == 100:
@@ -73,7 +73,7 @@ def _rows_to_compare(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iter
     """The rows that some work reports too, and students of ensembles."""
     for members in records.values():
         recipe = build(members[0]["recipe"])
-        if pretrained(members):
+        if incomparable(members):
             continue
         for row in rows_of(members):
             works = literature.works_beside(recipe)

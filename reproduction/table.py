@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SET = "cifar100_lt"  # the folder of its recipes, and how their names begin
+OWN = Path(__file__).with_name("recipes")  # those that dive does not ship
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,15 @@ class Cache:
     """A logit cache.
 
     name: its recipe, and what tells it from that recipe's other caches. teachers: names of runs; of several
-    the ensemble. views: all, clean or a number. store: its encoding.
+    the ensemble. views: all, clean or a number. store: its encoding. foreign: the recipe that gives the
+    teacher as a foreign one, where its own draw is another.
     """
 
     name: str
     teachers: tuple[str, ...]
     views: str = "all"
     store: str = "float16"
+    foreign: Path | None = None
 
     @property
     def config(self) -> str:
@@ -80,7 +83,9 @@ class Tune:
 
 
 def _config(name: str) -> str:
-    return f"{SET}/{name.partition('/')[0]}"
+    recipe = name.partition("/")[0]
+    own = OWN / f"{recipe}.yaml"
+    return str(own) if own.exists() else f"{SET}/{recipe}"
 
 
 def _below(folder: Path, name: str, suffix: str) -> Path:
@@ -114,6 +119,8 @@ RUNS = (
     Run("bbn_autoaug/student-auto", ("student", "--tau", "auto"), "bbn_autoaug"),
     # whether more stored views pay: 200 instead of 50, for the best student of 50
     Run("bbn_autoaug/student-t6-p1-k200", _pair("6", "1"), "bbn_autoaug/k200"),
+    # what it is worth, as in the reproduction, that a student's images are of another draw than its teacher's
+    Run("bbn_autoaug_other_draw/student-t6-p1", _pair("6", "1"), "bbn_autoaug_other_draw"),
     # three seeds of the paper's pair
     Run("bbn/teacher-s1", (*TEACHER, "--seed", "1"), weights=True),
     Run("bbn/student-s1", (*PAPERS, "--seed", "1"), "bbn/s1"),
@@ -161,6 +168,7 @@ CACHES = (
     Cache("bbn_autoaug", ("bbn_autoaug/teacher",), "50"),
     Cache("bbn_autoaug/k200", ("bbn_autoaug/teacher",), "200", "features-int8"),
     Cache("bbn_autoaug/ensemble", AUTOAUG_TEACHERS, "200", "int8"),
+    Cache("bbn_autoaug_other_draw", ("bbn_autoaug/teacher",), "50", foreign=OWN / "bbn_autoaug_teacher.yaml"),
     Cache("efficientnet_lite0", ("efficientnet_lite0/teacher",)),
     Cache("bbn_if50", ("bbn_if50/teacher",)),
     Cache("bbn_if10", ("bbn_if10/teacher",)),
@@ -182,6 +190,7 @@ TUNES = (
     Tune("bbn_autoaug/tune", ("bbn_autoaug",)),
     Tune("bbn_autoaug/tune-k200", ("bbn_autoaug/k200",)),
     Tune("bbn_autoaug/tune-ensemble", ("bbn_autoaug/ensemble",)),
+    Tune("bbn_autoaug_other_draw/tune", ("bbn_autoaug_other_draw",)),
     Tune("efficientnet_lite0/tune", ("efficientnet_lite0",)),
     Tune("bbn_if50/tune", ("bbn_if50",)),
     Tune("bbn_if10/tune", ("bbn_if10",)),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -12,10 +13,12 @@ from dive.errors import RecipeError
 from dive.models import checkpoint
 from dive.recipe.reading import load
 from dive.recipe.recipe import Recipe
-from dive.recipe.shipped import recipes
+from dive.recipe.shipped import locate, recipes
 from dive.workflows.places import cache_of
 from reproduction import missing, plan, runs
-from reproduction.table import CACHE, CACHES, RUN, RUNS, TUNES, Cache, Run
+from reproduction.table import CACHE, CACHES, OWN, RUN, RUNS, TUNES, Cache, Run
+
+WEIGHTS = Path("results/cifar100_lt_bbn_autoaug/teacher.pt")
 
 NOTHING = plan.There(recorded=lambda run: False, weights=lambda run: False, cache=lambda cache: False)
 
@@ -42,7 +45,8 @@ def test_what_the_table_refers_to_is_in_it():
     assert {name for run in RUNS for name in run.best_of} <= RUN.keys()
     for cache in CACHES:
         of_recipe = {RUN[name].config for name in cache.teachers}
-        assert of_recipe == {cache.config} and cache.config in recipes()
+        assert (of_recipe == {cache.config}) == (cache.foreign is None)
+        assert cache.config in recipes() or Path(cache.config).parent == OWN
         assert len({RUN[name].words for name in cache.teachers}) == len(cache.teachers)
 
 
@@ -53,7 +57,30 @@ def test_each_cache_has_a_student_or_a_tune_table():
 
 def test_a_recipes_own_cache_lies_where_dive_looks_for_it():
     assert CACHE["bbn"].path == cache_of(Recipe())
-    assert all(load(recipes()[run.config]).name == run.file(Path(), ".pt").parent.name for run in RUNS)
+    for run in RUNS:
+        assert load(locate(Path(run.config))).name == run.file(Path(), ".pt").parent.name
+
+
+def test_the_student_of_another_draw_differs_from_that_of_its_teachers_draw_in_nothing_else():
+    other, own = (RUN[f"bbn_autoaug{end}/student-t6-p1"] for end in ("_other_draw", ""))
+    assert other.words == own.words
+    stored, usual = CACHE[other.cache], CACHE[own.cache]
+    assert stored.foreign is not None
+    assert replace(stored, name=usual.name, foreign=None) == usual
+    recipes_of = [load(locate(Path(run.config))) for run in (other, own)]
+    here, there = (leaves(recipe.as_dict()) for recipe in recipes_of)
+    assert {key for key in here if here[key] != there[key]} == {"name", "data.seed"}
+    teacher = load(stored.foreign)
+    assert teacher.model == replace(recipes_of[1].model, weights=str(WEIGHTS), head="keep")
+    assert WEIGHTS == RUN[stored.teachers[0]].file(runs.RESULTS, ".pt")
+
+
+def leaves(document: dict, prefix: str = "") -> dict:
+    """The values of a nested document by their dotted keys."""
+    found = {}
+    for key, value in document.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
@@ -77,6 +104,7 @@ def test_click_takes_the_words_of_every_cache(cache, monkeypatch):
     ((name, *words),) = exported
     context = group.get_command(click.Context(group), name).make_context(name, words)
     assert len(context.params["teachers"]) == len(cache.teachers)
+    assert (context.params["prior"] is None) == (cache.foreign is None)
     assert context.params["store"] == cache.store and context.params["views"] == cache.views
 
 

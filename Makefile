@@ -43,7 +43,7 @@ lint: env
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# A process a core, and one thread each: networks as small as those of the tests are slower by several.
+# A process a core and one more, of one thread each: networks as small as those of the tests are slower by several.
 test: lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "not alone"
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m alone

@@ -6,6 +6,7 @@ Every test runs in a folder of its own, so that none can reach the real cache/ o
 import dataclasses
 import hashlib
 import io
+import os
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,11 @@ hypothesis.settings.register_profile(
     "dive", max_examples=40, deadline=None, database=None, derandomize=True, print_blob=True
 )
 hypothesis.settings.load_profile("dive")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: much of the tests' time is waiting for processes and moments."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(wrapper=True)

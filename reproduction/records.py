@@ -21,9 +21,13 @@ _USUAL_VIEWS = {"crop_flip": "all", "autoaugment": "50"}  # what an export store
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ in nothing but their seed."""
+    """Runs that differ in nothing but their seed.
+
+    other_precision: whether its namesake, of more or earlier seeds, was computed in another precision.
+    """
 
     records: Sequence[Mapping[str, Any]]
+    other_precision: bool = False
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -40,7 +44,7 @@ class Row:
 
     @property
     def unusual(self) -> list[str]:
-        """In what a student differs from the usual one, of one teacher's float16 cache."""
+        """In what it differs from its namesake, and a student from the usual one, of one float16 cache."""
         record, parts = self.record, []
         if record["kind"] == "student":
             stored = record.get("cache", {})
@@ -56,7 +60,7 @@ class Row:
                 parts.append(f"{stored['store']} cache")
             if record["epochs"] != _epochs().get(record["recipe"]["name"], record["epochs"]):
                 parts.append(f"{record['epochs']} epochs")
-        return parts
+        return [*parts, record["precision"]] if self.other_precision else parts
 
     def accuracy(self, shot: str) -> float | None:
         """Mean accuracy in percent; None where there is no such class."""
@@ -115,7 +119,15 @@ def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Records put together that differ in nothing but their seed, in the order of the tables."""
     runs = of_one_run(records, lambda record: record)
     rows = [Row(sorted(members, key=lambda record: record["seed"])) for members in runs]
-    return sorted(rows, key=lambda row: row.order)
+    namesakes: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (-len(row.records), row.record["seed"])):
+        namesakes.setdefault((row.record["recipe"]["name"], Row(row.records[:1]).name), []).append(row)
+    told = [
+        Row(row.records, row.record["precision"] != first.record["precision"])
+        for first, *others in namesakes.values()
+        for row in (first, *others)
+    ]
+    return sorted(told, key=lambda row: row.order)
 
 
 def by_run(folder: Path) -> dict[str, dict[str, Any]]:

@@ -99,6 +99,7 @@ def _pair(tau: str, power: str) -> tuple[str, ...]:
 
 PAPERS = _pair("3", "0.5")
 TEACHER = ("teacher",)
+FP32, BF16 = ("--precision", "fp32"), ("--precision", "bf16")
 AUTOAUG_STUDENTS = tuple(f"bbn_autoaug/student{end}" for end in ("", "-t6-p1", "-auto"))
 AUTOAUG_TEACHERS = tuple(f"bbn_autoaug/teacher{end}" for end in ("", "-s1", "-s2"))
 BBN_TEACHERS = tuple(f"bbn/teacher{end}" for end in ("", "-s1", "-s2"))
@@ -121,14 +122,16 @@ RUNS = (
     Run("bbn_autoaug/student-t6-p1-k200", _pair("6", "1"), "bbn_autoaug/k200"),
     # what it is worth, as in the reproduction, that a student's images are of another draw than its teacher's
     Run("bbn_autoaug_other_draw/student-t6-p1", _pair("6", "1"), "bbn_autoaug_other_draw"),
-    # three seeds of the paper's pair
-    Run("bbn/teacher-s1", (*TEACHER, "--seed", "1"), weights=True),
-    Run("bbn/student-s1", (*PAPERS, "--seed", "1"), "bbn/s1"),
-    Run("bbn/teacher-s2", (*TEACHER, "--seed", "2"), weights=True),
-    Run("bbn/student-s2", (*PAPERS, "--seed", "2"), "bbn/s2"),
+    # three seeds of the paper's pair, in the precision of seed 0
+    Run("bbn/teacher-s1", (*TEACHER, *BF16, "--seed", "1"), weights=True),
+    Run("bbn/student-s1", (*PAPERS, *BF16, "--seed", "1"), "bbn/s1"),
+    Run("bbn/teacher-s2", (*TEACHER, *BF16, "--seed", "2"), weights=True),
+    Run("bbn/student-s2", (*PAPERS, *BF16, "--seed", "2"), "bbn/s2"),
+    # begun with the precision left to dive, which took fp32 then
+    Run("bbn/teacher-s1-fp32", (*TEACHER, *FP32, "--seed", "1")),
     # the record attempt: one student of three teachers; the pair is that of the students of one teacher
-    Run("bbn_autoaug/teacher-s1", (*TEACHER, "--seed", "1"), weights=True),
-    Run("bbn_autoaug/teacher-s2", (*TEACHER, "--seed", "2"), weights=True),
+    Run("bbn_autoaug/teacher-s1", (*TEACHER, *BF16, "--seed", "1"), weights=True),
+    Run("bbn_autoaug/teacher-s2", (*TEACHER, *BF16, "--seed", "2"), weights=True),
     Run(
         "bbn_autoaug/student-ensemble",
         ("student",),

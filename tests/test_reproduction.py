@@ -204,6 +204,17 @@ def test_seeds_of_one_run_are_one_row(teacher):
     assert row.name == "teacher (bsce), 2 seeds" and row.shown("all") == "43.00 ± 1.41"
 
 
+def test_of_rows_that_differ_in_precision_alone_the_smaller_one_says_its_own(teacher):
+    exact = of_seed(teacher, 1) | {"precision": "fp32"}
+    names = ["teacher (bsce)", "teacher (bsce), fp32"]
+    assert [row.name for row in rows_of([exact, teacher])] == names
+    rows = rows_of([exact, *(of_seed(teacher, seed) for seed in (5, 2))])
+    assert [row.name for row in rows] == ["teacher (bsce), 2 seeds", "teacher (bsce), fp32"]
+    elsewhere = json.loads(json.dumps(exact))
+    elsewhere["recipe"]["name"] = "another"
+    assert [row.name for row in rows_of([elsewhere, teacher])] == ["teacher (bsce)"] * 2
+
+
 def test_a_row_says_what_is_unusual_about_its_cache_its_teachers_and_its_length(student):
     assert Row([student]).name == "student (τ=3, p=0.5, w=0.5)"
     other = json.loads(json.dumps(student))

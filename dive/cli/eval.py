@@ -72,7 +72,7 @@ def command(
     """
     if force and plot is None:
         raise click.UsageError("--force replaces the figure of --plot: give --plot too, or leave it out")
-    from dive.workflows.evaluate import PARTS, across_seeds, evaluate, recorded_recipe
+    from dive.workflows.evaluate import PARTS, across_seeds, apart_by_precision, evaluate, recorded_recipe
 
     progress = options.reporter(quiet)
     if checkpoints and config is None:
@@ -85,6 +85,8 @@ def command(
     if plot is not None:
         progress.note(f"wrote {plot}")
     seeds = across_seeds(evaluated)
+    for told in apart_by_precision(evaluated):
+        progress.note(f"{told}; train them with one --precision")
     if as_json:
         options.print_json({"part": part, **_document(evaluated, seeds)})
         return

@@ -151,6 +151,30 @@ def of_one_run(items: Iterable[Item], record_of: Callable[[Item], Mapping[str, A
     return [list(group.values()) for of_run in groups.values() for group in of_run]
 
 
+def precisions_told(record: Mapping[str, Any]) -> str:
+    """The precision that a finished result was computed in, and its teachers' where they had others.
+
+    >>> precisions_told({"precision": "bf16", "teacher": {"precision": "fp32"}})
+    'bf16 (teacher in fp32)'
+    """
+    own = record["precision"]
+    others = sorted({one["precision"] for one in _taught_by(record) if "precision" in one} - {own})
+    return f"{own} (teacher in {' and '.join(others)})" if others else own
+
+
+def without_precisions(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record that tells no precision, neither its own nor its teachers'."""
+    teachers = [
+        {key: value for key, value in one.items() if key != "precision"} for one in _taught_by(record)
+    ]
+    return {**record, **(told_teachers(teachers) if teachers else {}), "precision": ""}
+
+
+def _taught_by(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The teachers that a record names; none of a teacher's."""
+    return [one for one in teachers_in(record) if one]
+
+
 def _same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two records may be of the same data: fingerprints of two versions cannot be compared."""
     version, fingerprint = "fingerprint_version", "data_fingerprint"
@@ -175,6 +199,6 @@ def _run_of(record: Mapping[str, Any]) -> str:
     recipe["data"].pop("root", None)
     del recipe["model"]["weights"]  # where they lie; what they are is among the facts
     common["recipe"] = recipe
-    if "teacher" in record or "teachers" in record:
-        common |= told_teachers([run_of_teacher(teacher) for teacher in teachers_in(record)])
+    if teachers := _taught_by(record):
+        common |= told_teachers([run_of_teacher(teacher) for teacher in teachers])
     return json.dumps(common, sort_keys=True)

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from dive.printable import printable
 from dive.progress import SILENT, Progress
 from dive.recipe.reading import build, load
 from dive.recipe.recipe import Recipe
-from dive.recipe.records import of_one_run
+from dive.recipe.records import of_one_run, precisions_told, without_precisions
 from dive.recipe.teachers import model_name
 from dive.training.device import choose_device
 from dive.training.evaluation import Evaluator
@@ -173,6 +173,21 @@ def across_seeds(evaluated: Sequence[Result]) -> list[Seeds]:
     """Runs at two or more seeds that differ in nothing else, summed up."""
     runs = of_one_run(evaluated, lambda one: one.record)
     return [_summary(members) for members in runs if len(members) > 1]
+
+
+def apart_by_precision(evaluated: Sequence[Result]) -> Iterator[str]:
+    """Of each run whose seeds are not all summed up for nothing but precision: which computed in which."""
+    for members in of_one_run(evaluated, lambda one: without_precisions(one.record)):
+        seeds: dict[str, list[str]] = {}
+        for one in members:
+            seeds.setdefault(precisions_told(one.record), []).append(str(one.record["seed"]))
+        if len(seeds) > 1:
+            told = "; ".join(
+                f"seed{'s' * (len(numbers) > 1)} {', '.join(numbers)} in {where}"
+                for where, numbers in seeds.items()
+            )
+            record = members[0].record
+            yield f"{model_name(record['kind'], record)} is not averaged over precisions: {told}"
 
 
 def _summary(members: Sequence[Result]) -> Seeds:

@@ -303,7 +303,7 @@ def test_auto_on_a_gpu_is_the_fastest_that_agrees_and_is_clearly_faster(
     def trial(runtime, model, batch, loss):
         seconds = dict(zip(("fp32", "tf32", "bf16"), times, strict=True))[runtime.precision] / 1000
         result = right.flip(0) if runtime.precision in wrong.split() else right
-        return device._Trial(seconds, right if trains else result, result if trains else None)
+        return device._Trial(seconds, right if trains else result, [result] if trains else [])
 
     monkeypatch.setattr(device, "_trial", trial)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
@@ -410,6 +410,7 @@ def test_auto_on_a_cpu_is_the_faster_of_two_that_agree(delay, precision, loss):
     runtime = choose_precision("auto", CPU, Trick(delay=delay), BATCH, loss)
     assert runtime.precision == precision
     assert "ms a batch in bf16" in runtime.reason and "ms in fp32" in runtime.reason
+    assert (", gradients by " in runtime.reason) is (loss is not None)
 
 
 @pytest.mark.parametrize("loss", [None, squares], ids=["forward", "training"])
@@ -424,22 +425,56 @@ def test_a_fast_bf16_that_gives_other_logits_is_not_chosen(answer, loss):
     assert runtime.precision == "fp32"
 
 
+class Backwards(torch.autograd.Function):
+    """Nothing forwards, a factor backwards."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.factor * gradient, None
+
+
 def test_a_fast_bf16_that_gives_other_gradients_is_not_chosen():
-    class Halved(torch.autograd.Function):
-        """Right forwards, wrong backwards."""
+    torch.manual_seed(0)
+    wrong = Trick(delay=FASTER, answer=lambda logits: Backwards.apply(logits, 0.5))
+    runtime = choose_precision("auto", CPU, wrong, BATCH, squares)
+    assert runtime.precision == "fp32" and runtime.reason.endswith(", gradients by 50.0%")
+    assert choose_precision("auto", CPU, wrong, BATCH).precision == "bf16"  # a forward pass does not need it
 
-        @staticmethod
-        def forward(ctx, x: torch.Tensor) -> torch.Tensor:
-            return x.clone()
 
-        @staticmethod
-        def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-            return gradient / 2
+@pytest.mark.parametrize(("factor", "precision"), [(1, "bf16"), (0, "fp32"), (-1, "fp32")])
+def test_a_layer_whose_gradient_is_wrong_counts_however_little_of_the_whole_it_has(factor, precision):
+    class Beside(Trick):
+        """A trick beside a layer that gives little, whose gradient in bf16 is `factor` times that."""
+
+        def __init__(self) -> None:
+            super().__init__(delay=FASTER)
+            self.small = torch.nn.Linear(3, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            low = torch.is_autocast_enabled("cpu")
+            return super().forward(x) + Backwards.apply(self.small(x), factor if low else 1) / 20
 
     torch.manual_seed(0)
-    wrong = Trick(delay=FASTER, answer=Halved.apply)
-    assert choose_precision("auto", CPU, wrong, BATCH, squares).precision == "fp32"
-    assert choose_precision("auto", CPU, wrong, BATCH).precision == "bf16"  # a forward pass does not need it
+    assert choose_precision("auto", CPU, Beside(), BATCH, squares).precision == precision
+
+
+@pytest.mark.parametrize("seed", [1, 6, 9])
+def test_bf16_through_the_papers_network_agrees_whatever_the_seed(monkeypatch, seed):
+    """Rounding alone takes its gradient a fifth of its norm away from that of fp32."""
+    monkeypatch.setattr(device, "_seconds_on_cpu", lambda work, *_: 1.0 + (work().dtype == torch.float32))
+    model = Architecture("resnet32", 100, 3, (0.5,) * 3, (0.25,) * 3).build(seed)
+    generator = torch.Generator().manual_seed(seed)
+    batch = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 100, (64,), generator=generator)
+    runtime = choose_precision(
+        "auto", CPU, model, batch, lambda logits: torch.nn.functional.cross_entropy(logits.float(), labels)
+    )
+    assert runtime.precision == "bf16"
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -16,7 +16,7 @@ from dive.models.resnet import CifarResNet
 from dive.recipe.reading import load
 from dive.training.evaluation import Accuracy
 from dive.workflows.data import load_test
-from dive.workflows.evaluate import across_seeds
+from dive.workflows.evaluate import across_seeds, apart_by_precision
 from dive.workflows.results import Result
 
 RECIPE = load(chain.CONFIG)
@@ -223,6 +223,7 @@ def evaluated(seed: int, all_: float, few: float | None = 0.25, **record: object
         "loss": "bsce",
         "recipe": recipe,
         "seed": seed,
+        "precision": "bf16",
         "weights_hash": f"{seed} {all_}",
         "data_fingerprint": "of the same images",
         "fingerprint_version": 2,
@@ -250,6 +251,32 @@ def test_the_same_checkpoint_twice_is_one_seed():
     assert across_seeds([evaluated(0, 0.4), evaluated(0, 0.4)]) == []
     (found,) = across_seeds([evaluated(0, 0.4), evaluated(0, 0.4), evaluated(1, 0.6)])
     assert found.count == 2 and found.means[3] == pytest.approx(0.5)
+
+
+def test_seeds_of_two_precisions_are_not_summed_up_and_it_is_said_why():
+    runs = [evaluated(0, 0.4), evaluated(1, 0.5, precision="fp32"), evaluated(2, 0.9)]
+    (found,) = across_seeds(runs)
+    assert found.count == 2
+    assert list(apart_by_precision(runs)) == [
+        "teacher (bsce) is not averaged over precisions: seeds 0, 2 in bf16; seed 1 in fp32"
+    ]
+    assert list(apart_by_precision([runs[0], runs[2]])) == []
+    assert list(apart_by_precision([runs[0], evaluated(0, 0.5, precision="fp32")])) == []  # one seed
+    of_teachers = [
+        evaluated(seed, 0.5, loss="bsce", teacher={"precision": precision})
+        for seed, precision in enumerate(("bf16", "fp32"))
+    ]
+    (told,) = apart_by_precision(of_teachers)
+    assert told.endswith("seed 0 in bf16; seed 1 in bf16 (teacher in fp32)")
+
+
+def test_eval_says_that_seeds_of_two_precisions_are_not_averaged(digits, tmp_path):
+    other = tmp_path / "other.pt"
+    wanted = [word for word in chain.DIGITS if word != "--quiet"]
+    chain.succeed("teacher", *wanted, "--precision", "bf16", "--epochs", 3, "--seed", 1, "--out", other)
+    done = chain.succeed("eval", digits.teacher, other)
+    assert "seed 0 in fp32; seed 1 in bf16; train them with one --precision" in done.err
+    assert "Mean ±" not in done.out
 
 
 def test_other_losses_kinds_or_recipes_are_other_runs():

@@ -20,8 +20,9 @@ from benchmarks.scene import Scene, Student, machine
 from benchmarks.stepping import Stepping, run_of
 from dive.progress import Progress
 from dive.recipe.reading import with_epochs
-from dive.training.device import Runtime, choose_device, precisions
+from dive.training.device import Runtime, choose_device
 from dive.training.loop import Run, train
+from dive.training.precision import precisions
 
 STUDENTS = 4
 SHORT = 10  # epochs of the runs that are compared with each other

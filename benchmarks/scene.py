@@ -24,7 +24,8 @@ from dive.method.objectives import BalancedSoftmaxLoss, DiVELoss
 from dive.models.network import Network
 from dive.randomness import epoch_order
 from dive.recipe.recipe import Recipe
-from dive.training.device import Runtime, choose_precision, device_name
+from dive.training.device import Runtime, device_name
+from dive.training.precision import choose_precision
 from dive.training.spec import RunSpec
 from dive.training.step import Inputs
 from dive.versions import versions

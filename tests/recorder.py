@@ -191,3 +191,9 @@ class Devices(TorchDispatchMode):
         if any(tensor.device.type != "cuda" for tensor in _tensors((args, kwargs, results))):
             self.on_host.append(str(function))
         return results
+
+
+def tf32_settings() -> list[str]:
+    """How torch computes products and convolutions of float32 on CUDA."""
+    backends = torch.backends
+    return [part.fp32_precision for part in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)]

@@ -10,7 +10,8 @@ from dive.models.network import Network, require_trainable
 from dive.models.registry import family_of, network_versions
 from dive.progress import Progress
 from dive.randomness import epoch_order
-from dive.training.device import NO_TF32, Runtime, choose_precision, device_name, precisions
+from dive.training.device import Runtime, device_name
+from dive.training.precision import NO_TF32, choose_precision, precisions
 from dive.training.saved_state import Journal, SavedState
 from dive.training.spec import RunSpec
 from dive.training.step import Inputs

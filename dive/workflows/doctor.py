@@ -196,7 +196,8 @@ def _precision() -> str:
 
     from dive.models.network import Architecture
     from dive.recipe.reading import load
-    from dive.training.device import choose_device, choose_precision
+    from dive.training.device import choose_device
+    from dive.training.precision import choose_precision
 
     recipe, device = load(None), choose_device("auto")
     given = recipe.model.input

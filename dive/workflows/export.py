@@ -20,8 +20,9 @@ from dive.models.ensemble import AnyNetwork
 from dive.progress import SILENT, Progress, duration
 from dive.recipe.documents import differences, plain
 from dive.recipe.recipe import Recipe
-from dive.training.device import NO_TF32, Runtime, choose_device, choose_precision, device_name, precisions
+from dive.training.device import Runtime, choose_device, device_name
 from dive.training.inference import batch_size, clean_plan
+from dive.training.precision import NO_TF32, choose_precision, precisions
 from dive.versions import versions, warn_if_others
 from dive.views.registry import view_space
 from dive.workflows.data import load_training, warn_of_workers

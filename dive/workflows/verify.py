@@ -87,8 +87,9 @@ def sample(
     """
     from dive.feeds.feed import Batch
     from dive.feeds.images import Images
-    from dive.training.device import Runtime, choose_device, precisions
+    from dive.training.device import Runtime, choose_device
     from dive.training.inference import batch_size, outputs
+    from dive.training.precision import precisions
     from dive.views.registry import described_space
     from dive.views.space import require_ids, require_same
     from dive.workflows.cached import recipe_of

@@ -6,6 +6,7 @@ from pathlib import Path
 import chain
 import pytest
 import torch
+from recorder import tf32_settings
 
 from dive.training import loop
 
@@ -156,9 +157,7 @@ def test_where_every_student_fails_nothing_is_printed_but_their_errors(digits, t
 
 def settings() -> list[object]:
     """What torch computes with, as a program that calls dive sees it."""
-    backends = torch.backends
-    kinds = [part.fp32_precision for part in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)]
-    return [torch.get_num_threads(), backends.cudnn.allow_tf32, *kinds]
+    return [torch.get_num_threads(), torch.backends.cudnn.allow_tf32, *tf32_settings()]
 
 
 def test_a_resumed_student_keeps_its_threads_and_the_next_one_does_not_take_them(digits, whole, monkeypatch):

@@ -3,9 +3,10 @@
 A text has its figures in braces:
 
 - `{bbn/student all}`: the accuracy of a run, over the seeds of its row;
+- `{bbn/student beside bbn/teacher all}`: the same at the seeds that both rows have;
 - `{bbn/student - bbn/teacher few}`: how far one is above another in points, at the seeds that both have;
 - `{bbn/student over bbn/teacher few}`: the same of the means of all their seeds;
-- `{bbn/student seeds}`: the number of seeds;
+- `{bbn/student seeds}`, `{bbn/student beside bbn/teacher seeds}`: the number of seeds;
 - `{bbn/tune nats 6}`: what targets at τ/p = 6 keep; `{bbn/tune nats recommended}` at the recommended pair;
 - `{bbn/tune crossing}`: the τ/p at which the curves cross.
 
@@ -26,6 +27,7 @@ from reproduction.records import SHOTS, Row, by_run, recorded, rows_of
 from reproduction.table import TUNES
 
 _FIGURE = re.compile(r"\{([^{}]+)\}")
+_OF_A_ROW = ("seeds", *SHOTS)
 _TUNE = {tune.name: tune for tune in TUNES}
 
 
@@ -66,11 +68,10 @@ def filled(text: str, rows: Mapping[str, Row], tunes: Mapping[str, Any]) -> str:
 
     def value(match: re.Match[str]) -> str:
         match match[1].split():
-            case [name, "seeds"] if name in rows:
-                count = len(rows[name].records)
-                return f"{count} seeds" if count > 1 else "one seed"
-            case [name, shot] if name in rows and shot in SHOTS:
-                return rows[name].shown(shot)
+            case [name, figure] if name in rows and figure in _OF_A_ROW:
+                return _of_row(rows[name], figure)
+            case [name, "beside", other, figure] if figure in _OF_A_ROW:
+                return _of_row(_of_same_seeds(rows[name], rows[other])[0], figure)
             case [one, "-", other, shot] if shot in SHOTS:
                 return f"{_above(*_of_same_seeds(rows[one], rows[other]), shot):+.2f}"
             case [one, "over", other, shot] if shot in SHOTS:
@@ -86,6 +87,13 @@ def filled(text: str, rows: Mapping[str, Row], tunes: Mapping[str, Any]) -> str:
         raise RecipeError(f"learned.yaml asks for {match[0]}, which is no figure of the records")
 
     return _FIGURE.sub(value, text)
+
+
+def _of_row(row: Row, figure: str) -> str:
+    """A row's number of seeds, or its accuracy."""
+    if figure != "seeds":
+        return row.shown(figure)
+    return f"{len(row.records)} seeds" if len(row.records) > 1 else "one seed"
 
 
 def _of_same_seeds(one: Row, other: Row) -> tuple[Row, Row]:

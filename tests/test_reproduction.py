@@ -276,6 +276,8 @@ def test_what_was_learned_takes_its_figures_from_rows_and_tune_tables(teacher, s
         "bbn/teacher all": "41.00 ± 1.00",
         "bbn/teacher seeds": "3 seeds",
         "bbn/student seeds": "one seed",
+        "bbn/teacher beside bbn/student all": "41.00",  # that of seed 1
+        "bbn/teacher beside bbn/student seeds": "one seed",
         "bbn/student - bbn/teacher all": "+5.00",  # of seed 1, which both have: 46 and 41
         "bbn/student over bbn/teacher all": "+5.00",
         "bbn/tune nats 6": "0.250",

@@ -4,6 +4,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -79,7 +80,7 @@ def _models(axes: Axes, panel: Panel, colours: dict[str, dict[str, str]]) -> Non
         means = [row.accuracy(shot) for shot in SHOTS]
         heights = [mean or 0.0 for mean in means]
         label = textwrap.fill(row.name, LABEL)
-        style = {"edgecolor": "white", "linewidth": 0, **colours[_model(row)]}
+        style: dict[str, Any] = {"edgecolor": "white", "linewidth": 0, **colours[_model(row)]}
         bars = axes.bar(places, heights, width * 0.92, label=label, zorder=2, **style)
         spreads = [row.spread(shot) or 0.0 for shot in SHOTS]
         if any(spreads):
@@ -115,7 +116,12 @@ def _works(axes: Axes, panel: Panel, marks: dict[str, str]) -> None:
                     aside = (together.index(name) - (len(together) - 1) / 2) * 0.4 * WIDTH / len(panel.rows)
                     across.append(x + aside)
                     up.append(result[shot])
-        style = {"marker": marks[name], "markersize": 6, "color": "black", "linestyle": "none"}
+        style: dict[str, Any] = {
+            "marker": marks[name],
+            "markersize": 6,
+            "color": "black",
+            "linestyle": "none",
+        }
         axes.plot(across, up, label=name, markerfacecolor="white", zorder=4, **style)
 
 

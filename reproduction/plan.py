@@ -79,7 +79,7 @@ def estimate(run: Run, records: Mapping[str, Mapping[str, Any]]) -> tuple[float 
     """Seconds that a run would take, and the name of the recorded run that this is read off."""
     recipe = recipe_of(run)
     name, rate = _rate(recipe, records)
-    if rate is None:
+    if rate is None or recipe.schedule.epochs is None:
         return None, None
     return rate * images(recipe) * recipe.schedule.epochs, name
 

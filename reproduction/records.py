@@ -98,7 +98,7 @@ class Row:
         return d["tau"], d["power"]
 
     @property
-    def order(self) -> tuple:
+    def order(self) -> tuple[Any, ...]:
         """Teachers before students, plain before balanced, then by what is unusual and by temperatures."""
         d = self.record["recipe"]["distillation"]
         losses = ("ce", "bsce", "dive")

@@ -11,7 +11,8 @@ from reproduction.table import CACHE, Run
 def command(record: Mapping[str, Any], configs: Path, run: Run | None = None) -> str:
     """The command that makes a run again, but for where the images are.
 
-    run: its line of the table, which names its cache where that is not the recipe's own.
+    run: its line of the table, which names its cache where that is not the recipe's own, and its precision
+    where it is not left to dive.
     """
     root = configs.parent
     files = sorted([*configs.rglob("*.yaml"), *(root / "reproduction" / "recipes").glob("*.yaml")])
@@ -20,4 +21,7 @@ def command(record: Mapping[str, Any], configs: Path, run: Run | None = None) ->
     if run is not None and run.cache is not None:
         path = CACHE[run.cache].path
         cache = None if path.stem == record["recipe"]["name"] else str(path)
-    return commands.command(record, recipes, cache)
+    precision = ""
+    if run is not None and (option := "--precision") in run.words:
+        precision = f" {option} {run.words[run.words.index(option) + 1]}"
+    return commands.command(record, recipes, cache) + precision

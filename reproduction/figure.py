@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dive import files
-from reproduction.records import SHOTS, Row
+from reproduction.records import SHOTS
 from reproduction.summary import Panel
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and a grey.
@@ -34,7 +34,7 @@ def draw(path: Path, panels: Sequence[Panel]) -> None:
     FigureCanvasAgg(figure)
     works = dict.fromkeys(name for panel in panels for one in panel.reported for name in one)
     marks = dict(zip(works, MARKERS, strict=False))
-    models = dict.fromkeys(_model(row) for panel in panels for row in panel.rows)
+    models = dict.fromkeys(row.model for panel in panels for row in panel.rows)
     colours = {
         model: {"color": COLOURS[k % len(COLOURS)], "hatch": HATCHES[k // len(COLOURS) % len(HATCHES)]}
         for k, model in enumerate(models)
@@ -80,7 +80,7 @@ def _models(axes: Axes, panel: Panel, colours: dict[str, dict[str, str]]) -> Non
         means = [row.accuracy(shot) for shot in SHOTS]
         heights = [mean or 0.0 for mean in means]
         label = textwrap.fill(row.name, LABEL)
-        style: dict[str, Any] = {"edgecolor": "white", "linewidth": 0, **colours[_model(row)]}
+        style: dict[str, Any] = {"edgecolor": "white", "linewidth": 0, **colours[row.model]}
         bars = axes.bar(places, heights, width * 0.92, label=label, zorder=2, **style)
         spreads = [row.spread(shot) or 0.0 for shot in SHOTS]
         if any(spreads):
@@ -123,8 +123,3 @@ def _works(axes: Axes, panel: Panel, marks: dict[str, str]) -> None:
             "linestyle": "none",
         }
         axes.plot(across, up, label=name, markerfacecolor="white", zorder=4, **style)
-
-
-def _model(row: Row) -> str:
-    """A model without its number of seeds."""
-    return Row(row.records[:1]).name

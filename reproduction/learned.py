@@ -3,7 +3,7 @@
 A text has its figures in braces:
 
 - `{bbn/student all}`: the accuracy of a run, over the seeds of its row;
-- `{bbn/student beside bbn/teacher all}`: the same at the seeds that both rows have;
+- `{bbn/student beside bbn/teacher all}`: the same at the seeds that both have, or all where they share none;
 - `{bbn/student - bbn/teacher few}`: how far one is above another in points, at the seeds that both have;
 - `{bbn/student over bbn/teacher few}`: the same of the means of all their seeds;
 - `{bbn/student seeds}`, `{bbn/student beside bbn/teacher seeds}`: the number of seeds;
@@ -44,7 +44,7 @@ def lessons(folder: Path) -> Iterator[str]:
         name: json.loads(t.file(folder).read_text()) for name, t in _TUNE.items() if t.file(folder).exists()
     }
     yield "## What we learned"
-    yield "The difference of two runs is taken at the seeds that both have."
+    yield "Unless it says otherwise, the difference of two runs is taken at the seeds that both have."
     lines = []
     for entry in entries():
         text = f"{entry['text'].strip()} {entry['limits'].strip()}"
@@ -70,7 +70,7 @@ def filled(text: str, rows: Mapping[str, Row], tunes: Mapping[str, Any]) -> str:
         match match[1].split():
             case [name, figure] if name in rows and figure in _OF_A_ROW:
                 return _of_row(rows[name], figure)
-            case [name, "beside", other, figure] if figure in _OF_A_ROW:
+            case [name, "beside", other, figure] if {name, other} <= rows.keys() and figure in _OF_A_ROW:
                 return _of_row(_of_same_seeds(rows[name], rows[other])[0], figure)
             case [one, "-", other, shot] if shot in SHOTS:
                 return f"{_above(*_of_same_seeds(rows[one], rows[other]), shot):+.2f}"

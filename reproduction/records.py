@@ -2,15 +2,16 @@
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dive.recipe.earlier import upgraded
 from dive.recipe.reading import build, load
-from dive.recipe.records import of_one_run
+from dive.recipe.records import of_one_run, precisions_told
 from dive.recipe.shipped import recipes
 from dive.recipe.teachers import model_name, teachers_in
 from reproduction.table import RUNS
@@ -23,7 +24,8 @@ _USUAL_VIEWS = {"crop_flip": "all", "autoaugment": "50"}  # what an export store
 class Row:
     """Runs that differ in nothing but their seed.
 
-    other_precision: whether its namesake, of more or earlier seeds, was computed in another precision.
+    other_precision: whether its namesake was computed in another precision: at more or earlier seeds, or at
+    the same as more runs of the recipe.
     """
 
     records: Sequence[Mapping[str, Any]]
@@ -35,12 +37,14 @@ class Row:
         return self.records[0]
 
     @property
+    def model(self) -> str:
+        """The model in a few words: its kind and pair, then what is not as usual."""
+        return ", ".join([model_name(self.record["kind"], self.record), *self.unusual])
+
+    @property
     def name(self) -> str:
-        """The model in a few words: its kind and pair, then what is not as usual, then its seeds."""
-        parts = [model_name(self.record["kind"], self.record), *self.unusual]
-        if len(self.records) > 1:
-            parts.append(f"{len(self.records)} seeds")
-        return ", ".join(parts)
+        """The model, and its seeds where there are several."""
+        return f"{self.model}, {len(self.records)} seeds" if len(self.records) > 1 else self.model
 
     @property
     def unusual(self) -> list[str]:
@@ -60,7 +64,7 @@ class Row:
                 parts.append(f"{stored['store']} cache")
             if record["epochs"] != _epochs().get(record["recipe"]["name"], record["epochs"]):
                 parts.append(f"{record['epochs']} epochs")
-        return [*parts, record["precision"]] if self.other_precision else parts
+        return [*parts, precisions_told(record)] if self.other_precision else parts
 
     def accuracy(self, shot: str) -> float | None:
         """Mean accuracy in percent; None where there is no such class."""
@@ -92,6 +96,11 @@ class Row:
         return statistics.fmean(gains) if gains else None
 
     @property
+    def gain_shown(self) -> str:
+        """The gain as the tables write it."""
+        return "" if self.gain is None else f"{self.gain:+.2f}"
+
+    @property
     def pair(self) -> tuple[float, float]:
         """τ and p."""
         d = self.record["recipe"]["distillation"]
@@ -119,15 +128,25 @@ def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Records put together that differ in nothing but their seed, in the order of the tables."""
     runs = of_one_run(records, lambda record: record)
     rows = [Row(sorted(members, key=lambda record: record["seed"])) for members in runs]
-    namesakes: dict[tuple[str, str], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (-len(row.records), row.record["seed"])):
-        namesakes.setdefault((row.record["recipe"]["name"], Row(row.records[:1]).name), []).append(row)
+    usual = Counter(_precisions(row) for row in rows for _ in row.records)
+    rows.sort(key=lambda row: (-len(row.records), row.record["seed"], -usual[_precisions(row)]))
+    first: dict[tuple[str, str], Row] = {}  # of each name the row that needs no precision told
+    for row in rows:
+        first.setdefault(_recipe_and_model(row), row)
     told = [
-        Row(row.records, row.record["precision"] != first.record["precision"])
-        for first, *others in namesakes.values()
-        for row in (first, *others)
+        replace(row, other_precision=_precisions(row) != _precisions(first[_recipe_and_model(row)]))
+        for row in rows
     ]
     return sorted(told, key=lambda row: row.order)
+
+
+def _recipe_and_model(row: Row) -> tuple[str, str]:
+    return row.record["recipe"]["name"], row.model
+
+
+def _precisions(row: Row) -> tuple[str, str]:
+    """Its recipe and what its runs were computed in."""
+    return row.record["recipe"]["name"], precisions_told(row.record)
 
 
 def by_run(folder: Path) -> dict[str, dict[str, Any]]:

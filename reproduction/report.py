@@ -63,8 +63,8 @@ def short_table(folder: Path) -> str:
         reported = literature.reported(literature.paper(), row, Recipe())
         if reported is not None:
             shown = [row.shown(shot) for shot in SHOTS]
-            lines.append([row.name, *shown, f"{reported['all']:.2f}"])
-    return markdown(["model", *SHOTS, "the paper, all"], lines)
+            lines.append([row.name, *shown, row.gain_shown, f"{reported['all']:.2f}"])
+    return markdown(["model", *SHOTS, "over its teacher", "the paper, all"], lines)
 
 
 def with_table(text: str, table: str) -> str:
@@ -86,7 +86,7 @@ def _section(
     head = ["run", *SHOTS, "over its teacher", *(work["name"] for work in others)]
     yield markdown(head, [_accuracies(row, recipe, others) for row in rows])
     head = ["run", "command", "seed", "machine", "precision", "time", "weights", "cache"]
-    yield markdown(head, [_making(record, configs, run_of) for row in rows for record in row.records])
+    yield markdown(head, [_making(row, record, configs, run_of) for row in rows for record in row.records])
     yield from tunes.virtual_examples(folder, rows)
 
 
@@ -104,16 +104,15 @@ def _networks(rows: Sequence[Row]) -> str:
 
 
 def _accuracies(row: Row, recipe: Recipe, others: Sequence[Mapping[str, Any]]) -> list[str]:
-    gain = "" if row.gain is None else f"{row.gain:+.2f}"
     beside = [literature.compared(row, literature.reported(work, row, recipe)) for work in others]
-    return [row.name, *(row.shown(shot) for shot in SHOTS), gain, *beside]
+    return [row.name, *(row.shown(shot) for shot in SHOTS), row.gain_shown, *beside]
 
 
-def _making(record: Mapping[str, Any], configs: Path, run_of: Mapping[str, Run]) -> list[str]:
+def _making(row: Row, record: Mapping[str, Any], configs: Path, run_of: Mapping[str, Run]) -> list[str]:
     cache_hash = record.get("cache_hash")
     run = run_of.get(record["weights_hash"])
     return [
-        Row([record]).name,
+        row.model,
         f"`{command(record, configs, run)}`",
         str(record["seed"]),
         f"{record['device']}, torch {record['versions']['torch']}",

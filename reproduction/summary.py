@@ -35,9 +35,8 @@ def quick(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     for recipe, row in _rows_to_compare(records):
         beside = literature.works_beside(recipe)
         reported = [literature.reported(work, row, recipe) if work in beside else None for work in works]
-        gain = "" if row.gain is None else f"{row.gain:+.2f}"
         theirs = [literature.compared(row, one) for one in reported]
-        lines.append([_experiment(recipe), row.name, row.shown("all"), gain, *theirs])
+        lines.append([_experiment(recipe), row.name, row.shown("all"), row.gain_shown, *theirs])
     head = ["imbalance, augmentation", "ours", "all", "over its teacher"]
     yield markdown([*head, *(work["name"] for work in works)], lines)
     yield "In brackets: ours minus theirs. A value without ± is of one seed."

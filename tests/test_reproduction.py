@@ -1,5 +1,6 @@
 """RESULTS.md and what it is made of: records, comparisons, commands, the figure and what was learned."""
 
+import itertools
 import json
 import re
 import shlex
@@ -210,9 +211,27 @@ def test_of_rows_that_differ_in_precision_alone_the_smaller_one_says_its_own(tea
     assert [row.name for row in rows_of([exact, teacher])] == names
     rows = rows_of([exact, *(of_seed(teacher, seed) for seed in (5, 2))])
     assert [row.name for row in rows] == ["teacher (bsce), 2 seeds", "teacher (bsce), fp32"]
+    twin = of_seed(teacher, 0) | {"precision": "fp32", "weights_hash": "another"}
+    usual = of_seed(teacher, 0) | {"loss": "ce"}  # another run in bf16, the precision of most
+    for order in itertools.permutations([teacher, twin, usual]):
+        assert [row.name for row in rows_of(order)] == ["teacher (ce)", *names]
     elsewhere = json.loads(json.dumps(exact))
     elsewhere["recipe"]["name"] = "another"
     assert [row.name for row in rows_of([elsewhere, teacher])] == ["teacher (bsce)"] * 2
+
+
+def test_a_row_of_other_precision_tells_its_teachers(student):
+    other = of_seed(student, 1)
+    other["teacher"]["precision"] = "fp32"
+    plain, told = rows_of([other, student])
+    assert told.name == f"{plain.name}, bf16 (teacher in fp32)"
+
+
+def test_a_runs_command_names_the_precision_that_the_table_asks_for(teacher, repository):
+    configs = repository / "configs"
+    left = commands.command(teacher, configs, RUN["bbn/teacher"])
+    asked = commands.command(teacher, configs, RUN["bbn/teacher-s1-fp32"])
+    assert asked == f"{left} --precision fp32" and "--precision" not in left
 
 
 def test_a_row_says_what_is_unusual_about_its_cache_its_teachers_and_its_length(student):

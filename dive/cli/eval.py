@@ -72,7 +72,7 @@ def command(
     """
     if force and plot is None:
         raise click.UsageError("--force replaces the figure of --plot: give --plot too, or leave it out")
-    from dive.workflows.evaluate import PARTS, across_seeds, apart_by_precision, evaluate, recorded_recipe
+    from dive.workflows.evaluate import PARTS, across_seeds, evaluate, recorded_recipe
 
     progress = options.reporter(quiet)
     if checkpoints and config is None:
@@ -84,13 +84,10 @@ def command(
     evaluated = evaluate(paths, recipe, device, progress, own, workers, part, plot, force)
     if plot is not None:
         progress.note(f"wrote {plot}")
-    seeds = across_seeds(evaluated)
-    for told in apart_by_precision(evaluated):
-        progress.note(f"{told}; train them with one --precision")
     if as_json:
-        options.print_json({"part": part, **_document(evaluated, seeds)})
+        options.print_json({"part": part, **_document(evaluated, across_seeds(evaluated))})
         return
-    _print_shots(evaluated, seeds, PARTS[part], numbered=per_class)
+    _print_shots(evaluated, PARTS[part], numbered=per_class)
     if per_class:
         _print_classes(evaluated, PARTS[part])
 
@@ -106,7 +103,7 @@ def _of_recipe(recipe: "Recipe", progress: "Progress") -> list[Path]:
     return found
 
 
-def _print_shots(evaluated: "list[Result]", seeds: "list[Seeds]", title: str, numbered: bool) -> None:
+def _print_shots(evaluated: "list[Result]", title: str, numbered: bool) -> None:
     from dive.cli.tables import SHOT_COLUMNS, figures, named, new_table, percent, print_seeds, print_table
 
     table = new_table(f"{title} (%)", ["model"], SHOT_COLUMNS)
@@ -114,7 +111,7 @@ def _print_shots(evaluated: "list[Result]", seeds: "list[Seeds]", title: str, nu
         name = named(one.record, f"{one.path}, seed {one.record['seed']}", i if numbered else None)
         table.add_row(name, *map(percent, figures(one.accuracy)))
     print_table(table)
-    print_seeds(seeds)
+    print_seeds(evaluated)
 
 
 def _print_classes(evaluated: "list[Result]", title: str) -> None:

@@ -170,7 +170,6 @@ def _print_accuracies(results: "list[Result]", name: str, title: str, key: str, 
     from dive.cli.tables import print_seeds, print_table, shot_table
     from dive.recipe.teachers import model_name, teachers_name, teachers_of
     from dive.training.evaluation import Accuracy
-    from dive.workflows.evaluate import across_seeds
 
     teachers = teachers_of(results[0].record)
     rows = []
@@ -183,7 +182,7 @@ def _print_accuracies(results: "list[Result]", name: str, title: str, key: str, 
         rows.append((f"{label}, seed {result.record['seed']}" if several else label, result.accuracy))
     seed = "" if several else f", seed {results[0].record['seed']}"
     print_table(shot_table(f"{title} (%) after the last epoch, {name}{seed}", rows))
-    print_seeds(across_seeds(results))
+    print_seeds(results)
     if len(teachers) > 1:
         click.echo(f"Taught by an {teachers_name(teachers)}.")
     elif teachers and "accuracy" not in teachers[0]:

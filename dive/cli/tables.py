@@ -1,10 +1,11 @@
 """Results as rich tables on stdout, fit for a terminal of 80 columns and for a log."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -16,7 +17,7 @@ from dive.recipe.teachers import model_name, teachers_name, teachers_of
 
 if TYPE_CHECKING:
     from dive.training.evaluation import Accuracy
-    from dive.workflows.evaluate import Seeds
+    from dive.workflows.results import Result
 
 ABSENT = "–"
 SHOT_COLUMNS = ("many", "medium", "few", "all", "class mean")
@@ -88,13 +89,17 @@ def shot_table(title: str, rows: Iterable[tuple[str, "Accuracy"]]) -> Table:
     return table
 
 
-def print_seeds(runs: "Iterable[Seeds]") -> None:
-    """Mean ± standard deviation of each run of several seeds; nothing where there is none."""
+def print_seeds(results: "Sequence[Result]") -> None:
+    """Mean ± standard deviation of each run of several seeds, and which runs their precisions keep apart."""
+    from dive.workflows.evaluate import across_seeds, apart_by_precision
+
     table = new_table("Mean ± standard deviation over seeds (%)", ["model"], SHOT_COLUMNS)
-    for run in runs:
+    for run in across_seeds(results):
         table.add_row(named(run.record, f"{run.count} seeds"), *map(percent, run.means, run.deviations))
     if table.row_count:
         print_table(table)
+    for told in apart_by_precision(results):
+        click.echo(printable(told))
 
 
 def figures(accuracy: "Accuracy") -> list[float | None]:

@@ -158,15 +158,21 @@ def precisions_told(record: Mapping[str, Any]) -> str:
     'bf16 (teacher in fp32)'
     """
     own = record["precision"]
-    others = sorted({one["precision"] for one in _taught_by(record) if "precision" in one} - {own})
-    return f"{own} (teacher in {' and '.join(others)})" if others else own
+    others = [one["precision"] for one in _taught_by(record) if "precision" in one]
+    if set(others) <= {own}:
+        return own
+    return f"{own} (teacher{'s' * (len(others) > 1)} in {', '.join(others)})"
 
 
-def without_precisions(record: Mapping[str, Any]) -> dict[str, Any]:
+def alike_but_for_precision(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two records would be of one run if they and their teachers were computed in one precision."""
+    first, second = (_run_of(_without_precisions(record)) for record in (one, other))
+    return first == second and _same_data(one, other)
+
+
+def _without_precisions(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record that tells no precision, neither its own nor its teachers'."""
-    teachers = [
-        {key: value for key, value in one.items() if key != "precision"} for one in _taught_by(record)
-    ]
+    teachers = [{k: v for k, v in one.items() if k != "precision"} for one in _taught_by(record)]
     return {**record, **(told_teachers(teachers) if teachers else {}), "precision": ""}
 
 

@@ -3,7 +3,7 @@
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +13,15 @@ from dive.models.batch_counts import BatchCounts
 from dive.training.device import Runtime, device_name
 from dive.training.draws import network_draws
 
-# How far a precision may lie from fp32 on one batch, as a share of the norm. bf16 keeps 8 significant
-# bits, TF32 11. Of sound bf16 through the paper's ResNet-32 with initial weights of 12 seeds the logits were
-# off by 0.006 to 0.008 and the gradient by 0.12 to 0.23; a wrong kernel is off by the order of one.
+# How far a precision may lie from fp32 on one batch, as a share of the norm; a wrong kernel is off by the
+# order of one. bf16 keeps 8 significant bits, TF32 11. Measured with sound bf16 on the paper's ResNet-32
+# alone, initial weights of 12 seeds: logits 0.006 to 0.008, gradients 0.12 to 0.23, single ones up to 0.65.
 LOGITS_TOLERANCE = 0.05
 GRADIENT_TOLERANCE = 0.4
-NOTICEABLE = 0.01  # a matrix with less of the gradient's norm may be rounding alone, as before a batch norm
+PARAMETER_TOLERANCE = 1.0  # zeros are as far away
+NOTICEABLE = (
+    0.01  # a parameter with less of the gradient's norm may be rounding alone, as before a batch norm
+)
 TENSOR_CORES = (8, 0)  # CUDA compute capability that has TF32 and bf16; older cards lack or emulate them
 CLEARLY_FASTER = 0.9  # of the time of a more exact precision; within that, exactness wins
 NO_TF32 = "TF32 needs a CUDA device of compute capability 8.0 or later and is not there"
@@ -66,52 +69,62 @@ def choose_precision(
     best = "fp32"
     for candidate in candidates[1:]:
         clearly_faster = trials[candidate].seconds < CLEARLY_FASTER * trials[best].seconds
-        if clearly_faster and trials[candidate].agrees(trials["fp32"]):
+        if clearly_faster and not trials[candidate].fault(trials["fp32"]):
             best = candidate
     return Runtime(device, best, _told(trials))
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """What a precision gave: seconds a pass, its logits, and if it trained its gradient."""
+    """What a precision gave: seconds a pass, its logits, and of a training step each parameter's gradient."""
 
     seconds: float
     logits: torch.Tensor
-    gradients: list[torch.Tensor]
+    gradients: Mapping[str, torch.Tensor]
 
-    @property
-    def gradient(self) -> torch.Tensor:
-        """Those of all parameters in one row."""
-        return torch.cat([one.flatten() for one in self.gradients])
+    def fault(self, exact: "_Trial") -> str:
+        """What is further from `exact` than rounding explains; an empty text where nothing is."""
+        if not self.logits_off(exact) <= LOGITS_TOLERANCE:
+            return f"its logits are off by more than {LOGITS_TOLERANCE:.0%}"
+        if not exact.gradients:
+            return ""
+        if not self.gradients_off(exact) <= GRADIENT_TOLERANCE:
+            return f"its gradients are off by more than {GRADIENT_TOLERANCE:.0%}"
+        least = NOTICEABLE * _norm(exact.gradients.values())
+        for name, right in exact.gradients.items():
+            if (
+                right.norm() > least
+                and not _distance([self._gradient(name, right)], [right]) < PARAMETER_TOLERANCE
+            ):
+                return f"the gradient of {name} is off by {PARAMETER_TOLERANCE:.0%} or more"
+        return ""
 
-    def agrees(self, exact: "_Trial") -> bool:
-        """Whether logits and gradients are those of `exact` but for rounding.
+    def logits_off(self, exact: "_Trial") -> float:
+        """How far its logits are from those of `exact`."""
+        return _distance([self.logits], [exact.logits])
 
-        The gradient as a whole must be near, and that of each weight matrix which has a noticeable part of it
-        nearer than zeros are: one layer alone may be wrong.
-        """
-        near = _distance(self.logits, exact.logits) <= LOGITS_TOLERANCE
-        if not self.gradients:
-            return near
-        whole = exact.gradient.norm()
-        pairs = zip(self.gradients, exact.gradients, strict=True)
-        matrices = [(a, b) for a, b in pairs if b.dim() > 1 and b.norm() > NOTICEABLE * whole]
-        right = all(_distance(a, b) < 1 for a, b in matrices)
-        return near and right and _distance(self.gradient, exact.gradient) <= GRADIENT_TOLERANCE
+    def gradients_off(self, exact: "_Trial") -> float:
+        """How far its gradients are from those of `exact` as a whole; one that it lacks is zero."""
+        right = exact.gradients
+        return _distance([self._gradient(name, right[name]) for name in right], right.values())
+
+    def _gradient(self, name: str, right: torch.Tensor) -> torch.Tensor:
+        return self.gradients.get(name, torch.zeros_like(right))
 
 
 def _told(trials: dict[str, _Trial]) -> str:
     """The trials in words, the least exact first."""
-    *others, _ = names = list(reversed(trials))
+    names = list(reversed(trials))
+    exact = trials["fp32"]
     times = ", ".join(
         f"{_milliseconds(trials[p].seconds)} ms {'a batch ' if p == names[0] else ''}in {p}" for p in names
     )
-
-    def apart(of: Callable[[_Trial], torch.Tensor]) -> str:
-        return " and ".join(f"{_distance(of(trials[p]), of(trials['fp32'])):.1%}" for p in others)
-
-    gradients = f", gradients by {apart(lambda t: t.gradient)}" if trials["fp32"].gradients else ""
-    return f"{times}, logits differ by {apart(lambda t: t.logits)}{gradients}"
+    others = names[:-1]
+    told = f"{times}, logits differ by {' and '.join(f'{trials[p].logits_off(exact):.1%}' for p in others)}"
+    faults = [f"{p} is not taken: {fault}" for p in others if (fault := trials[p].fault(exact))]
+    if exact.gradients:
+        told += f", gradients by {' and '.join(f'{trials[p].gradients_off(exact):.1%}' for p in others)}"
+    return "; ".join([told, *faults])
 
 
 def _milliseconds(seconds: float) -> str:
@@ -141,7 +154,7 @@ def _trial(
     timed = _seconds_on_cuda if runtime.device.type == "cuda" else _seconds_on_cpu
     with network_draws(runtime.device, 0, 0, 0):  # the same masks in every precision
         logits = work().float()
-    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return _Trial(timed(work, runtime.device, loss is not None), logits, gradients)
 
 
@@ -189,5 +202,13 @@ def _captured(work: Work, stream: torch.cuda.Stream) -> Callable[[], object]:
     return graph.replay
 
 
-def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    return ((a - b).norm() / b.norm().clamp_min(1e-12)).item()
+def _norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The norm of tensors as one vector."""
+    return torch.stack([tensor.norm() for tensor in tensors]).norm()
+
+
+def _distance(ours: Iterable[torch.Tensor], theirs: Iterable[torch.Tensor]) -> float:
+    """How far tensors are from others, as one vector each and as a share of the norm of the others."""
+    theirs = list(theirs)
+    apart = _norm(a - b for a, b in zip(ours, theirs, strict=True))
+    return (apart / _norm(theirs).clamp_min(1e-12)).item()

@@ -19,7 +19,7 @@ from dive.printable import printable
 from dive.progress import SILENT, Progress
 from dive.recipe.reading import build, load
 from dive.recipe.recipe import Recipe
-from dive.recipe.records import of_one_run, precisions_told, without_precisions
+from dive.recipe.records import alike_but_for_precision, of_one_run, precisions_told
 from dive.recipe.teachers import model_name
 from dive.training.device import choose_device
 from dive.training.evaluation import Evaluator
@@ -176,18 +176,28 @@ def across_seeds(evaluated: Sequence[Result]) -> list[Seeds]:
 
 
 def apart_by_precision(evaluated: Sequence[Result]) -> Iterator[str]:
-    """Of each run whose seeds are not all summed up for nothing but precision: which computed in which."""
-    for members in of_one_run(evaluated, lambda one: without_precisions(one.record)):
-        seeds: dict[str, list[str]] = {}
-        for one in members:
-            seeds.setdefault(precisions_told(one.record), []).append(str(one.record["seed"]))
-        if len(seeds) > 1:
+    """Of runs that `across_seeds` keeps apart for their precisions alone, which seeds were computed in which.
+
+    Nothing of runs where one precision has all the seeds.
+    """
+    alike: list[list[Result]] = []
+    for one in evaluated:
+        group = next((g for g in alike if alike_but_for_precision(g[0].record, one.record)), None)
+        if group is None:
+            alike.append(group := [])
+        group.append(one)
+    for group in alike:
+        seeds: dict[str, set[int]] = {}
+        for one in group:
+            seeds.setdefault(precisions_told(one.record), set()).add(one.record["seed"])
+        if not any(numbers == set().union(*seeds.values()) for numbers in seeds.values()):
             told = "; ".join(
-                f"seed{'s' * (len(numbers) > 1)} {', '.join(numbers)} in {where}"
-                for where, numbers in seeds.items()
+                f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, sorted(numbers)))} in {precision}"
+                for precision, numbers in sorted(seeds.items())
             )
-            record = members[0].record
-            yield f"{model_name(record['kind'], record)} is not averaged over precisions: {told}"
+            record = group[0].record
+            name = f"{model_name(record['kind'], record)} of {record['recipe']['name']}"
+            yield f"{name} is not averaged over precisions: {told}; train them with one --precision"
 
 
 def _summary(members: Sequence[Result]) -> Seeds:

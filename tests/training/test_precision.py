@@ -114,7 +114,7 @@ def test_auto_on_a_gpu_is_the_fastest_that_agrees_and_is_clearly_faster(
     def trial(runtime, model, batch, loss):
         seconds = dict(zip(("fp32", "tf32", "bf16"), times, strict=True))[runtime.precision] / 1000
         result = right.flip(0) if runtime.precision in wrong.split() else right
-        return trials._Trial(seconds, right if trains else result, [result] if trains else [])
+        return trials._Trial(seconds, right if trains else result, {"w": result} if trains else {})
 
     monkeypatch.setattr(trials, "_trial", trial)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
@@ -122,7 +122,11 @@ def test_auto_on_a_gpu_is_the_fastest_that_agrees_and_is_clearly_faster(
     assert runtime.precision == chosen
     fp32, tf32, bf16 = times
     told = f"{bf16:.2g} ms a batch in bf16, {tf32:.2g} ms in tf32, {fp32:.2g} ms in fp32, logits differ by "
-    assert runtime.reason.startswith(told)
+    share = float((right.flip(0) - right).square().sum().sqrt() / right.square().sum().sqrt())
+    off = " and ".join(f"{share:.1%}" if one in wrong.split() else "0.0%" for one in ("bf16", "tf32"))
+    told += f"0.0% and 0.0%, gradients by {off}" if trains else off
+    assert runtime.reason.partition(";")[0] == told
+    assert all(f"; {one} is not taken: its " in runtime.reason for one in wrong.split())
 
 
 @pytest.fixture
@@ -253,12 +257,19 @@ def test_a_fast_bf16_that_gives_other_gradients_is_not_chosen():
     torch.manual_seed(0)
     wrong = Trick(delay=FASTER, answer=lambda logits: Backwards.apply(logits, 0.5))
     runtime = choose_precision("auto", CPU, wrong, BATCH, squares)
-    assert runtime.precision == "fp32" and runtime.reason.endswith(", gradients by 50.0%")
+    assert runtime.precision == "fp32"
+    assert runtime.reason.endswith(
+        "gradients by 50.0%; bf16 is not taken: its gradients are off by more than 40%"
+    )
     assert choose_precision("auto", CPU, wrong, BATCH).precision == "bf16"  # a forward pass does not need it
 
 
-@pytest.mark.parametrize(("factor", "precision"), [(1, "bf16"), (0, "fp32"), (-1, "fp32")])
-def test_a_layer_whose_gradient_is_wrong_counts_however_little_of_the_whole_it_has(factor, precision):
+@pytest.mark.parametrize(
+    ("part", "factor", "right"),
+    [(20, 1, True), (20, 0, False), (20, -1, False), (50, -1, False), (1000, -1, True)],
+    ids=["right", "zeros", "the wrong sign", "of 2 %", "of 0.1 %, too little to notice"],
+)
+def test_a_layer_is_found_whose_gradient_alone_is_wrong(part, factor, right):
     class Beside(Trick):
         """A trick beside a layer that gives little, whose gradient in bf16 is `factor` times that."""
 
@@ -268,13 +279,25 @@ def test_a_layer_whose_gradient_is_wrong_counts_however_little_of_the_whole_it_h
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             low = torch.is_autocast_enabled("cpu")
-            return super().forward(x) + Backwards.apply(self.small(x), factor if low else 1) / 20
+            return super().forward(x) + Backwards.apply(self.small(x), factor if low else 1) / part
 
     torch.manual_seed(0)
-    assert choose_precision("auto", CPU, Beside(), BATCH, squares).precision == precision
+    runtime = choose_precision("auto", CPU, Beside(), BATCH, squares)
+    assert runtime.precision == ("bf16" if right else "fp32")
+    assert ("the gradient of small.weight is off by 100% or more" in runtime.reason) is not right
 
 
-@pytest.mark.parametrize("seed", [1, 6, 9])
+def test_a_parameter_without_a_gradient_in_bf16_has_a_gradient_of_zeros_there():
+    class Cut(Trick):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(x)
+            return logits.detach() + 0 * self.norm.weight if torch.is_autocast_enabled("cpu") else logits
+
+    torch.manual_seed(0)
+    assert choose_precision("auto", CPU, Cut(delay=FASTER), BATCH, squares).precision == "fp32"
+
+
+@pytest.mark.parametrize("seed", [1, 9])
 def test_bf16_through_the_papers_network_agrees_whatever_the_seed(monkeypatch, seed):
     """Rounding alone takes its gradient a fifth of its norm away from that of fp32."""
     monkeypatch.setattr(trials, "_seconds_on_cpu", lambda work, *_: 1.0 + (work().dtype == torch.float32))

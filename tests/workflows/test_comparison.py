@@ -1,5 +1,6 @@
 """`dive eval`: figures against an independent evaluation, and seeds summed up."""
 
+import itertools
 import json
 import statistics
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from dive.models import checkpoint
 from dive.models.resnet import CifarResNet
 from dive.recipe.reading import load
+from dive.recipe.teachers import told_teachers
 from dive.training.evaluation import Accuracy
 from dive.workflows.data import load_test
 from dive.workflows.evaluate import across_seeds, apart_by_precision
@@ -253,29 +255,42 @@ def test_the_same_checkpoint_twice_is_one_seed():
     assert found.count == 2 and found.means[3] == pytest.approx(0.5)
 
 
-def test_seeds_of_two_precisions_are_not_summed_up_and_it_is_said_why():
-    runs = [evaluated(0, 0.4), evaluated(1, 0.5, precision="fp32"), evaluated(2, 0.9)]
-    (found,) = across_seeds(runs)
-    assert found.count == 2
-    assert list(apart_by_precision(runs)) == [
-        "teacher (bsce) is not averaged over precisions: seeds 0, 2 in bf16; seed 1 in fp32"
-    ]
-    assert list(apart_by_precision([runs[0], runs[2]])) == []
-    assert list(apart_by_precision([runs[0], evaluated(0, 0.5, precision="fp32")])) == []  # one seed
-    of_teachers = [
-        evaluated(seed, 0.5, loss="bsce", teacher={"precision": precision})
-        for seed, precision in enumerate(("bf16", "fp32"))
-    ]
-    (told,) = apart_by_precision(of_teachers)
-    assert told.endswith("seed 0 in bf16; seed 1 in bf16 (teacher in fp32)")
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_what_two_precisions_keep_apart_is_told_in_any_order(order):
+    runs = [evaluated(seed, seed / 10, precision=p) for seed, p in enumerate(("bf16", "fp32", "bf16"))]
+    other = evaluated(5, 0.5, loss="ce")
+    (told,) = apart_by_precision([[*runs, other][k] for k in order])
+    assert told == (
+        "teacher (bsce) of r is not averaged over precisions: seeds 0, 2 in bf16; seed 1 in fp32; "
+        "train them with one --precision"
+    )
+    again = [*runs, evaluated(1, 0.7)]  # every seed in bf16, one in fp32 as well
+    assert list(apart_by_precision([again[k] for k in order])) == []
+    both = [evaluated(seed, 0.1, precision=p) for seed in (0, 1) for p in ("bf16", "fp32")]
+    assert list(apart_by_precision([both[k] for k in order])) == []
+
+
+def test_precisions_of_teachers_keep_students_apart(digits):
+    record = json.loads(digits.student.with_suffix(".json").read_text())
+    accuracy = Accuracy(0.9, 0.5, 0.2, 0.5, 0.5, ())
+
+    def student(seed: int, *precisions: str) -> Result:
+        teachers = [record["teacher"] | {"precision": precision} for precision in precisions]
+        told = {"seed": seed, "weights_hash": str(seed), **told_teachers(teachers)}
+        return Result(Path("s.pt"), {k: v for k, v in record.items() if k != "teacher"} | told, accuracy)
+
+    (told,) = apart_by_precision([student(0, "bf16"), student(1, "fp32")])
+    assert "seed 1 in fp32; seed 0 in fp32 (teacher in bf16); " in told
+    (told,) = apart_by_precision([student(0, "fp32", "bf16"), student(1, "bf16", "bf16")])
+    assert "seed 1 in fp32 (teachers in bf16, bf16); seed 0 in fp32 (teachers in fp32, bf16); " in told
+    assert list(apart_by_precision([student(0, "fp32", "bf16"), student(1, "fp32", "bf16")])) == []
 
 
 def test_eval_says_that_seeds_of_two_precisions_are_not_averaged(digits, tmp_path):
     other = tmp_path / "other.pt"
-    wanted = [word for word in chain.DIGITS if word != "--quiet"]
-    chain.succeed("teacher", *wanted, "--precision", "bf16", "--epochs", 3, "--seed", 1, "--out", other)
-    done = chain.succeed("eval", digits.teacher, other)
-    assert "seed 0 in fp32; seed 1 in bf16; train them with one --precision" in done.err
+    chain.succeed("teacher", *chain.DIGITS, "--precision", "bf16", "--epochs", 3, "--seed", 1, "--out", other)
+    done = chain.succeed("eval", digits.teacher, other, "--quiet")
+    assert "teacher (bsce) of digits_lt_bbn is not averaged over precisions: seed 1 in bf16; " in done.out
     assert "Mean ±" not in done.out
 
 

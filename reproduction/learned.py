@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from dive.errors import RecipeError
-from reproduction.records import SHOTS, Row, by_run, recorded, rows_of
+from reproduction.records import SHOTS, Row, by_run, points, recorded, rows_of
 from reproduction.table import TUNES
 
 _FIGURE = re.compile(r"\{([^{}]+)\}")
@@ -73,9 +73,9 @@ def filled(text: str, rows: Mapping[str, Row], tunes: Mapping[str, Any]) -> str:
             case [name, "beside", other, figure] if {name, other} <= rows.keys() and figure in _OF_A_ROW:
                 return _of_row(_of_same_seeds(rows[name], rows[other])[0], figure)
             case [one, "-", other, shot] if shot in SHOTS:
-                return f"{_above(*_of_same_seeds(rows[one], rows[other]), shot):+.2f}"
+                return points(_above(*_of_same_seeds(rows[one], rows[other]), shot))
             case [one, "over", other, shot] if shot in SHOTS:
-                return f"{_above(rows[one], rows[other], shot):+.2f}"
+                return points(_above(rows[one], rows[other], shot))
             case [name, "crossing"] if name in tunes and tunes[name]["crossing"] is not None:
                 return f"{tunes[name]['crossing']['ratio']:.3f}"
             case [name, "nats", "recommended"] if name in tunes:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from dive.recipe.recipe import Recipe
-from reproduction.records import Row
+from reproduction.records import Row, points
 
 
 @cache
@@ -59,4 +59,4 @@ def compared(row: Row, result: Mapping[str, float] | None) -> str:
     ours = row.accuracy("all")
     if result is None or "all" not in result or ours is None:
         return ""
-    return f"{result['all']:.2f} ({ours - result['all']:+.2f})"
+    return f"{result['all']:.2f} ({points(ours - result['all'])})"

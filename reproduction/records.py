@@ -98,7 +98,7 @@ class Row:
     @property
     def gain_shown(self) -> str:
         """The gain as the tables write it."""
-        return "" if self.gain is None else f"{self.gain:+.2f}"
+        return "" if self.gain is None else points(self.gain)
 
     @property
     def pair(self) -> tuple[float, float]:
@@ -203,6 +203,11 @@ def _epochs() -> dict[str, int]:
 def percent(value: float | None) -> str:
     """A percentage as the tables write it; a dash for None."""
     return "–" if value is None else f"{value:.2f}"
+
+
+def points(difference: float) -> str:
+    """A difference of percentages with its sign; one value reads alike in whatever order it was added up."""
+    return f"{round(difference, 6):+.2f}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -312,6 +312,17 @@ def test_what_was_learned_takes_its_figures_from_rows_and_tune_tables(teacher, s
             learned.filled(wrong, rows, tunes)
 
 
+def test_a_gain_reads_alike_in_every_table(teacher, student):
+    """That of the two below is half a hundredth between two texts, and added up in two orders."""
+    pairs = {0: (0.4343, 0.4626), 1: (0.4272, 0.4606)}
+    students = [of_seed(student, seed, all=ours) for seed, (_, ours) in pairs.items()]
+    for one in students:
+        one["teacher"]["accuracy"] = one["teacher"]["accuracy"] | {"all": pairs[one["seed"]][0]}
+    teachers = Row([of_seed(teacher, seed, all=theirs) for seed, (theirs, _) in pairs.items()])
+    rows = {"bbn/teacher": teachers, "bbn/student": Row(students)}
+    assert learned.filled("{bbn/student - bbn/teacher all}", rows, {}) == rows["bbn/student"].gain_shown
+
+
 def test_a_lesson_waits_for_the_runs_that_are_missing(tmp_path):
     page = "\n".join(learned.lessons(tmp_path))
     assert page.count("Not known yet") == len(learned.entries())

@@ -11,8 +11,8 @@ from reproduction.table import CACHE, Run
 def command(record: Mapping[str, Any], configs: Path, run: Run | None = None) -> str:
     """The command that makes a run again, but for where the images are.
 
-    run: its line of the table, which names its cache where that is not the recipe's own, and its precision
-    where it is not left to dive.
+    run: its line of the table, which names its cache where that is not the recipe's own, and the precision
+    it is to have, which a run before that was told may have left to dive.
     """
     root = configs.parent
     files = sorted([*configs.rglob("*.yaml"), *(root / "reproduction" / "recipes").glob("*.yaml")])
@@ -21,7 +21,7 @@ def command(record: Mapping[str, Any], configs: Path, run: Run | None = None) ->
     if run is not None and run.cache is not None:
         path = CACHE[run.cache].path
         cache = None if path.stem == record["recipe"]["name"] else str(path)
-    precision = ""
     if run is not None and (option := "--precision") in run.words:
-        precision = f" {option} {run.words[run.words.index(option) + 1]}"
-    return commands.command(record, recipes, cache) + precision
+        asked = {"precision": run.words[run.words.index(option) + 1]}
+        record = {**record, "recipe": {**record["recipe"], **asked}}
+    return commands.command(record, recipes, cache)

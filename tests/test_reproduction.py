@@ -131,6 +131,8 @@ def test_a_runs_command_makes_the_same_recipe_again(record, repository, monkeypa
         distillation__tau=2.0, distillation__weight=0.3, precision="fp32",
     )  # fmt: skip
     assert recipe == build(record["recipe"])
+    record["recipe"]["precision"] = "bf16"  # asked for, where the recipe has fp32
+    assert "--precision bf16" in commands.command(record, repository / "configs")
 
 
 def test_a_runs_command_names_a_cache_that_is_not_the_recipes_own(student, repository):
@@ -231,7 +233,8 @@ def test_a_runs_command_names_the_precision_that_the_table_asks_for(teacher, rep
     configs = repository / "configs"
     left = commands.command(teacher, configs, RUN["bbn/teacher"])
     asked = commands.command(teacher, configs, RUN["bbn/teacher-s1-fp32"])
-    assert asked == f"{left} --precision fp32" and "--precision" not in left
+    assert "--precision" not in left
+    assert shlex.split(asked) == [*shlex.split(left), "--precision", "fp32"]
 
 
 def test_a_row_says_what_is_unusual_about_its_cache_its_teachers_and_its_length(student):

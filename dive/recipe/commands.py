@@ -18,6 +18,7 @@ _OPTIONS = {
     "distillation.weight": "--weight",
     "teacher.loss": "--loss",
     "seed": "--seed",
+    "precision": "--precision",
 }
 
 
@@ -40,7 +41,7 @@ def command(record: Mapping[str, Any], recipes: Mapping[str, Path], cache: str |
         words += ["--epochs", str(recipe.schedule.epochs)]
     below = dict(_leaves(_of_kinds(base, recipe)))
     for key, value in _leaves(recipe.as_dict()):
-        if key in ("data.root", "precision") or (key in below and value == below[key]):
+        if key == "data.root" or (key in below and value == below[key]):
             continue
         text = "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
         words += [_OPTIONS[key], text] if key in _OPTIONS else ["--set", f"{key}={text}"]

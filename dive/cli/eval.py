@@ -1,5 +1,6 @@
 """`dive eval`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from dive.workflows.places import checkpoint_of
 if TYPE_CHECKING:
     from dive.progress import Progress
     from dive.recipe.recipe import Recipe
-    from dive.workflows.evaluate import Seeds
+    from dive.workflows.evaluate import Apart, Seeds
     from dive.workflows.results import Result
 
 
@@ -72,7 +73,7 @@ def command(
     """
     if force and plot is None:
         raise click.UsageError("--force replaces the figure of --plot: give --plot too, or leave it out")
-    from dive.workflows.evaluate import PARTS, across_seeds, evaluate, recorded_recipe
+    from dive.workflows.evaluate import PARTS, across_seeds, apart_by_precision, evaluate, recorded_recipe
 
     progress = options.reporter(quiet)
     if checkpoints and config is None:
@@ -85,7 +86,8 @@ def command(
     if plot is not None:
         progress.note(f"wrote {plot}")
     if as_json:
-        options.print_json({"part": part, **_document(evaluated, across_seeds(evaluated))})
+        seeds, apart = across_seeds(evaluated), apart_by_precision(evaluated)
+        options.print_json({"part": part, **_document(evaluated, seeds, apart)})
         return
     _print_shots(evaluated, PARTS[part], numbered=per_class)
     if per_class:
@@ -132,7 +134,7 @@ def _print_classes(evaluated: "list[Result]", title: str) -> None:
     print_table(table)
 
 
-def _document(evaluated: "list[Result]", seeds: "list[Seeds]") -> dict[str, Any]:
+def _document(evaluated: "list[Result]", seeds: "list[Seeds]", apart: "Iterable[Apart]") -> dict[str, Any]:
     from dive.cli.tables import SHOT_COLUMNS
     from dive.recipe.teachers import model_name
 
@@ -144,6 +146,7 @@ def _document(evaluated: "list[Result]", seeds: "list[Seeds]") -> dict[str, Any]
                 "kind": one.record["kind"],
                 "model": model_name(one.record["kind"], one.record),
                 "seed": one.record["seed"],
+                "precision": one.record["precision"],
                 "weights_hash": one.record["weights_hash"],
                 "accuracy": one.accuracy.as_dict(),
                 "group_confusion": one.accuracy.group_confusion,
@@ -160,4 +163,5 @@ def _document(evaluated: "list[Result]", seeds: "list[Seeds]") -> dict[str, Any]
             }
             for run in seeds
         ],
+        "not_averaged": [{"model": runs.model, "seeds_by_precision": runs.seeds} for runs in apart],
     }

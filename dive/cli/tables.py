@@ -98,8 +98,8 @@ def print_seeds(results: "Sequence[Result]") -> None:
         table.add_row(named(run.record, f"{run.count} seeds"), *map(percent, run.means, run.deviations))
     if table.row_count:
         print_table(table)
-    for told in apart_by_precision(results):
-        click.echo(printable(told))
+    for apart in apart_by_precision(results):
+        click.echo(printable(str(apart)))
 
 
 def figures(accuracy: "Accuracy") -> list[float | None]:

@@ -44,6 +44,33 @@ class Seeds:
     deviations: list[float | None]
 
 
+@dataclass(frozen=True)
+class Apart:
+    """Runs that differ in seed and precision alone: which seeds were computed in which.
+
+    record: of the first. seeds: by precision, as `precisions_told` writes it; both in order.
+    """
+
+    record: dict[str, Any]
+    seeds: dict[str, list[int]]
+
+    @property
+    def model(self) -> str:
+        """What they are, as a table names it."""
+        return model_name(self.record["kind"], self.record)
+
+    def __str__(self) -> str:
+        """What to tell a reader who expects one mean of them."""
+        told = "; ".join(
+            f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} in {precision}"
+            for precision, numbers in self.seeds.items()
+        )
+        return (
+            f"{self.model} of {self.record['recipe']['name']} is not averaged over precisions: {told}; "
+            "train them with one --precision"
+        )
+
+
 def recorded_recipe(path: Path, assignments: tuple[str, ...], data: str | None) -> Recipe:
     """The recipe a checkpoint was trained with, `KEY=VALUE` assignments and a place of the images over it.
 
@@ -175,10 +202,10 @@ def across_seeds(evaluated: Sequence[Result]) -> list[Seeds]:
     return [_summary(members) for members in runs if len(members) > 1]
 
 
-def apart_by_precision(evaluated: Sequence[Result]) -> Iterator[str]:
-    """Of runs that `across_seeds` keeps apart for their precisions alone, which seeds were computed in which.
+def apart_by_precision(evaluated: Sequence[Result]) -> Iterator[Apart]:
+    """The runs that `across_seeds` keeps apart for their precisions alone.
 
-    Nothing of runs where one precision has all the seeds.
+    None of runs where one precision has all the seeds.
     """
     alike: list[list[Result]] = []
     for one in evaluated:
@@ -191,13 +218,7 @@ def apart_by_precision(evaluated: Sequence[Result]) -> Iterator[str]:
         for one in group:
             seeds.setdefault(precisions_told(one.record), set()).add(one.record["seed"])
         if not any(numbers == set().union(*seeds.values()) for numbers in seeds.values()):
-            told = "; ".join(
-                f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, sorted(numbers)))} in {precision}"
-                for precision, numbers in sorted(seeds.items())
-            )
-            record = group[0].record
-            name = f"{model_name(record['kind'], record)} of {record['recipe']['name']}"
-            yield f"{name} is not averaged over precisions: {told}; train them with one --precision"
+            yield Apart(group[0].record, {told: sorted(seeds[told]) for told in sorted(seeds)})
 
 
 def _summary(members: Sequence[Result]) -> Seeds:

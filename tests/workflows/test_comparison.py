@@ -82,7 +82,7 @@ def test_several_seeds_are_summed_up_as_mean_and_sample_standard_deviation(three
     document = chain.succeed("eval", *three_seeds, digits.student, "--json", "--quiet").document
     figures = [one["accuracy"] for one in document["checkpoints"][:3]]
     (summary,) = document["over_seeds"]
-    assert summary["seeds"] == 3
+    assert summary["seeds"] == 3 and document["not_averaged"] == []
     assert list(summary["mean"]) == ["many", "medium", "few", "all", "class_mean"]
     for name in summary["mean"]:
         values = [one[name] for one in figures]
@@ -260,7 +260,7 @@ def test_what_two_precisions_keep_apart_is_told_in_any_order(order):
     runs = [evaluated(seed, seed / 10, precision=p) for seed, p in enumerate(("bf16", "fp32", "bf16"))]
     other = evaluated(5, 0.5, loss="ce")
     (told,) = apart_by_precision([[*runs, other][k] for k in order])
-    assert told == (
+    assert str(told) == (
         "teacher (bsce) of r is not averaged over precisions: seeds 0, 2 in bf16; seed 1 in fp32; "
         "train them with one --precision"
     )
@@ -280,9 +280,9 @@ def test_precisions_of_teachers_keep_students_apart(digits):
         return Result(Path("s.pt"), {k: v for k, v in record.items() if k != "teacher"} | told, accuracy)
 
     (told,) = apart_by_precision([student(0, "bf16"), student(1, "fp32")])
-    assert "seed 1 in fp32; seed 0 in fp32 (teacher in bf16); " in told
+    assert "seed 1 in fp32; seed 0 in fp32 (teacher in bf16); " in str(told)
     (told,) = apart_by_precision([student(0, "fp32", "bf16"), student(1, "bf16", "bf16")])
-    assert "seed 1 in fp32 (teachers in bf16, bf16); seed 0 in fp32 (teachers in fp32, bf16); " in told
+    assert "seed 1 in fp32 (teachers in bf16, bf16); seed 0 in fp32 (teachers in fp32, bf16); " in str(told)
     assert list(apart_by_precision([student(0, "fp32", "bf16"), student(1, "fp32", "bf16")])) == []
 
 
@@ -292,6 +292,12 @@ def test_eval_says_that_seeds_of_two_precisions_are_not_averaged(digits, tmp_pat
     done = chain.succeed("eval", digits.teacher, other, "--quiet")
     assert "teacher (bsce) of digits_lt_bbn is not averaged over precisions: seed 1 in bf16; " in done.out
     assert "Mean ±" not in done.out
+    document = chain.succeed("eval", digits.teacher, other, "--json", "--quiet").document
+    assert [one["precision"] for one in document["checkpoints"]] == ["fp32", "bf16"]
+    assert document["over_seeds"] == []
+    assert document["not_averaged"] == [
+        {"model": "teacher (bsce)", "seeds_by_precision": {"bf16": [1], "fp32": [0]}}
+    ]
 
 
 def test_other_losses_kinds_or_recipes_are_other_runs():

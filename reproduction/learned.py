@@ -5,6 +5,8 @@ A text has its figures in braces:
 - `{bbn/student all}`: the accuracy of a run, over the seeds of its row;
 - `{bbn/student beside bbn/teacher all}`: the same at the seeds that both have, or all where they share none;
 - `{bbn/student - bbn/teacher few}`: how far one is above another in points, at the seeds that both have;
+- `{bbn/student - bbn/teacher each few}`: the same of each of those seeds alone;
+- `{bbn/student range few}`: how far its seeds are apart in points, from the lowest to the highest;
 - `{bbn/student over bbn/teacher few}`: the same of the means of all their seeds;
 - `{bbn/student seeds}`, `{bbn/student beside bbn/teacher seeds}`: the number of seeds;
 - `{bbn/tune nats 6}`: what targets at τ/p = 6 keep; `{bbn/tune nats recommended}` at the recommended pair;
@@ -15,7 +17,7 @@ A lesson whose runs are not all recorded is shown as open, with the runs that it
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,12 @@ def filled(text: str, rows: Mapping[str, Row], tunes: Mapping[str, Any]) -> str:
                 return _of_row(_of_same_seeds(rows[name], rows[other])[0], figure)
             case [one, "-", other, shot] if shot in SHOTS:
                 return points(_above(*_of_same_seeds(rows[one], rows[other]), shot))
+            case [one, "-", other, "each", shot] if shot in SHOTS:
+                pairs = zip(*map(_single, _of_same_seeds(rows[one], rows[other])), strict=True)
+                return _listed([points(_above(ours, theirs, shot)) for ours, theirs in pairs])
+            case [name, "range", shot] if name in rows and shot in SHOTS and len(rows[name].records) > 1:
+                seeds = [record["accuracy"][shot] for record in rows[name].records]
+                return f"{100 * (max(seeds) - min(seeds)):.2f}"
             case [one, "over", other, shot] if shot in SHOTS:
                 return points(_above(rows[one], rows[other], shot))
             case [name, "crossing"] if name in tunes and tunes[name]["crossing"] is not None:
@@ -103,6 +111,16 @@ def _of_same_seeds(one: Row, other: Row) -> tuple[Row, Row]:
         return one, other
     first, second = ([r for r in row.records if r["seed"] in seeds] for row in (one, other))
     return Row(first), Row(second)
+
+
+def _single(row: Row) -> list[Row]:
+    """A row of each of its seeds."""
+    return [Row([record]) for record in row.records]
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Words as one lists them: a, b and c."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _above(one: Row, other: Row, shot: str) -> float:

@@ -301,6 +301,8 @@ def test_what_was_learned_takes_its_figures_from_rows_and_tune_tables(teacher, s
         "bbn/teacher beside bbn/student all": "41.00",  # that of seed 1
         "bbn/teacher beside bbn/student seeds": "one seed",
         "bbn/student - bbn/teacher all": "+5.00",  # of seed 1, which both have: 46 and 41
+        "bbn/student - bbn/teacher each all": "+5.00",
+        "bbn/teacher range all": "2.00",
         "bbn/student over bbn/teacher all": "+5.00",
         "bbn/tune nats 6": "0.250",
         "bbn/tune nats recommended": "0.700",
@@ -310,7 +312,12 @@ def test_what_was_learned_takes_its_figures_from_rows_and_tune_tables(teacher, s
     assert learned.filled(text, rows, tunes) == "; ".join(figures.values())
     rows["bbn/student"] = Row([of_seed(student, 2, all=0.46)])
     assert learned.filled("{bbn/student - bbn/teacher all}", rows, tunes) == "+4.00"
-    for wrong in ("{bbn/teacher most}", "{bbn/tune nats 7}", "{bbn/other all}"):
+    rows["bbn/student"] = Row([of_seed(student, seed, all=0.46) for seed in (1, 2)])
+    assert learned.filled("{bbn/student - bbn/teacher each all}", rows, tunes) == "+5.00 and +4.00"
+    rows["bbn/student"] = Row([of_seed(student, seed, all=0.46) for seed in (0, 1, 2)])
+    assert learned.filled("{bbn/student - bbn/teacher each all}", rows, tunes) == "+6.00, +5.00 and +4.00"
+    rows["one"] = Row([of_seed(student, 0, all=0.46)])
+    for wrong in ("{one range all}", "{bbn/teacher most}", "{bbn/tune nats 7}", "{bbn/other all}"):
         with pytest.raises(RecipeError, match="no figure of the records"):
             learned.filled(wrong, rows, tunes)
 

@@ -84,7 +84,7 @@ def _models(axes: Axes, panel: Panel, colours: dict[str, dict[str, str]]) -> Non
         bars = axes.bar(places, heights, width * 0.92, label=label, zorder=2, **style)
         spreads = [row.spread(shot) or 0.0 for shot in SHOTS]
         if any(spreads):
-            axes.errorbar(places, heights, spreads, color="black", linestyle="none", capsize=3, zorder=3)
+            axes.errorbar(places, heights, spreads, color="black", linestyle="none", capsize=2.5, zorder=3)
         values = ["" if mean is None else f"{mean:.1f}" for mean in means]
         upright = 90 if len(panel.rows) > NARROW else 0
         ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
@@ -108,18 +108,32 @@ def _works(axes: Axes, panel: Panel, marks: dict[str, str]) -> None:
     same = [{name: r for name, r in one.items() if "method" not in r} for one in panel.reported]
     for name in dict.fromkeys(name for one in same for name in one):
         across, up = [], []
-        for places, reported in zip(_places(panel), same, strict=True):
+        for row, places, reported in zip(panel.rows, _places(panel), same, strict=True):
             result = reported.get(name, {})
             for x, shot in zip(places, SHOTS, strict=True):
                 if shot in result:
                     together = [one for one in reported if shot in reported[one]]
-                    aside = (together.index(name) - (len(together) - 1) / 2) * 0.4 * WIDTH / len(panel.rows)
-                    across.append(x + aside)
+                    asides = _asides(len(together), row.spread(shot) is not None)
+                    across.append(x + asides[together.index(name)] * WIDTH / len(panel.rows))
                     up.append(result[shot])
         style: dict[str, Any] = {
             "marker": marks[name],
-            "markersize": 6,
+            "markersize": 5.5,
             "color": "black",
             "linestyle": "none",
         }
         axes.plot(across, up, label=name, markerfacecolor="white", zorder=4, **style)
+
+
+def _asides(count: int, error_bar: bool) -> list[float]:
+    """How far so many marks of a bar stand from its middle, in its width; an error bar stays free.
+
+    >>> _asides(2, error_bar=False), _asides(2, error_bar=True), _asides(1, error_bar=True)
+    ([-0.2, 0.2], [-0.34, 0.34], [0.34])
+    """
+    steps: list[float] = [k - (count - 1) / 2 for k in range(count)]
+    if error_bar:
+        half = (count + 1) // 2
+        steps = [float(k) for k in range(-half, half + 1) if k][-count:]
+        return [0.34 * step for step in steps]
+    return [0.4 * step for step in steps]

@@ -3,16 +3,19 @@
 A text has its figures in braces:
 
 - `{bbn/student all}`: the accuracy of a run, over the seeds of its row;
-- `{bbn/student beside bbn/teacher all}`: the same at the seeds that both have, or all where they share none;
+- `{bbn/student beside bbn/teacher all}`: the same at the seeds that both have;
 - `{bbn/student - bbn/teacher few}`: how far one is above another in points, at the seeds that both have;
+- `{bbn/student - bbn/teacher groups}`: the same of each group of classes;
 - `{bbn/student - bbn/teacher each few}`: the same of each of those seeds alone;
-- `{bbn/student range few}`: how far its seeds are apart in points, from the lowest to the highest;
 - `{bbn/student over bbn/teacher few}`: the same of the means of all their seeds;
+- `{bbn/student range few}`: how far its seeds are apart in points, from the lowest to the highest;
 - `{bbn/student seeds}`, `{bbn/student beside bbn/teacher seeds}`: the number of seeds;
 - `{bbn/tune nats 6}`: what targets at τ/p = 6 keep; `{bbn/tune nats recommended}` at the recommended pair;
-- `{bbn/tune crossing}`: the τ/p at which the curves cross.
+- `{bbn/tune crossing}`: the τ/p at which the curves cross;
+- `{reproduction at bbn/student all}`: what a work of literature.yaml reports for a run.
 
-A lesson whose runs are not all recorded is shown as open, with the runs that it waits for.
+A student stands beside the teacher that it learned from, whatever its own seed. A lesson whose runs, those of
+its figures and of its `needs`, are not all recorded is shown as open, with the runs that it waits for.
 """
 
 import json
@@ -25,6 +28,9 @@ from typing import Any
 import yaml
 
 from dive.errors import RecipeError
+from dive.recipe.reading import build
+from dive.recipe.teachers import teachers_in
+from reproduction import literature
 from reproduction.records import SHOTS, Row, by_run, points, recorded, rows_of
 from reproduction.table import TUNES
 
@@ -50,7 +56,7 @@ def lessons(folder: Path) -> Iterator[str]:
     lines = []
     for entry in entries():
         text = f"{entry['text'].strip()} {entry['limits'].strip()}"
-        lacking = sorted(needs(text) - rows.keys() - tunes.keys())
+        lacking = sorted(needs(entry) - rows.keys() - tunes.keys())
         if lacking:
             lines.append(
                 f"- **{entry['title']}** Not known yet: it waits for {', '.join(f'`{n}`' for n in lacking)}."
@@ -60,9 +66,12 @@ def lessons(folder: Path) -> Iterator[str]:
     yield "\n".join(lines)
 
 
-def needs(text: str) -> set[str]:
-    """The runs and tune tables that a text takes figures from."""
-    return {word for figure in _FIGURE.findall(text) for word in figure.split() if "/" in word}
+def needs(entry: Mapping[str, Any]) -> set[str]:
+    """The runs and tune tables that a lesson takes figures from, and those that it names."""
+    figures = _FIGURE.findall(entry["text"] + entry["limits"])
+    return {word for figure in figures for word in figure.split() if "/" in word}.union(
+        entry.get("needs", ())
+    )
 
 
 def filled(text: str, rows: Mapping[str, Row], tunes: Mapping[str, Any]) -> str:
@@ -73,17 +82,26 @@ def filled(text: str, rows: Mapping[str, Row], tunes: Mapping[str, Any]) -> str:
             case [name, figure] if name in rows and figure in _OF_A_ROW:
                 return _of_row(rows[name], figure)
             case [name, "beside", other, figure] if {name, other} <= rows.keys() and figure in _OF_A_ROW:
-                return _of_row(_of_same_seeds(rows[name], rows[other])[0], figure)
-            case [one, "-", other, shot] if shot in SHOTS:
-                return points(_above(*_of_same_seeds(rows[one], rows[other]), shot))
-            case [one, "-", other, "each", shot] if shot in SHOTS:
-                pairs = zip(*map(_single, _of_same_seeds(rows[one], rows[other])), strict=True)
-                return _listed([points(_above(ours, theirs, shot)) for ours, theirs in pairs])
-            case [name, "range", shot] if name in rows and shot in SHOTS and len(rows[name].records) > 1:
-                seeds = [record["accuracy"][shot] for record in rows[name].records]
-                return f"{100 * (max(seeds) - min(seeds)):.2f}"
-            case [one, "over", other, shot] if shot in SHOTS:
+                beside = {id(ours): ours for ours, _ in _pairs(rows[name], rows[other])}
+                return _of_row(Row(list(beside.values())), figure)
+            case [one, "-", other, shot] if {one, other} <= rows.keys() and shot in (*SHOTS, "groups"):
+                ours, theirs = map(Row, zip(*_pairs(rows[one], rows[other]), strict=True))
+                if shot != "groups":
+                    return points(_above(ours, theirs, shot))
+                told = [f"{points(_above(ours, theirs, group))} in the {group}-shot" for group in SHOTS[:3]]
+                return f"{_listed(told)} group"
+            case [one, "-", other, "each", shot] if {one, other} <= rows.keys() and shot in SHOTS:
+                pairs = _pairs(rows[one], rows[other])
+                return _listed([points(_above(Row([ours]), Row([theirs]), shot)) for ours, theirs in pairs])
+            case [one, "over", other, shot] if {one, other} <= rows.keys() and shot in SHOTS:
                 return points(_above(rows[one], rows[other], shot))
+            case [name, "range", shot] if name in rows and shot in SHOTS and len(rows[name].records) > 1:
+                seeds = [Row([record]) for record in rows[name].records]
+                best, worst = (pick(seeds, key=lambda row: row.accuracy(shot) or 0.0) for pick in (max, min))
+                return f"{_above(best, worst, shot):.2f}"
+            case [*work, "at", name, shot] if name in rows and shot in SHOTS:
+                if (result := _reported(" ".join(work), rows[name])) is not None and shot in result:
+                    return f"{result[shot]:.2f}"
             case [name, "crossing"] if name in tunes and tunes[name]["crossing"] is not None:
                 return f"{tunes[name]['crossing']['ratio']:.3f}"
             case [name, "nats", "recommended"] if name in tunes:
@@ -104,18 +122,27 @@ def _of_row(row: Row, figure: str) -> str:
     return f"{len(row.records)} seeds" if len(row.records) > 1 else "one seed"
 
 
-def _of_same_seeds(one: Row, other: Row) -> tuple[Row, Row]:
-    """Two rows with the records alone whose seeds both have; both whole where they share none."""
-    seeds = {record["seed"] for record in one.records} & {record["seed"] for record in other.records}
-    if not seeds:
-        return one, other
-    first, second = ([r for r in row.records if r["seed"] in seeds] for row in (one, other))
-    return Row(first), Row(second)
+def _pairs(one: Row, other: Row) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The records of two rows that stand beside each other; raises RecipeError where none do."""
+    pairs = [(a, b) for a in one.records for b in other.records if _seed(a, other) == _seed(b, one)]
+    if not pairs:
+        raise RecipeError(f"learned.yaml compares {one.name} with {other.name}, which share no seed")
+    return pairs
 
 
-def _single(row: Row) -> list[Row]:
-    """A row of each of its seeds."""
-    return [Row([record]) for record in row.records]
+def _seed(record: Mapping[str, Any], beside: Row) -> int:
+    """By which seed a record stands beside those of a row: a student beside teachers by its teacher's."""
+    taught = teachers_in(record)
+    if record["kind"] == "student" and beside.record["kind"] == "teacher" and len(taught) == 1:
+        return taught[0].get("seed", record["seed"])  # a foreign teacher has none
+    return record["seed"]
+
+
+def _reported(work: str, row: Row) -> Mapping[str, float] | None:
+    """What a work of literature.yaml reports for a row, None for nothing."""
+    recipe = build(row.record["recipe"])
+    found = [literature.reported(one, row, recipe) for one in literature.works() if one["name"] == work]
+    return found[0] if found else None
 
 
 def _listed(words: Sequence[str]) -> str:

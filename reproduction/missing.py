@@ -1,7 +1,8 @@
 """The part of RESULTS.md that says what is missing, with hours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from reproduction import plan
 from reproduction.records import by_run, markdown
@@ -37,4 +38,10 @@ def section(folder: Path) -> Iterator[str]:
             pending.append("export" if not isinstance(step.what, Run) else f"weights of {step.what.name}")
     yield f"Runs without a record, in the order in which they are made; together {plan.total(steps)}."
     yield markdown(["run", "needs first", "about"], lines)
-    yield f"{plan.basis(steps)} `make reproduce RUNS=NAME` makes one. Nothing has run on a GPU yet."
+    yield f"{plan.basis(steps)} `make reproduce RUNS=NAME` makes one. {_on_gpus(records.values())}"
+
+
+def _on_gpus(records: Iterable[Mapping[str, Any]]) -> str:
+    """How many of the recorded runs were on a GPU: the name of a CPU ends with its threads."""
+    count = sum(f", {record['threads']} thread" not in record["device"] for record in records)
+    return f"{count} of the recorded runs were on a GPU." if count else "Nothing has run on a GPU yet."

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from dive.data.longtail import class_counts
-from dive.errors import RecipeError
 from dive.progress import duration
 from dive.recipe.reading import load, with_epochs
 from dive.recipe.recipe import Recipe
@@ -45,17 +44,14 @@ class There:
 def plan(runs: Iterable[Run], there: There, records: Mapping[str, Mapping[str, Any]]) -> Iterator[Step]:
     """The steps that the missing ones of these runs take, each once, what is needed before what needs it.
 
-    Before a student come its cache, the teachers of that whose weights are not there, and the students
-    that it takes its pair from. records: of recorded runs, by name.
+    Before a student come its cache and the teachers of that whose weights are not there. records: of recorded
+    runs, by name.
     """
     made: set[str] = set()
 
     def run_steps(run: Run) -> Iterator[Step]:
         if run.name in made:
             return
-        for other in run.best_of:
-            if not there.recorded(RUN[other]):
-                yield from run_steps(RUN[other])
         if run.cache is not None:
             yield from cache_steps(CACHE[run.cache])
         made.add(run.name)
@@ -125,21 +121,6 @@ def images(recipe: Recipe) -> int:
     if recipe.data.imbalance is None:
         return IMAGES_PER_CLASS * CLASSES
     return sum(class_counts(IMAGES_PER_CLASS, recipe.data.imbalance, CLASSES))
-
-
-def best_pair(run: Run, records: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """`--tau` and `--power` of the best of the students that a run takes its pair from; () if it has its own.
-
-    Raises RecipeError while one of them is not recorded.
-    """
-    if not run.best_of:
-        return ()
-    missing = [name for name in run.best_of if name not in records]
-    if missing:
-        raise RecipeError(f"{run.name} takes the pair of the best of others: make {', '.join(missing)} first")
-    best = max(run.best_of, key=lambda name: records[name]["accuracy"]["all"])
-    d = records[best]["recipe"]["distillation"]
-    return "--tau", f"{d['tau']:g}", "--power", f"{d['power']:g}"
 
 
 def named(step: Step) -> str:

@@ -43,8 +43,10 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The model, and its seeds where there are several."""
-        return f"{self.model}, {len(self.records)} seeds" if len(self.records) > 1 else self.model
+        """The model, and how many seeds it has or which one; seed 0 goes without saying."""
+        if len(self.records) > 1:
+            return f"{self.model}, {len(self.records)} seeds"
+        return f"{self.model}, seed {self.record['seed']}" if self.record["seed"] else self.model
 
     @property
     def unusual(self) -> list[str]:
@@ -83,8 +85,13 @@ class Row:
         return percent(mean) if spread is None else f"{mean:.2f} ± {spread:.2f}"
 
     @property
-    def gain(self) -> float | None:
-        """By how many points a student is above its teacher, on average; None where an accuracy is not told.
+    def first_shown(self) -> str:
+        """The accuracy of seed 0 over all classes; an empty text where there is no such run."""
+        return "" if self.record["seed"] else Row([self.record]).shown("all")
+
+    @property
+    def gains(self) -> list[float]:
+        """By how many points each student is above its teacher; left out where an accuracy is not told.
 
         Of an ensemble: above the mean of its members' accuracies.
         """
@@ -93,12 +100,18 @@ class Row:
             told = [one.get("accuracy", {}).get("all") for one in teachers_in(record) if one]
             if told and None not in told:
                 gains.append(100 * (record["accuracy"]["all"] - statistics.fmean(told)))
-        return statistics.fmean(gains) if gains else None
+        return gains
 
     @property
     def gain_shown(self) -> str:
-        """The gain as the tables write it."""
-        return "" if self.gain is None else points(self.gain)
+        """The gains as the tables write them: their mean, and of several seeds its standard deviation."""
+        if not self.gains:
+            return ""
+        shown = points(statistics.fmean(self.gains))
+        if len(self.gains) > 1:
+            shown += f" ± {statistics.stdev(self.gains):.2f}"
+        members = len(teachers_in(self.record))
+        return f"{shown} (mean of {members})" if members > 1 else shown
 
     @property
     def pair(self) -> tuple[float, float]:

@@ -103,8 +103,7 @@ def make(run: Run, data: tuple[str, ...]) -> None:
     known, out = recorded(), run.file(CHECKPOINTS, ".pt")
     if not run.file(CHECKPOINTS, ".json").exists():
         cache = () if run.cache is None else ("--cache", CACHE[run.cache].path)
-        pair = plan.best_pair(run, known)
-        _dive(*run.words, *pair, "--config", run.config, *data, *cache, "--out", out)
+        _dive(*run.words, "--config", run.config, *data, *cache, "--out", out)
     if run.name not in known:
         keep(run)
 

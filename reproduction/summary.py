@@ -36,10 +36,15 @@ def quick(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
         beside = literature.works_beside(recipe)
         reported = [literature.reported(work, row, recipe) if work in beside else None for work in works]
         theirs = [literature.compared(row, one) for one in reported]
-        lines.append([_experiment(recipe), row.name, row.shown("all"), row.gain_shown, *theirs])
-    head = ["imbalance, augmentation", "ours", "all", "over its teacher"]
+        lines.append(
+            [_experiment(recipe), row.name, row.shown("all"), row.gain_shown, row.first_shown, *theirs]
+        )
+    head = ["imbalance, augmentation", "ours", "all", "over its teacher", "all, seed 0"]
     yield markdown([*head, *(work["name"] for work in works)], lines)
-    yield "In brackets: ours minus theirs. A value without ± is of one seed."
+    yield (
+        "In brackets: ours minus theirs. ± is the sample standard deviation over seeds; a value without it "
+        "is of one seed, 0 where none is named. Rows are compared in the column `all, seed 0`."
+    )
     yield "\n".join(f"- **{work['name']}**: [{work['title']}]({work['url']})." for work in works)
 
 

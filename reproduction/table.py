@@ -17,15 +17,13 @@ class Run:
     """A training run.
 
     name: its recipe and its file. words: its command without recipe, data, cache and output. cache: the
-    name of the one that a student learns from. weights: whether they are kept with the record. best_of:
-    students, of which the best gives τ and p when all are recorded.
+    name of the one that a student learns from. weights: whether they are kept with the record.
     """
 
     name: str
     words: tuple[str, ...]
     cache: str | None = None
     weights: bool = False
-    best_of: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -100,7 +98,6 @@ def _pair(tau: str, power: str) -> tuple[str, ...]:
 PAPERS = _pair("3", "0.5")
 TEACHER = ("teacher",)
 FP32, BF16 = ("--precision", "fp32"), ("--precision", "bf16")
-AUTOAUG_STUDENTS = tuple(f"bbn_autoaug/student{end}" for end in ("", "-t6-p1", "-auto"))
 AUTOAUG_TEACHERS = tuple(f"bbn_autoaug/teacher{end}" for end in ("", "-s1", "-s2"))
 BBN_TEACHERS = tuple(f"bbn/teacher{end}" for end in ("", "-s1", "-s2"))
 
@@ -129,22 +126,15 @@ RUNS = (
     Run("bbn/student-s2", (*PAPERS, *BF16, "--seed", "2"), "bbn/s2"),
     # begun with the precision left to dive, which took fp32 then
     Run("bbn/teacher-s1-fp32", (*TEACHER, *FP32, "--seed", "1")),
-    # the record attempt: one student of three teachers; the pair is that of the students of one teacher
+    # the record attempt: one student of three teachers, at the pair of the best of those of one
     Run("bbn_autoaug/teacher-s1", (*TEACHER, *BF16, "--seed", "1"), weights=True),
     Run("bbn_autoaug/teacher-s2", (*TEACHER, *BF16, "--seed", "2"), weights=True),
-    Run(
-        "bbn_autoaug/student-ensemble",
-        ("student",),
-        "bbn_autoaug/ensemble",
-        weights=True,
-        best_of=AUTOAUG_STUDENTS,
-    ),
+    Run("bbn_autoaug/student-ensemble", _pair("6", "1"), "bbn_autoaug/ensemble", weights=True),
     Run(
         "bbn_autoaug/student-ensemble-e400",
-        ("student", "--epochs", "400"),
+        (*_pair("6", "1"), "--epochs", "400"),
         "bbn_autoaug/ensemble",
         weights=True,
-        best_of=AUTOAUG_STUDENTS,
     ),
     # three teachers of crop and flip, one student
     Run("bbn/student-ensemble", PAPERS, "bbn/ensemble"),

@@ -54,7 +54,7 @@ def _other(path: Path) -> list[str]:
 
 def _rules(document: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
     """What each rule chooses from a tune table, beside the students that were trained from such a cache."""
-    students = [row for row in rows if row.record["kind"] == "student" and _is_of(row, document)]
+    students = [row for one in rows if (row := _of_cache(one, document)) is not None]
     told: dict[tuple[float, float], list[str]] = {}
     for advice in (Advice(**document["recommendation"]), by_grid(_grid(document))):
         if advice.tau is not None and advice.power is not None:
@@ -73,19 +73,27 @@ def _rules(document: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
     yield markdown(["τ", "p", "τ/p", "chosen by rule", "student", *SHOTS], lines)
 
 
-def _is_of(row: Row, document: Mapping[str, Any]) -> bool:
-    """Whether students learned from a cache of a tune table's teacher and views, in any encoding."""
+def _of_cache(row: Row, document: Mapping[str, Any]) -> Row | None:
+    """The students of a row that learned from a cache of a tune table's teacher and views, in any encoding.
+
+    The recipe's own table is of the teacher of seed 0.
+    """
     record = row.record
     views = record.get("cache", {}).get("views")
     if views == "all":
         views = ALL_VIEWS[record["recipe"]["views"]["kind"]]
-    same_views = str(views) == str(document["views"]) and not record.get("free_views")
-    return same_views and teachers_name(teachers_in(record)) == document["model"]
+    if record["kind"] != "student" or str(views) != str(document["views"]) or record.get("free_views"):
+        return None
+    if teachers_name(teachers_in(record)) != document["model"]:
+        return None
+    records = [one for one in row.records if all(not t.get("seed") for t in teachers_in(one))]
+    return Row(records, row.other_precision) if records else None
 
 
 def _student(row: Row) -> str:
     """What a student of a tune table's cache is, beside its pair."""
-    return ", ".join([f"{len(row.records)} seeds" if len(row.records) > 1 else "1 seed", *row.unusual])
+    seeds = ", ".join(str(record["seed"]) for record in row.records)
+    return ", ".join([f"seed{'s' * (len(row.records) > 1)} {seeds}", *row.unusual])
 
 
 def exactness(caches: Sequence[Mapping[str, Any]]) -> Iterator[str]:

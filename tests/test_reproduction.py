@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import shlex
+import shutil
 import statistics
 from collections.abc import Iterator
 from itertools import combinations
@@ -37,9 +38,11 @@ def recorded(path: Path) -> dict:
 
 
 def of_seed(record: dict, seed: int, **accuracy: float) -> dict:
-    """The record of another seed, with other accuracies."""
+    """The record of another seed, of a student with a teacher of that seed, with other accuracies."""
     other = json.loads(json.dumps(record))
     other["seed"] = other["recipe"]["seed"] = seed
+    if "teacher" in other:
+        other["teacher"]["seed"] = seed
     other["weights_hash"] = f"{seed}{other['weights_hash'][1:]}"
     other["accuracy"] |= accuracy
     return other
@@ -69,12 +72,16 @@ def test_the_figure_is_of_the_records_and_named_by_the_page(repository):
 
 
 def test_the_figure_of_several_seeds_has_error_bars(teacher, student, tmp_path, monkeypatch):
-    lines = []
-    monkeypatch.setattr("matplotlib.axes.Axes.errorbar", lambda self, x, y, spread, **_: lines.append(spread))
+    up, across = [], []
+
+    def errorbar(self, x, y, yerr=None, xerr=None, **_):
+        (up if xerr is None else across).append(yerr if xerr is None else xerr)
+
+    monkeypatch.setattr("matplotlib.axes.Axes.errorbar", errorbar)
     seeds = [of_seed(teacher, seed, many=many, all=0.43) for seed, many in ((1, 0.61), (2, 0.63))]
     figure.draw(tmp_path / "figure.png", summary.panels([*seeds, student]))
-    ((many, *_, everything),) = lines
-    assert many == pytest.approx(2**0.5) and everything == 0
+    ((many, *_),) = up
+    assert many == pytest.approx(2**0.5) and across == [[0]]
 
 
 def numbers_in(document: object) -> Iterator[float]:
@@ -170,8 +177,8 @@ def test_rows_compare_with_what_was_reported_for_the_same_run(teacher, student):
     others = literature.works_beside(recipe)
     assert [work["name"] for work in others] == ["paper", "check"]
     shown = [report._accuracies(row, recipe, others) for row in rows_of([student, teacher])]
-    assert shown[0][4:] == ["43.39", "", "42.39 (+1.00)", "42.99 (+0.40)"]
-    assert shown[1][4:] == ["45.35", "+1.92", "45.35 (+0.00)", ""]
+    assert shown[0][4:] == ["43.39", "", "43.39", "42.39 (+1.00)", "42.99 (+0.40)"]
+    assert shown[1][4:] == ["45.35", "+1.92", "45.35", "45.35 (+0.00)", ""]
     for record in (teacher, student):
         record["recipe"]["views"]["kind"] = "autoaugment"
     student["cache"] = {"views": "50", "view_seed": 0, "store": "float16"}
@@ -179,9 +186,9 @@ def test_rows_compare_with_what_was_reported_for_the_same_run(teacher, student):
     other["recipe"]["distillation"] = {"tau": 3.0, "power": 0.5, "student_tau": 6.0, "weight": 0.5}
     recipe = build(other["recipe"])
     others = literature.works_beside(recipe)
-    assert [work["name"] for work in others] == ["reproduction", "ProCo"]
+    assert [work["name"] for work in others] == ["reproduction", "ProCo", "ProCo, 400 epochs"]
     shown = report._accuracies(rows_of([other])[0], recipe, others)
-    assert shown[6:] == ["51.64 (-6.29)", "54.20 (-8.85)"]
+    assert shown[7:] == ["51.64 (-6.29)", "52.80 (-7.45)", "54.20 (-8.85)"]
 
 
 @pytest.mark.parametrize("folder", ["cifar100_lt", "cifar10_lt"])
@@ -210,23 +217,23 @@ def test_seeds_of_one_run_are_one_row(teacher):
 def test_of_rows_that_differ_in_precision_alone_the_smaller_one_says_its_own(teacher):
     exact = of_seed(teacher, 1) | {"precision": "fp32"}
     names = ["teacher (bsce)", "teacher (bsce), fp32"]
-    assert [row.name for row in rows_of([exact, teacher])] == names
+    assert [row.name for row in rows_of([exact, teacher])] == [names[0], f"{names[1]}, seed 1"]
     rows = rows_of([exact, *(of_seed(teacher, seed) for seed in (5, 2))])
-    assert [row.name for row in rows] == ["teacher (bsce), 2 seeds", "teacher (bsce), fp32"]
+    assert [row.name for row in rows] == ["teacher (bsce), 2 seeds", "teacher (bsce), fp32, seed 1"]
     twin = of_seed(teacher, 0) | {"precision": "fp32", "weights_hash": "another"}
     usual = of_seed(teacher, 0) | {"loss": "ce"}  # another run in bf16, the precision of most
     for order in itertools.permutations([teacher, twin, usual]):
         assert [row.name for row in rows_of(order)] == ["teacher (ce)", *names]
     elsewhere = json.loads(json.dumps(exact))
     elsewhere["recipe"]["name"] = "another"
-    assert [row.name for row in rows_of([elsewhere, teacher])] == ["teacher (bsce)"] * 2
+    assert [row.model for row in rows_of([elsewhere, teacher])] == ["teacher (bsce)"] * 2
 
 
 def test_a_row_of_other_precision_tells_its_teachers(student):
     other = of_seed(student, 1)
     other["teacher"]["precision"] = "fp32"
     plain, told = rows_of([other, student])
-    assert told.name == f"{plain.name}, bf16 (teacher in fp32)"
+    assert told.name == f"{plain.name}, bf16 (teacher in fp32), seed 1"
 
 
 def test_a_runs_command_names_the_precision_that_the_table_asks_for(teacher, repository):
@@ -247,7 +254,7 @@ def test_a_row_says_what_is_unusual_about_its_cache_its_teachers_and_its_length(
     other["epochs"] = 400
     name = "student (τ=3, p=0.5, w=0.5), ensemble of 3, 40 views, features-int8 cache, 400 epochs"
     assert Row([other]).name == name
-    assert Row([other]).gain == pytest.approx(Row([student]).gain)
+    assert Row([other]).gain_shown == f"{Row([student]).gain_shown} (mean of 3)"
     other |= {"free_views": True}
     assert "40 cache, free views" in Row([other]).name
 
@@ -310,16 +317,47 @@ def test_what_was_learned_takes_its_figures_from_rows_and_tune_tables(teacher, s
     }
     text = "; ".join(f"{{{asked}}}" for asked in figures)
     assert learned.filled(text, rows, tunes) == "; ".join(figures.values())
-    rows["bbn/student"] = Row([of_seed(student, 2, all=0.46)])
-    assert learned.filled("{bbn/student - bbn/teacher all}", rows, tunes) == "+4.00"
     rows["bbn/student"] = Row([of_seed(student, seed, all=0.46) for seed in (1, 2)])
     assert learned.filled("{bbn/student - bbn/teacher each all}", rows, tunes) == "+5.00 and +4.00"
     rows["bbn/student"] = Row([of_seed(student, seed, all=0.46) for seed in (0, 1, 2)])
     assert learned.filled("{bbn/student - bbn/teacher each all}", rows, tunes) == "+6.00, +5.00 and +4.00"
     rows["one"] = Row([of_seed(student, 0, all=0.46)])
-    for wrong in ("{one range all}", "{bbn/teacher most}", "{bbn/tune nats 7}", "{bbn/other all}"):
+    for wrong in (
+        "{one range all}",
+        "{bbn/teacher most}",
+        "{bbn/tune nats 7}",
+        "{bbn/other all}",
+        "{one - no all}",
+    ):
         with pytest.raises(RecipeError, match="no figure of the records"):
             learned.filled(wrong, rows, tunes)
+
+
+def test_a_student_stands_beside_the_teacher_it_learned_from_whatever_its_own_seed(teacher, student):
+    """Students of two seeds may share one cache, and so one teacher."""
+    other = of_seed(student, 1, all=0.47)
+    other["teacher"]["seed"] = 0
+    teachers = Row([of_seed(teacher, seed, all=0.4 + seed / 100) for seed in (0, 1)])
+    rows = {"t": teachers, "s": Row([of_seed(student, 0, all=0.46), other])}
+    asked = "{s - t all}, {s - t each all}, {t beside s all}, {s over t all}"
+    assert learned.filled(asked, rows, {}) == "+6.50, +6.00 and +7.00, 40.00, +6.00"
+    rows["t"] = Row([of_seed(teacher, 1)])
+    with pytest.raises(RecipeError, match="share no seed"):
+        learned.filled("{s - t all}", rows, {})
+
+
+def test_a_difference_by_group_and_what_a_work_reports_are_figures_too(teacher, student):
+    rows = {
+        "t": Row([of_seed(teacher, 0, many=0.6, medium=0.4, few=0.25)]),
+        "s": Row([of_seed(student, 0, many=0.64, medium=0.45, few=0.24)]),
+    }
+    told = "+4.00 in the many-shot, +5.00 in the medium-shot and -1.00 in the few-shot group"
+    assert learned.filled("{s - t groups}", rows, {}) == told
+    assert learned.filled("{paper at s all} {check at t all}", rows, {}) == "45.35 42.99"
+    for row in rows.values():
+        row.record["recipe"]["views"]["kind"] = "autoaugment"
+    asked = "{ProCo at s all} {ProCo, 400 epochs at s all}"
+    assert learned.filled(asked, rows, {}) == "52.80 54.20"
 
 
 def test_a_gain_reads_alike_in_every_table(teacher, student):
@@ -330,7 +368,8 @@ def test_a_gain_reads_alike_in_every_table(teacher, student):
         one["teacher"]["accuracy"] = one["teacher"]["accuracy"] | {"all": pairs[one["seed"]][0]}
     teachers = Row([of_seed(teacher, seed, all=theirs) for seed, (theirs, _) in pairs.items()])
     rows = {"bbn/teacher": teachers, "bbn/student": Row(students)}
-    assert learned.filled("{bbn/student - bbn/teacher all}", rows, {}) == rows["bbn/student"].gain_shown
+    shown = learned.filled("{bbn/student - bbn/teacher all}", rows, {})
+    assert rows["bbn/student"].gain_shown == f"{shown} ± 0.36"  # 2.83 and 3.34
 
 
 def test_a_lesson_waits_for_the_runs_that_are_missing(tmp_path):
@@ -339,8 +378,16 @@ def test_a_lesson_waits_for_the_runs_that_are_missing(tmp_path):
     assert "What distillation is worth.** Not known yet: it waits for `bbn/student`, `bbn/teacher`." in page
 
 
+def test_ranges_over_seeds_wait_for_every_seed_that_they_name(repository, tmp_path):
+    shutil.copytree(repository / "results", tmp_path / "results")
+    (tmp_path / "results/cifar100_lt_bbn/teacher.json").unlink()
+    (tmp_path / "results/cifar100_lt_bbn/teacher-s1.json").unlink()
+    page = "\n".join(learned.lessons(tmp_path / "results"))
+    assert "What a seed changes.** Not known yet: it waits for `bbn/teacher`, `bbn/teacher-s1`." in page
+
+
 def test_lessons_ask_for_runs_and_tune_tables_of_the_table_alone():
     known = RUN.keys() | learned._TUNE.keys()
     for entry in learned.entries():
-        asked = learned.needs(entry["text"] + entry["limits"])
+        asked = learned.needs(entry)
         assert asked and asked <= known, entry["title"]

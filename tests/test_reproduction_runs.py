@@ -9,7 +9,6 @@ import click
 import pytest
 
 from dive.cli.group import group
-from dive.errors import RecipeError
 from dive.models import checkpoint
 from dive.recipe.documents import differences
 from dive.recipe.reading import load
@@ -43,7 +42,6 @@ def test_what_the_table_refers_to_is_in_it():
     assert {run.cache for run in RUNS if run.cache} <= CACHE.keys()
     assert {name for cache in CACHES for name in cache.teachers} <= RUN.keys()
     assert {name for tune in TUNES for name in tune.caches} <= CACHE.keys()
-    assert {name for run in RUNS for name in run.best_of} <= RUN.keys()
     for cache in CACHES:
         of_recipe = {RUN[name].config for name in cache.teachers}
         assert (of_recipe == {cache.config}) == (cache.foreign is None)
@@ -81,9 +79,8 @@ def test_the_student_of_another_draw_differs_from_that_of_its_teachers_draw_in_n
 def test_click_takes_the_words_of_every_run(run):
     """Parsed as `make` gives them, without running anything."""
     command = group.get_command(click.Context(group), run.words[0])
-    pair = ("--tau", "3", "--power", "0.5") if run.best_of else ()
     cache = () if run.cache is None else ("--cache", str(CACHE[run.cache].path))
-    words = [*run.words[1:], *pair, "--config", run.config, "--data", "d", *cache, "--out", "x.pt"]
+    words = [*run.words[1:], "--config", run.config, "--data", "d", *cache, "--out", "x.pt"]
     context = command.make_context(run.words[0], words)
     assert context.params["out"] == Path("x.pt")
     given = {word for word in words if word.startswith("--")}
@@ -108,7 +105,7 @@ def test_what_a_run_needs_comes_before_it_and_once():
     steps = told(plan.plan(RUNS, NOTHING, {}))
     assert len(steps) == len(set(steps)) and {run.name for run in RUNS} <= set(steps)
     for run in RUNS:
-        needed = [*run.best_of, *(CACHE[run.cache].teachers if run.cache else ())]
+        needed = CACHE[run.cache].teachers if run.cache else ()
         assert all(steps.index(name) < steps.index(run.name) for name in needed)
 
 
@@ -151,20 +148,6 @@ def test_times_are_those_of_the_fastest_run_alike_by_images_and_epochs():
     assert plan.estimate_export(CACHE["bbn/clean"], records)[0] == pytest.approx(3600 / 200 / 3)
     steps = list(plan.plan([RUN["efficientnet_lite0/student"]], NOTHING, records))
     assert plan.total(steps).endswith("and what is unknown")
-
-
-def of_pair(tau: float, power: float, accuracy: float) -> dict:
-    return {"recipe": {"distillation": {"tau": tau, "power": power}}, "accuracy": {"all": accuracy}}
-
-
-def test_the_pair_of_the_best_student_is_taken_when_all_are_recorded():
-    run = Run("bbn/student-ensemble", ("student",), "bbn", best_of=("a", "b"))
-    records = {"a": of_pair(3.0, 0.5, 0.46)}
-    with pytest.raises(RecipeError, match="make b first"):
-        plan.best_pair(run, records)
-    records["b"] = of_pair(1.484, 0.5, 0.47)
-    assert plan.best_pair(run, records) == ("--tau", "1.484", "--power", "0.5")
-    assert plan.best_pair(RUN["bbn/student"], records) == ()
 
 
 def test_the_list_fits_80_columns_and_makes_nothing(repository, monkeypatch, capsys):

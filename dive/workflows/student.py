@@ -137,8 +137,8 @@ def _train(
     warn_if_others(cache.facts["versions"], str(cache.path), progress)
     if options.free_views:
         progress.warn(
-            "free views: the teacher saw the clean view only, the student sees others, which makes it a "
-            "weaker teacher; a cache of more --views costs nothing but its size"
+            "free views: the teacher saw the clean view only, the student sees others, so the logits are not "
+            "those of an online teacher; a cache of more --views has them"
         )
     apart = len(recipes) > 1 and not ranks.alone and not options.split
     sharing = ALONE if apart else ranks

@@ -234,7 +234,7 @@ def test_results_are_rebuilt_of_a_student_whose_teacher_has_no_accuracy(recipe, 
 
     page = results(Path("results"), repository / "configs")
     assert "student (τ=3, p=0.5, w=0.5)" in page
-    assert Row([json.loads(Path("s.json").read_text())]).gain is None
+    assert Row([json.loads(Path("s.json").read_text())]).gains == []
 
 
 def test_a_stopped_export_is_resumed_by_the_same_prior_alone(recipe, monkeypatch):

@@ -118,7 +118,7 @@ class BlockWriter(BlockFile):
         except ValueError as error:
             raise CacheError(
                 f"{self._path}: the teacher's {error} (samples {rows.start} to {rows.stop - 1}); "
-                "try --store float32, or another teacher"
+                "--store float32 --force starts over and holds larger ones"
             ) from error
         self._put_block(block, stored.reshape(-1).view("u1").data, correct)
 

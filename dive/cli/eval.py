@@ -101,7 +101,9 @@ def _of_recipe(recipe: "Recipe", progress: "Progress") -> list[Path]:
         raise CheckpointError(f"there is no {paths['teacher']} yet; dive teacher makes it")
     for kind, path in paths.items():
         if path not in found:
-            progress.note(f"there is no {path} yet; dive {kind} makes it")
+            others = sorted(path.parent.glob(f"{path.stem}-*{path.suffix}"))  # of a grid
+            given = f"to evaluate others, give them: {', '.join(map(str, others[:3]))}"
+            progress.note(f"there is no {path} yet; {given if others else f'dive {kind} makes it'}")
     return found
 
 

@@ -103,6 +103,8 @@ def _print(found: "Survey") -> None:
     if found.left_out:
         others = _printable(counted(found.left_out))
         click.echo(f"{'left out':<18} files that are no images by their names: {others}")
+    if found.unused:
+        click.echo(f"{'folders not used':<18} {_listed(found.unused)}; no class has its images there")
     if names := found.untested:
         click.echo(f"{'no test image':<18} {_listed(names)}; left out of accuracies by group and class")
     if found.broken:

@@ -150,8 +150,8 @@ def _crossing(one: "Tuned") -> str:
 
 
 def _estimate(value: float | None, error: float | None, digits: int) -> str:
-    """A number, with its standard error where it is estimated."""
+    """A number, with its standard error below it where it is estimated."""
     from dive.cli.tables import number
 
     shown = number(value, digits)
-    return shown if error is None else f"{shown} ± {number(error, digits)}"
+    return shown if error is None else f"{shown}\n±{number(error, digits)}"

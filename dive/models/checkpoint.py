@@ -22,7 +22,7 @@ from dive import structure as s
 from dive.errors import CheckpointError, ModelError
 from dive.files import open_regular, replacing, sha256
 from dive.models.network import Architecture, Network
-from dive.models.registry import build_model, family_of
+from dive.models.registry import build_model, family_of, network_versions
 from dive.outputs import Kind
 from dive.printable import excerpt
 from dive.recipe import records
@@ -161,16 +161,25 @@ def load_model(path: Path, own: Collection[str] = ()) -> tuple[Network, dict[str
         _require_weights_of(architecture, document)
         network = architecture.build()
         network.body.load_state_dict(document["model"])
-    except (RuntimeError, ValueError, ModelError) as error:
-        why = f": {error}" if isinstance(error, ModelError) else ""
+    except ModelError as error:
+        raise CheckpointError(f"{path} is of a network that cannot be made here: {error}") from error
+    except (RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not hold the weights of a {excerpt(architecture.name)[1:-1]} of "
-            f"{architecture.classes} classes and {architecture.channels} channels as this version of dive "
-            f"builds it{why}"
+            f"{architecture.classes} classes and {architecture.channels} channels as "
+            f"{_other_source(architecture.name, document) or 'this version of dive builds it'}"
         ) from error
     if weights_hash(document["model"]) != document["weights_hash"]:
         raise CheckpointError(f"{path} contradicts itself: its weights hash is of other weights")
     return network, document
+
+
+def _other_source(name: str, document: Mapping[str, Any]) -> str:
+    """That the source of a network is not what its weights were trained with, if so: they are of that one."""
+    here, made_with = network_versions(name), document["versions"]
+    if all(made_with.get(part) == version for part, version in here.items()):
+        return ""
+    return "its source here builds it, which is not the one that it was trained with"
 
 
 def _require_named(name: str, own: Collection[str], path: Path) -> None:

@@ -52,15 +52,18 @@ class Classifier:
     @property
     def preparation(self) -> str:
         """How a picture is brought to its view, in a sentence for whoever does it without dive."""
+        upright = "A picture is turned upright as its EXIF orientation says (Pillow's exif_transpose)"
         if self.any_size:
-            return "A picture is taken as it is."
+            return f"{upright} and taken as it is."
         if self.side is None:
             return (
-                "The shorter side is resized to the view's side times 256/224 (bilinear, antialiased), and "
-                "the centre is cropped, as torchvision's Resize and CenterCrop do with a PIL image."
+                f"{upright}. The shorter side is resized to the view's side times 256/224 (bilinear, "
+                "antialiased), and the centre is cropped, as torchvision's Resize and CenterCrop do with a "
+                "PIL image."
             )
         return (
-            "The shorter side is resized to the view's side (bicubic, Pillow's), and the centre is cropped."
+            f"{upright}. The shorter side is resized to the view's side (bicubic, Pillow's), and the centre "
+            "is cropped."
         )
 
     def view(self, picture: np.ndarray) -> np.ndarray:

@@ -75,10 +75,7 @@ def _untouched(source: Source, part: str, recipe: Recipe, progress: Progress, ch
 
 def _announce(train: Samples, recipe: Recipe, progress: Progress) -> None:
     if (size := recipe.views.picture_size) is not None:
-        progress.warn(
-            f"every picture is resized and centre-cropped to {size}×{size} pixels; "
-            "views.size sets another size"
-        )
+        progress.note(f"every picture is resized and centre-cropped to {size}×{size} pixels (views.size)")
     progress.note(
         f"{recipe.name}: {len(train)} training images of {len(train.classes)} classes "
         f"({train.counts.max()} to {train.counts.min()} a class), {_where(train.pictures)}"

@@ -1,5 +1,6 @@
 """Merge: the mean of the logits of several finished caches in one, without their teachers."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,8 +81,8 @@ def merge_caches(paths: Sequence[Path], options: MergeOptions, progress: Progres
     caches = [LogitCache(path) for path in paths]
     for cache in caches:
         cache.require_origin()
-    _require_distinct(caches)
     rows = [rows_in(cache, caches[0]) for cache in caches]
+    _require_distinct(caches)
     sources = [_Source(*parts) for parts in zip(caches, shares, rows, strict=True)]
     encoding = encoding_named(_store(caches) if options.store is None else options.store)
     for cache in caches:
@@ -123,11 +124,15 @@ def _shares(weights: Sequence[float], count: int) -> list[float]:
 
 
 def _require_distinct(caches: Sequence[LogitCache]) -> None:
+    """Raise CacheError where two caches are of the same teacher, or teachers, in whatever encoding."""
     first: dict[str, Path] = {}
     for cache in caches:
-        if (other := first.get(cache.hash)) is not None:
-            raise CacheError(f"{cache.path} holds the same as {other}; give each cache once, with --weights")
-        first[cache.hash] = cache.path
+        teachers = json.dumps(teachers_in(cache.identity), sort_keys=True)
+        if (other := first.get(teachers)) is not None:
+            raise CacheError(
+                f"{cache.path} is of the same teacher as {other}; give each teacher once, with --weights"
+            )
+        first[teachers] = cache.path
 
 
 def _store(caches: Sequence[LogitCache]) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dive.data.sources.decode import check_header
-from dive.data.sources.names import has_extension, is_hidden
+from dive.data.sources.names import SPLITS, has_extension, is_hidden
 from dive.data.sources.picture_files import PictureFiles
 from dive.data.sources.registry import open_source
 from dive.data.sources.source import Split
@@ -31,7 +31,8 @@ class Survey:
     (C,) each; without `val` where there is no validation part. sides: (N, 2) height and width in pixels of
     the pictures that can be read. broken: a line for each of the others. test_share: of each class, set aside
     for the test; None where there is a test part. checked: whether every picture was decoded, not its header
-    alone. left_out: files of a folder that are no images by their names, by extension.
+    alone. left_out: files of a folder that are no images by their names, by extension. unused: its folders
+    that would be classes but hold no image for training, and those beside train/, test/ and val/.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Survey:
     test_share: float | None = None
     checked: bool = False
     left_out: Mapping[str, int] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
 
     @property
     def order(self) -> list[int]:
@@ -101,6 +103,7 @@ class Survey:
             "broken": self.broken,
             "checked": self.checked,
             "left_out": dict(self.left_out),
+            "unused": self.unused,
             "test_share": self.test_share,
         }
 
@@ -143,6 +146,7 @@ def survey(kind: str, place: Mapping[str, Any], check: bool = False, progress: P
         test_share=source.test_share,
         checked=check,
         left_out=left_out,
+        unused=_unused(root, source.classes) if kind == "folder" and root.is_dir() else [],
     )
 
 
@@ -167,6 +171,20 @@ def _left_out(root: Path) -> Iterator[str]:
             for name in names
             if not is_hidden(name) and not has_extension(name)
         )
+
+
+def _unused(root: Path, classes: Sequence[str]) -> list[str]:
+    """The folders that stand in the place of a class and are none, and those beside parts; none is hidden."""
+
+    def folders(place: Path) -> list[str]:
+        names = os.listdir(place) if place.is_dir() else []
+        return sorted(name for name in names if not is_hidden(name) and (place / name).is_dir())
+
+    if not any((root / part).is_dir() for part in SPLITS):
+        return [name for name in folders(root) if name not in classes]
+    beside = [name for name in folders(root) if name not in PARTS]
+    empty = [f"{part}/{name}" for part in PARTS for name in folders(root / part) if name not in classes]
+    return [*beside, *empty]
 
 
 def _looked_at(splits: list[Split], check: bool, progress: Progress) -> list[tuple[int, int] | str]:

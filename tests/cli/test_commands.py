@@ -106,7 +106,7 @@ def test_a_sample_is_shown_with_standard_errors_and_its_seed_chooses_it(digits):
     words = ("tune-tau", "--cache", digits.cache, "--tau", 1, "--power", 1, "--sample", 100)
     shown = chain.succeed(*words).out
     assert (
-        "views of 100 images" in " ".join(shown.split()) and shown.count(" ± ") == 9
+        "views of 100 images" in " ".join(shown.split()) and shown.count("±") == 9
     )  # two pairs and the crossing
     found = [chain.succeed(*words, "--seed", seed, "--json").document for seed in (0, 0, 1)]
     assert found[0] == found[1] != found[2] and found[0]["sample"] == 100
@@ -185,7 +185,9 @@ def test_the_table_of_a_wide_and_a_narrow_terminal_has_every_number(digits, monk
     for width in ("80", "120"):
         monkeypatch.setenv("COLUMNS", width)
         shown = chain.succeed("tune-tau", "--cache", digits.cache, "--sample", 200).out
-        assert "…" not in shown and shown.count(" ± ") == 9 * 4 + 1
+        assert "…" not in shown and shown.count("±") == 9 * 4 + 1
+        table = shown.partition("\nCrossing")[0].splitlines()
+        assert max(map(len, table[1:])) <= 80  # which a terminal shows uncut
 
 
 def test_the_figure_marks_the_crossing_among_the_temperatures(digits, monkeypatch):

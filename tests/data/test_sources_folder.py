@@ -235,10 +235,10 @@ def test_large_files_are_decoded_on_several_threads_to_the_same_images(tree):
 def test_a_recipe_takes_a_folders_images_as_they_are_or_at_its_size_and_says_so(tree, capsys, size):
     path = str(tree.files(tree.images({"cat": 1, "dog": 1})))
     options = {"data.kind": "folder", "data.root": path, "views.size": size}
-    train = load_training(load(options=options), Progress(quiet=True))
+    train = load_training(load(options=options), Progress())
     assert train.pictures.held.shape == (2, size or 8, size or 8, 3)
-    told = capsys.readouterr().err
-    assert told == "" if size is None else f"resized and centre-cropped to {size}×{size} pixels" in told
+    told = f"every picture is resized and centre-cropped to {size}×{size} pixels (views.size)"
+    assert (told in capsys.readouterr().err) == (size is not None)
 
 
 def test_a_folder_of_a_fixed_size_refuses_an_image_of_another_by_name_when_it_is_read(tree):
@@ -419,3 +419,21 @@ def test_an_image_far_too_large_is_refused_and_not_decoded(tree, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(DataError, match=r"train/cat/000\.png is far too large an image"):
         decoded(open_folder(tree.files(files)))
+
+
+@pytest.mark.parametrize(
+    "names", [("Train", "Test"), ("training", "testing", "Validation"), ("TRAIN", "val")]
+)
+def test_parts_of_other_names_are_no_classes(tree, names):
+    image = png(noise(0, 8, 8))
+    path = tree.files({f"{name}/{label}/0.png": image for name in names for label in ("ant", "bee")})
+    meant = {"t": {"r": "train", "e": "test"}, "v": {"a": "val"}}
+    told = ", ".join(f"{name}/ to {meant[name[0].lower()][name[1].lower()]}/" for name in sorted(names))
+    with pytest.raises(DataError, match=f"in the place of classes; rename {told}$"):
+        open_folder(path)
+
+
+def test_a_class_may_be_called_as_a_part_is_beside_others(tree):
+    image = png(noise(0, 8, 8))
+    path = tree.files({f"{name}/{i}.png": image for name in ("Train", "bus") for i in range(3)})
+    assert open_folder(path).classes == ("Train", "bus")

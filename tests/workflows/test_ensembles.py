@@ -267,7 +267,10 @@ def test_a_network_of_your_own_is_among_the_teachers_only_where_it_is_named(digi
         (("--cache", "a.h5", "b.h5", "--weights", 1), "2 caches and 1 --weights"),
         (("--cache", "a.h5", "b.h5", "--weights", 1, 0), "a weight must be a positive number, not 0"),
         (("--cache", "a.h5", "b.h5", "--weights", 1, -2), "a weight must be a positive number, not -2"),
-        (("--cache", "a.h5", "a.h5"), "a.h5 holds the same as a.h5"),
+        (
+            ("--cache", "a.h5", "a.h5"),
+            "a.h5 is of the same teacher as a.h5; give each teacher once, with --weights",
+        ),
         (("--cache", "a.h5", "clean.h5"), "clean.h5 is of other views than a.h5"),
         (("--cache", "a.h5", "plain.h5"), "plain.h5 does not state its origin"),
         (("--cache", "a.h5", "b.h5", "--store", "features"), "a.h5 holds logits (float32)"),
@@ -307,3 +310,12 @@ def test_verify_asks_for_the_cache_before_its_teachers(pair):
     assert outcome.code == 2 and "it comes before --teacher" in outcome.complaint
     outcome = chain.dive("verify", "a.h5", "--cache", "b.h5")
     assert outcome.code == 2 and "Give one cache" in outcome.complaint
+
+
+@pytest.mark.parametrize("which", ["first", "both"])
+def test_one_teacher_in_two_encodings_is_no_ensemble(pair, which):
+    """Nor are the same two."""
+    exact, short = pair.cache("float32", which), pair.cache("int8", which)
+    complaint = chain.dive("merge-caches", "--cache", exact, short, "--out", "m.h5").complaint
+    assert f"{short} is of the same teacher as {exact}; give each teacher once" in complaint
+    assert not Path("m.h5").exists()

@@ -11,7 +11,7 @@ import numpy as np
 import own_networks
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 import dive
 from dive.errors import DiveError, ModelError, OutputError
@@ -179,11 +179,15 @@ def test_a_photograph_cut_as_the_file_says_gets_the_classes_that_predict_gives(d
     path = finished("resnet8", None, digits, {"kind": "resized_crop", "size": 24})
     exported = dive.export_model(path, dive.ModelExportOptions("pt2", Path("network.pt2")))
     assert "256/224" in exported.record["preparation"] and exported.record["input"]["height"] == 24
-    picture = Image.fromarray(noise(1, 50, 70)[0])
-    picture.save("photograph.png")
+    assert "exif_transpose" in exported.record["preparation"]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(noise(1, 50, 70)[0]).save("photograph.png", exif=exif)
     (wanted,) = dive.predict(path, ["photograph.png"], top=5).images
     from torchvision.transforms import v2
 
+    picture = ImageOps.exif_transpose(Image.open("photograph.png")).convert("RGB")
+    assert picture.size == (50, 70)  # 50 rows of 70 pixels, turned
     view = v2.Compose([v2.Resize(round(24 * 256 / 224)), v2.CenterCrop(24)])(picture)
     logits = torch.from_numpy(ran(exported.path, np.asarray(view)[None])[0]).double()
     shares = dict(zip(CLASSES, torch.softmax(logits, 0).tolist(), strict=True))

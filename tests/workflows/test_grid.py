@@ -110,6 +110,17 @@ def test_a_value_given_twice_is_trained_once(digits):
     assert Path("student.pt").exists()
 
 
+def test_eval_names_the_students_of_a_grid_where_there_is_none_of_the_recipes_own_name(digits):
+    Path("checkpoints/digits_lt_bbn").mkdir(parents=True)
+    for kind in ("teacher", "student"):
+        place = Path(f"checkpoints/digits_lt_bbn/{kind}{'-t1' * (kind == 'student')}.pt")
+        place.write_bytes(getattr(digits, kind).read_bytes())
+    done = chain.succeed("eval", "--config", "digits_lt/bbn")
+    folder = "checkpoints/digits_lt_bbn"
+    told = f"there is no {folder}/student.pt yet; to evaluate others, give them: {folder}/student-t1.pt"
+    assert told in done.err
+
+
 def test_auto_stands_alone(digits):
     for arguments in (("--tau", "auto", 3), ("--tau", "auto", "--power", 1)):
         complaint = grid(digits, *arguments).complaint

@@ -238,6 +238,24 @@ def test_files_that_are_no_images_by_their_names_are_counted(tmp_path: Path) -> 
     assert re.search(r"broken files +none\n", succeed("init", root, "--check", "--force", "--quiet").out)
 
 
+@pytest.mark.parametrize("parted", [True, False])
+def test_folders_that_are_no_class_are_named(tmp_path: Path, parted: bool) -> None:
+    """An empty one, as a failed download leaves, and those beside the parts."""
+    root = lay_out(tmp_path / "images", {"ant": 3, "bee": 2}, tests=2 if parted else None)
+    made = ["train/cow", "validation/ant", ".git/x"] if parted else ["cow", ".git/x"]
+    for name in made:
+        (root / name).mkdir(parents=True)
+    unused = ["validation", "train/cow"] if parted else ["cow"]
+    assert survey("folder", {"root": str(root)}).unused == unused
+    shown = succeed("init", root, "--quiet").out
+    assert f"folders not used   {', '.join(unused)}; no class has its images there\n" in shown
+    for name in made:
+        (root / name).rmdir()
+    for name in ("validation",) * parted:
+        (root / name).rmdir()
+    assert "folders not used" not in succeed("init", root, "--quiet", "--force").out
+
+
 def test_a_class_whose_images_have_unknown_names_is_explained(tmp_path: Path) -> None:
     root = lay_out(tmp_path / "images", {"ant": 3}, tests=None)
     (root / "bee").mkdir()

@@ -276,6 +276,20 @@ def test_a_changed_source_is_warned_of_where_a_run_is_resumed(recipe, monkeypatc
     assert "another source" not in outcome.err
 
 
+def test_weights_of_another_source_of_a_network_are_told_from_a_network_that_is_not_there(recipe):
+    told = ("--config", recipe, *ONE, "--set", "model.name=tiny:build", "--out", "run.pt")
+    chain.succeed("teacher", *told)
+    own_networks.write(source=own_networks.SOURCE.replace("3, 8, 3", "3, 9, 3").replace("(8)", "(9)"))
+    evaluate = ("eval", "run.pt", "--model", "tiny:build")
+    complaint = chain.dive(*evaluate).complaint
+    assert complaint.endswith("as its source here builds it, which is not the one that it was trained with")
+    own_networks.write(source="")
+    complaint = chain.dive(*evaluate).complaint
+    assert complaint == (
+        "dive: run.pt is of a network that cannot be made here: the module tiny has no build"
+    )
+
+
 def test_small_networks_are_refused_for_large_pictures(recipe):
     for path in Path("images").rglob("*.png"):
         Image.open(path).resize((80, 80)).save(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dive.data.sources.decode import refusing_huge_images
-from dive.data.sources.names import SPLITS
+from dive.data.sources.names import PARTS_MEANT, SPLITS
 from dive.data.sources.picture_files import PictureFiles
 from dive.data.sources.shares import set_aside
 from dive.data.sources.source import Source, Split
@@ -36,7 +36,8 @@ def open_folder(
     when it is read. test_share: of each class, set aside for the test where there is neither train/ nor
     test/; None is 0.2. val_share: of each class's training pictures, set aside for validation; None takes
     those of `val/<class>/*`, if there are any. Raises DataError where the folder is missing or empty, where
-    train and test name different classes, and where a share is given of what the folder has itself.
+    train and test name different classes, where parts have other names (Train/, validation/) and would be
+    classes, and where a share is given of what the folder has itself.
     """
     tree = open_tree(user_path(root, "--data"))
     if tree.parted:
@@ -85,6 +86,9 @@ def _of_one_tree(tree: Tree, side: int | None, test_share: float) -> Source:
                 f"{tree.root / label} is: give it with --data"
             )
     classes = tuple(sorted(members))
+    if all(name.lower() in PARTS_MEANT for name in classes):
+        meant = ", ".join(f"{name}/ to {PARTS_MEANT[name.lower()]}/" for name in classes)
+        raise DataError(f"{tree.root} has {_listed(list(classes))} in the place of classes; rename {meant}")
     train, test = _divided(_split(tree, "", members, classes, side), test_share)
     if not test.keys:
         raise DataError(f"{tree.root} has one image of each class; there is none left for a test")

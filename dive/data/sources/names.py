@@ -13,6 +13,15 @@ from dive.files import read_regular
 
 SPLITS = ("train", "test")
 PARTS = (*SPLITS, "val")  # the last may be missing
+PARTS_MEANT = {  # by folders of these names, however they are written
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+}
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
 
 

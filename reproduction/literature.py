@@ -55,8 +55,8 @@ def reported(work: Mapping[str, Any], row: Row, recipe: Recipe) -> Mapping[str, 
 
 
 def compared(row: Row, result: Mapping[str, float] | None) -> str:
-    """A reported accuracy and, in brackets, by how much ours is above it."""
+    """A reported accuracy and, in brackets, by how much ours as it is shown is above it."""
     ours = row.accuracy("all")
     if result is None or "all" not in result or ours is None:
         return ""
-    return f"{result['all']:.2f} ({points(ours - result['all'])})"
+    return f"{result['all']:.2f} ({points(round(ours, 2) - result['all'])})"

@@ -46,7 +46,7 @@ class RecipeError(DiveError):
 
 
 class OptionError(DiveError):
-    """An option is missing that the others ask for, or has no effect beside them."""
+    """An option has a value that it does not take, is missing, or does not go with the others."""
 
     exit_code = 2
 

@@ -5,12 +5,12 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dive.errors import BusyError, OutputError
+from dive.errors import BusyError, OptionError, OutputError
 from dive.files import KINDS, readable_size, require_regular
 
 
@@ -20,6 +20,12 @@ class Kind:
 
     name: str
     is_own: Callable[[Path], bool]
+
+
+def require_suffix(path: Path, suffixes: Sequence[str], option: str = "--out") -> None:
+    """Raise OptionError unless the name of a file to write ends in one of these, in whatever case."""
+    if path.suffix.lower() not in suffixes:
+        raise OptionError(f"{option} {path} must end in {', '.join(suffixes)}")
 
 
 def refuse_existing(

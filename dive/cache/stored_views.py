@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from dive.cache.reader import LogitCache
-from dive.errors import CacheError, DiveError
+from dive.errors import CacheError, OptionError
 from dive.printable import excerpt
 from dive.randomness import key_hashes, stored_choice
 from dive.views.registry import described_space
@@ -25,7 +25,7 @@ def default_views(space: ViewSpace) -> str:
 def canonical_views(choice: str, space: ViewSpace) -> str:
     """A choice as identities name it: `all`, `clean` or K in decimal without leading zeros.
 
-    As many views as the space has are `all` of them. Raises DiveError where it is none of these.
+    As many views as the space has are `all` of them. Raises OptionError where it is none of these.
     """
     if choice == "clean" or (choice == "all" and space.size):
         return choice
@@ -33,7 +33,7 @@ def canonical_views(choice: str, space: ViewSpace) -> str:
     found = re.fullmatch("0*([1-9][0-9]{0,8})", choice)
     if found is None or int(found[1]) > most:
         every = "all, clean," if space.size else "clean (these views are unbounded),"
-        raise DiveError(f"--views {choice[:40]!r}: give {every} or a number from 1 to {most}")
+        raise OptionError(f"--views {choice[:40]!r}: give {every} or a number from 1 to {most}")
     return "all" if int(found[1]) == space.size else found[1]
 
 

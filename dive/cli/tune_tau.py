@@ -73,10 +73,8 @@ def command(
     _check_range("--tau", taus, bounds.TEMPERATURES)
     _check_range("--power", powers, bounds.POWERS)
     recipe = options.read_recipe(config, assignments)
-    from dive.workflows.tune import PLOT_SUFFIXES, TuneOptions, tune
+    from dive.workflows.tune import TuneOptions, tune
 
-    if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
-        raise click.BadParameter(f"{plot} must end in {', '.join(PLOT_SUFFIXES)}", param_hint="--plot")
     paths = caches or (cache_of(recipe),)
     asked = TuneOptions(taus, powers, clean, plot, force, sample, options.seed_of_sample(seed, sample), rule)
     tuned = tune(paths, asked)

@@ -120,8 +120,7 @@ class Journal:
     """
 
     def __init__(self, output: Path) -> None:
-        if output.suffix != ".pt":
-            raise OutputError(f"--out {output} must end in .pt")
+        outputs.require_suffix(output, (".pt",))
         self._output = output
         self.state_path, self.history_path, self.record_path = (
             output.with_name(output.stem + suffix) for suffix in (".state", ".history.jsonl", ".json")

@@ -12,7 +12,7 @@ import torch
 
 from dive import outputs
 from dive.data.longtail import Samples
-from dive.errors import CheckpointError, OutputError
+from dive.errors import CheckpointError
 from dive.feeds.images import Images
 from dive.models import checkpoint
 from dive.printable import printable
@@ -160,8 +160,7 @@ def _evaluate(
 
 
 def _refuse_plot(plot: Path, paths: Sequence[Path], force: bool) -> None:
-    if plot.suffix.lower() not in PLOT_SUFFIXES:
-        raise OutputError(f"--plot {plot} must end in {', '.join(PLOT_SUFFIXES)}")
+    outputs.require_suffix(plot, PLOT_SUFFIXES, "--plot")
     from dive.report.figures import KIND
 
     outputs.refuse_existing(plot, force, KIND, paths, "--plot")

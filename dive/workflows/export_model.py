@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dive import files, outputs
-from dive.errors import ModelError, OutputError
+from dive.errors import ModelError
 from dive.models import checkpoint
 from dive.models.deployed import Deployed, program_of, quietly
 from dive.models.formats.format import MARK, Format
@@ -68,8 +68,7 @@ def export_model(
     torch.Size([5, 10])
     """
     format, out, model = FORMATS[options.format], options.out, Path(model)
-    if out.suffix.lower() != format.suffix:
-        raise OutputError(f"--out {out} must end in {format.suffix}")
+    outputs.require_suffix(out, (format.suffix,))
     kind = outputs.Kind(f"a network in {options.format}", format.is_own)
     inputs = () if is_recipe(model) and not model.exists() else (model,)
     outputs.refuse_existing(out, options.force, kind, inputs)

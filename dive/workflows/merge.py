@@ -14,7 +14,7 @@ from dive.cache.encodings.encoding import Encoding
 from dive.cache.encodings.registry import DEFAULT, ENCODINGS
 from dive.cache.layout import Content
 from dive.cache.reader import LogitCache
-from dive.errors import CacheError, DiveError
+from dive.errors import CacheError, OptionError
 from dive.progress import SILENT, Progress
 from dive.recipe.teachers import teachers_in, told_teachers
 from dive.workflows.convert import FROM
@@ -62,7 +62,7 @@ def merge_caches(paths: Sequence[Path], options: MergeOptions, progress: Progres
     They are of the same samples, views and classes. Where all hold features the new one does too, side by
     side: its head gives the mean. Resumes what an earlier merge left. Raises CacheError where a cache is not
     whole, does not state its teacher, is of other samples or views than the first, or does not hold what
-    the encoding stores; DiveError where weights are not positive or not one a cache; OutputError where the
+    the encoding stores; OptionError where weights are not positive or not one a cache; OutputError where the
     output cannot be written or is another's.
 
     >>> import dive
@@ -110,14 +110,16 @@ def merge_caches(paths: Sequence[Path], options: MergeOptions, progress: Progres
 
 
 def _shares(weights: Sequence[float], count: int) -> list[float]:
-    """The share of each of so many caches in the mean; raises DiveError for weights that give none."""
+    """The share of each of so many caches in the mean; raises OptionError for weights that give none."""
     if count < 2:
-        raise DiveError("a merge is of two caches or more; give each to --cache")
+        raise OptionError("a merge is of two caches or more; give each to --cache")
     given = list(weights) or [1.0] * count
     if len(given) != count:
-        raise DiveError(f"there are {count} caches and {len(given)} weights; give one weight a cache")
+        raise OptionError(f"there are {count} caches and {len(given)} weights; give one weight a cache")
     if wrong := [weight for weight in given if not 0 < weight < math.inf]:
-        raise DiveError(f"a weight must be a positive number, not {wrong[0]:g}; leave that cache out instead")
+        raise OptionError(
+            f"a weight must be a positive number, not {wrong[0]:g}; leave that cache out instead"
+        )
     largest = max(given)  # their sum may be infinite
     scaled = [weight / largest for weight in given]
     return [weight / math.fsum(scaled) for weight in scaled]

@@ -61,6 +61,7 @@ def write_report(
             "pip install 'dive-longtail[report]'"
         ) from error
     outputs.refuse_existing(out, options.force, KIND, given)
+    outputs.require_suffix(out, (".html",))
     with outputs.only_writer(out):
         page = gather(given, options, progress)
         files.write_bytes(out, document(page))

@@ -43,8 +43,7 @@ def default_name(root: Path) -> Path:
 
 def check_place(out: Path, inputs: list[Path], force: bool) -> None:
     """Raise OutputError where a recipe cannot be written to `out`."""
-    if out.suffix != ".yaml":
-        raise OutputError(f"{out} must end in .yaml; give another --out")
+    outputs.require_suffix(out, (".yaml",))
     if fault := bounds.file_name(out.stem):
         raise OutputError(
             f"the name of {out} names the outputs: without .yaml it {fault}; give another --out"

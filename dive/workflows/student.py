@@ -10,7 +10,7 @@ import torch
 
 from dive.cache.reader import LogitCache
 from dive.data.longtail import PIXELS, Samples
-from dive.errors import CacheError, DiveError
+from dive.errors import CacheError, DiveError, OptionError
 from dive.feeds.logits import CachedLogits
 from dive.method.advice import recommend
 from dive.method.objectives import DiVELoss
@@ -236,7 +236,7 @@ def _shown(classes: tuple[str, ...]) -> str:
 def _check_view_choice(cache: LogitCache, options: StudentOptions) -> None:
     views = cache.shape[1]
     if options.free_views and options.fixed_view:
-        raise DiveError("--free-views and --fixed-view exclude each other")
+        raise OptionError("--free-views and --fixed-view exclude each other")
     if views == 1 and not (options.free_views or options.fixed_view):
         raise DiveError(
             f"{cache.path} holds one view of each image; choose --free-views (augment freely over the clean "

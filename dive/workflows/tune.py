@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dive import outputs
 from dive.cache.reader import LogitCache
 from dive.data.longtail import shot_means
-from dive.errors import CacheError, OutputError
+from dive.errors import CacheError
 from dive.method.advice import RULES, Advice
 from dive.method.crossing import SEARCHED, Crossing, Search, search
 from dive.method.curves import DEFAULT_POWERS, DEFAULT_TAUS, Curves, Pair, effective_temperature, examine
@@ -162,8 +162,7 @@ def tuned_of(curves: Curves, options: TuneOptions = TuneOptions()) -> Tuned:
 
 
 def _refuse_plot(plot: Path, caches: Sequence[Path], force: bool) -> None:
-    if plot.suffix.lower() not in PLOT_SUFFIXES:
-        raise OutputError(f"--plot {plot} must end in {', '.join(PLOT_SUFFIXES)}")
+    outputs.require_suffix(plot, PLOT_SUFFIXES, "--plot")
     from dive.report.figures import KIND
 
     outputs.refuse_existing(plot, force, KIND, caches, "--plot")

@@ -194,10 +194,11 @@ def test_checkpoints_of_several_sizes_each_see_the_pictures_at_their_own(sizes):
 
 
 def test_eval_says_nothing_of_resizing_and_training_does(sizes):
-    assert chain.succeed("eval", sizes[12], "--quiet").err == ""
+    assert "resized" not in chain.succeed("eval", sizes[12]).err
     config = sizes[12].parent / "insects.yaml"
-    words = ("teacher", "--config", config, "--quiet", "--epochs", 1, "--set", "views.size=12")
-    assert "warning: every picture is resized" in chain.succeed(*words, "--out", "t.pt").err
+    words = ("teacher", "--config", config, "--epochs", 1, "--set", "views.size=12")
+    told = "every picture is resized and centre-cropped to 12×12 pixels (views.size)\n"
+    assert told in chain.succeed(*words, "--out", "t.pt").err
 
 
 def test_a_checkpoint_of_other_channels_is_refused_naming_both(digits, tmp_path):

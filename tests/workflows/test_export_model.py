@@ -14,7 +14,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 
 import dive
-from dive.errors import DiveError, ModelError, OutputError
+from dive.errors import DiveError, ModelError, OptionError
 from dive.models import checkpoint
 from dive.models.deployed import Deployed, program_of
 from dive.models.formats import onnx, registry
@@ -245,7 +245,7 @@ def test_only_a_file_of_its_own_format_is_replaced(digits):
 
 
 def test_the_checkpoint_itself_and_another_suffix_are_refused(digits):
-    with pytest.raises(OutputError, match="must end in .pt2"):
+    with pytest.raises(OptionError, match="must end in .pt2"):
         dive.export_model(digits.teacher, dive.ModelExportOptions("pt2", Path("network.onnx")))
     path = finished("resnet8", None, digits).rename("network.pt2")
     complaint = chain.dive("export-model", path, "--format", "pt2", "--out", path, "--force").complaint

@@ -253,7 +253,7 @@ def test_a_logit_that_is_not_finite_is_named_by_its_key(logits, value):
 def test_a_logit_beyond_the_encodings_range_is_refused_in_one_line(clean):
     clean.logits[20, 3] = 1e5
     clean.save(NPZ)
-    assert "try --store float32" in chain.dive(*IMPORT, "none").complaint
+    assert "; --store float32 --force starts over" in chain.dive(*IMPORT, "none").complaint
     chain.succeed(*IMPORT, "none", "--store", "float32", "--force")
 
 

@@ -205,6 +205,8 @@ def test_only_a_page_of_dive_is_replaced_and_only_if_asked(digits, tmp_path):
     mine = tmp_path / "teacher.json"
     mine.write_bytes(record.read_bytes())
     assert "a file that the command reads" in chain.dive("report", mine, "--out", mine, "--force").complaint
+    done = chain.dive("report", record, "--out", tmp_path / "r.txt")
+    assert done.complaint.endswith("r.txt must end in .html") and done.code == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"a text", b"{}", b"[1]", b'{"kind": "teacher"}'])

@@ -99,7 +99,8 @@ def evaluate(
     checkpoint is of them; the recipe's is not taken for one. workers: as those of training.
     plot: where to draw each class's accuracy against its training images (.png, .svg or .pdf), None for
     nowhere; force: replace a figure that is there. Raises CheckpointError where a checkpoint is corrupt, of
-    other classes or of pictures of other channels, OutputError where the figure cannot be written.
+    other classes or of pictures of other channels, OutputError where the figure cannot be written,
+    OptionError where its name has another ending.
     Processes that torchrun started share the pictures; all return the same.
 
     >>> import dive

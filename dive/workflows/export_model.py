@@ -58,7 +58,8 @@ def export_model(
     logits (B, C) float32; resizing to the network's input, and normalising, are inside. Before it is written
     it is run, and its logits compared with the checkpoint's; `record["difference"]` is how far apart they
     are, None where ONNX Runtime is not installed. Raises CheckpointError, RecipeError or ModelError where the
-    network cannot be had or exported, OutputError where the file cannot be written.
+    network cannot be had or exported, OutputError where the file cannot be written, OptionError where its
+    name does not end as the format's do.
 
     >>> import dive, torch
     >>> options = dive.ModelExportOptions("pt2", Path("teacher.pt2"))

@@ -44,7 +44,7 @@ def write_report(
 
     The page is one HTML file that loads nothing. Raises CheckpointError or CacheError where a file is
     damaged, DataError where images are missing or others, OutputError where the page cannot be written or
-    plotly is not installed.
+    plotly is not installed, OptionError where its name does not end in .html.
 
     >>> import dive
     >>> given = ["checkpoints/digits_lt_bbn/teacher.pt", "cache/digits_lt_bbn.h5"]

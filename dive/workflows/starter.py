@@ -42,7 +42,7 @@ def default_name(root: Path) -> Path:
 
 
 def check_place(out: Path, inputs: list[Path], force: bool) -> None:
-    """Raise OutputError where a recipe cannot be written to `out`."""
+    """Raise OutputError where a recipe cannot be written to `out`, OptionError where that is no .yaml."""
     outputs.require_suffix(out, (".yaml",))
     if fault := bounds.file_name(out.stem):
         raise OutputError(

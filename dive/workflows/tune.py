@@ -123,7 +123,8 @@ def tune(caches: Sequence[Path], options: TuneOptions = TuneOptions()) -> list[T
     """What each cache holds at each pair of τ and p, where its curves cross, and the recommendation.
 
     Raises CacheError where a cache is not whole, has no clean view where that is asked for, or, for a plot,
-    is of other images per class than the first; OutputError where the plot cannot be written.
+    is of other images per class than the first; OutputError where the plot cannot be written, OptionError
+    where its name has another ending.
 
     >>> import dive
     >>> (tuned,) = dive.tune([Path("cache/digits_lt_bbn.h5")], dive.TuneOptions(taus=(1, 3), powers=(0.5, 1)))

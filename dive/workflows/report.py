@@ -72,6 +72,10 @@ def gather(paths: Sequence[Path], options: ReportOptions, progress: Progress = S
     """What a page about some files has to show. Caches come first, as long as torch is not loaded."""
     sealed = {path: _is_cache(path) for path in paths}
     caches = [LogitCache(path) for path in paths if sealed[path]]
+    if not caches:
+        of_caches = {"--data": options.data, "--clean": options.clean, "--sample": options.sample}
+        if given := [option for option, value in of_caches.items() if value]:
+            progress.warn(f"{' and '.join(given)}: no effect here, where no cache is shown")
     parts = []
     with progress.bar("virtual examples", len(caches)) as bar:
         for cache in caches:

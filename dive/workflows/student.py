@@ -140,6 +140,8 @@ def _train(
             "free views: the teacher saw the clean view only, the student sees others, so the logits are not "
             "those of an online teacher; a cache of more --views has them"
         )
+    if options.split and (ranks.alone or len(recipes) == 1):
+        progress.warn("--split has no effect here: it is of several students that torchrun trains")
     apart = len(recipes) > 1 and not ranks.alone and not options.split
     sharing = ALONE if apart else ranks
     prepared = prepare(first, replace(dataset, train=train), device, training.workers, sharing)

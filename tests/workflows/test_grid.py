@@ -121,6 +121,12 @@ def test_eval_names_the_students_of_a_grid_where_there_is_none_of_the_recipes_ow
     assert told in done.err
 
 
+def test_split_says_where_it_has_no_effect(digits):
+    told = "warning: --split has no effect here: it is of several students that torchrun trains\n"
+    for taus in ((3,), (1, 3)):
+        assert told in grid(digits, "--tau", *taus, "--epochs", 1, "--split").err
+
+
 def test_auto_stands_alone(digits):
     for arguments in (("--tau", "auto", 3), ("--tau", "auto", "--power", 1)):
         complaint = grid(digits, *arguments).complaint

@@ -191,6 +191,13 @@ def test_eight_thousand_classes_make_a_page_of_less_than_twenty_megabytes(tmp_pa
     assert page.caches[0].positions[0].errors is not None
 
 
+def test_options_about_caches_say_that_they_have_no_effect_where_none_is_shown(digits):
+    words = ("report", digits.teacher, "--out", "r.html")
+    done = chain.succeed(*words, "--data", "nowhere", "--sample", 3)
+    assert "warning: --data and --sample: no effect here, where no cache is shown\n" in done.err
+    assert "no effect" not in chain.succeed(*words, "--force").err
+
+
 def test_only_a_page_of_dive_is_replaced_and_only_if_asked(digits, tmp_path):
     out = tmp_path / "r.html"
     record = digits.teacher.with_suffix(".json")

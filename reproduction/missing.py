@@ -44,4 +44,4 @@ def section(folder: Path) -> Iterator[str]:
 def _on_gpus(records: Iterable[Mapping[str, Any]]) -> str:
     """How many of the recorded runs were on a GPU: the name of a CPU ends with its threads."""
     count = sum(f", {record['threads']} thread" not in record["device"] for record in records)
-    return f"{count} of the recorded runs were on a GPU." if count else "Nothing has run on a GPU yet."
+    return f"On a GPU: {count} of the recorded runs." if count else "Nothing has run on a GPU yet."

@@ -239,3 +239,12 @@ def test_the_page_says_what_is_missing_with_hours(repository):
 def test_a_cache_of_several_teachers_is_named_by_what_tells_it_apart():
     cache = Cache("bbn/ensemble", ("bbn/teacher", "bbn/ce"))
     assert cache.path == Path("cache/cifar100_lt_bbn-ensemble.h5") and cache.config == "cifar100_lt/bbn"
+
+
+def test_what_ran_on_a_gpu_is_counted_from_the_records(repository, tmp_path):
+    shutil.copytree(repository / "results", tmp_path / "results")
+    assert "\n".join(missing.section(tmp_path / "results")).endswith("Nothing has run on a GPU yet.")
+    path = tmp_path / "results/cifar100_lt_bbn/teacher.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": "NVIDIA H100"}))
+    said = "\n".join(missing.section(tmp_path / "results"))
+    assert said.endswith("On a GPU: 1 of the recorded runs.")

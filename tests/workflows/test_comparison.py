@@ -194,6 +194,7 @@ def test_checkpoints_of_several_sizes_each_see_the_pictures_at_their_own(sizes):
 
 
 def test_eval_says_nothing_of_resizing_and_training_does(sizes):
+    assert chain.succeed("eval", sizes[12], "--quiet").err == ""
     assert "resized" not in chain.succeed("eval", sizes[12]).err
     config = sizes[12].parent / "insects.yaml"
     words = ("teacher", "--config", config, "--epochs", 1, "--set", "views.size=12")

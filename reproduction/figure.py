@@ -24,6 +24,7 @@ GROUPS = SHOTS[:3]
 WIDTH = 0.82  # of the bars of a group
 NARROW = 4  # of more bars than these the values are written upright
 LABEL = 34  # characters of a line that names a model
+ASIDE = 0.24  # of a bar's width: where it has both, the error bar is so far left of its middle, marks right
 BELOW = 0.27  # of a model's line are the marks of works
 MARGIN = 1  # points left and right of the accuracies over all classes
 
@@ -101,8 +102,11 @@ def _groups(axes: Axes, panel: Panel, colours: dict[str, dict[str, str]], marks:
         style: dict[str, Any] = {"edgecolor": "white", "linewidth": 0, **colours[row.model]}
         bars = axes.bar(places, heights, width * 0.92, zorder=2, **style)
         spreads = [row.spread(shot) or 0.0 for shot in GROUPS]
+        marked = any(shot in reported.get(name, {}) for name in marks for shot in GROUPS)
+        aside = ASIDE * width if marked and any(spreads) else 0.0
         if any(spreads):
-            axes.errorbar(places, heights, spreads, color="black", linestyle="none", capsize=3, zorder=3)
+            lefts = [x - aside for x in places]
+            axes.errorbar(lefts, heights, spreads, color="black", linestyle="none", capsize=3, zorder=3)
         values = ["" if mean is None else f"{mean:.1f}" for mean in means]
         upright = 90 if len(panel.rows) > NARROW else 0
         ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
@@ -111,7 +115,8 @@ def _groups(axes: Axes, panel: Panel, colours: dict[str, dict[str, str]], marks:
         )
         for name, mark in marks.items():
             result = reported.get(name, {})
-            told = [(x, result[shot]) for x, shot in zip(places, GROUPS, strict=True) if shot in result]
+            rights = [x + aside for x in places]
+            told = [(x, result[shot]) for x, shot in zip(rights, GROUPS, strict=True) if shot in result]
             if told:
                 axes.plot(*zip(*told, strict=True), label=name, zorder=4, **_mark(mark))
     axes.set_xticks(range(len(GROUPS)), [f"{shot}-shot" for shot in GROUPS], fontsize=11)

@@ -13,6 +13,7 @@ from pathlib import Path
 import chain
 import pytest
 import yaml
+from matplotlib.axes import Axes
 from PIL import Image
 
 from dive.errors import RecipeError
@@ -82,6 +83,28 @@ def test_the_figure_of_several_seeds_has_error_bars(teacher, student, tmp_path, 
     figure.draw(tmp_path / "figure.png", summary.panels([*seeds, student]))
     ((many, *_),) = up
     assert many == pytest.approx(2**0.5) and across == [[0]]
+
+
+def test_a_work_s_mark_hides_no_error_bar(teacher, tmp_path, monkeypatch):
+    places = {"error bars": [], "reproduction": []}
+    plot = Axes.plot
+
+    def errorbar(self, x, y, yerr=None, xerr=None, **_):
+        places["error bars"] += x if xerr is None else []
+
+    def marks(self, x, y, *args, label="", **style):
+        if len(x) == len(figure.GROUPS):
+            places[label] += x
+        return plot(self, x, y, *args, label=label, **style)
+
+    monkeypatch.setattr(Axes, "errorbar", errorbar)
+    monkeypatch.setattr(Axes, "plot", marks)
+    seeds = [of_seed(teacher, 0), of_seed(teacher, 1, many=0.6)]
+    for seed in seeds:
+        seed["recipe"]["views"]["kind"] = "autoaugment"
+    figure.draw(tmp_path / "figure.png", summary.panels(seeds))
+    gaps = [mark - bar for bar, mark in zip(*places.values(), strict=True)]
+    assert len(gaps) == 3 and all(0.3 * figure.WIDTH < gap < 0.7 * figure.WIDTH for gap in gaps)
 
 
 def numbers_in(document: object) -> Iterator[float]:

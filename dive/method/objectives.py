@@ -197,7 +197,8 @@ OF_LABELS: dict[str, type[LabelObjective]] = {
 
 def _log_counts(class_counts: Any) -> torch.Tensor:
     """The logarithms of class counts (C,), float32."""
-    counts = np.asarray(class_counts)
+    of_device = isinstance(class_counts, torch.Tensor)
+    counts = np.asarray(class_counts.cpu() if of_device else class_counts)
     if counts.ndim != 1 or not len(counts) or not ((counts > 0) & (counts < np.inf)).all():
         raise ValueError(f"class_counts must be one positive number a class, not {class_counts!r}")
     return torch.from_numpy(np.log(counts)).float()

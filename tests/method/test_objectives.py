@@ -130,6 +130,22 @@ def test_class_counts_come_in_any_form(objective, counts):
     torch.testing.assert_close(objective(counts).log_counts, expected, rtol=0, atol=1e-7)
 
 
+class OfGpu(torch.Tensor):
+    """A tensor that NumPy cannot read where it lies, as it cannot those of a GPU."""
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+@pytest.mark.parametrize("objective", [BalancedSoftmaxLoss, DiVELoss])
+def test_class_counts_may_lie_on_a_gpu(objective):
+    counts = torch.tensor([900, 90, 10])
+    assert torch.equal(objective(counts.as_subclass(OfGpu)).log_counts, objective(counts).log_counts)
+
+
 @pytest.mark.parametrize("counts", [[3, 0, 1], [3, -1, 1], [[3, 2], [1, 1]], 5, [], [1, float("inf")]])
 @pytest.mark.parametrize("objective", [BalancedSoftmaxLoss, DiVELoss])
 def test_counts_that_are_not_one_positive_number_a_class_are_refused(objective, counts):

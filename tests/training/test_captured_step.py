@@ -426,6 +426,18 @@ def test_a_network_that_resizes_its_input_brings_nothing_from_the_host():
     assert operations_on_the_host("crop_flip", lambda: 2.0, size=12) == []
 
 
+@pytest.mark.parametrize("store", caches.STORES)
+def test_looking_logits_up_brings_nothing_from_the_host(store):
+    cache, gpu = teacher_cache(N, store), torch.device("cuda:0")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        feed = logits.ResidentLogits.of(cache, np.arange(N), gpu)
+        rows = torch.zeros(SIZE, dtype=torch.int64, device=gpu)
+        with recorder.Devices() as devices:
+            found = feed.batch(rows, rows, rows)
+    assert devices.operations >= 4 and devices.on_host == []
+    assert (found.device, found.dtype, found.shape) == (gpu, torch.float32, (SIZE, CLASSES))
+
+
 def test_a_constant_of_the_host_in_the_loss_is_found():
     assert operations_on_the_host("crop_flip", lambda: torch.tensor(2.0)) != []
 

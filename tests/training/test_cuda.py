@@ -15,7 +15,7 @@ from dive.data.longtail import Samples
 from dive.feeds.feed import Batch
 from dive.feeds.images import Images, StreamedImages
 from dive.feeds.logits import CachedLogits
-from dive.method.objectives import CrossEntropyLoss
+from dive.method.objectives import BalancedSoftmaxLoss, CrossEntropyLoss, DiVELoss
 from dive.models import checkpoint
 from dive.progress import Progress
 from dive.recipe.reading import load
@@ -297,6 +297,13 @@ def test_rows_are_decoded_in_float32_whatever_the_network_computes_in(store, pre
         graph.replay()
     stream.synchronize()
     assert np.abs(captured.cpu().numpy() - expected).max() < 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("objective", [BalancedSoftmaxLoss, DiVELoss])
+def test_class_counts_that_lie_on_the_gpu_make_the_same_loss(objective):
+    counts = [900, 90, 10]
+    found = objective(torch.tensor(counts, device="cuda")).to("cuda").log_counts
+    assert torch.equal(found.cpu(), objective(counts).log_counts)
 
 
 @TWO

@@ -9,24 +9,25 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-_KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _KEY = "num_batches_tracked"
 
 
 class BatchCounts:
     """Takes `num_batches_tracked` out of a model's training passes and keeps its value.
 
-    Every batch norm with a momentum counts its training passes here. `state_dict()` of the model has
-    the key with the value torch would have given it, and `load_state_dict()` takes it up. Passes that
-    run no Python, those of a CUDA graph, are added with `add`.
+    Every batch norm with a momentum counts its training passes here, but for one with a pass of its own,
+    which may need the tensor, as `SyncBatchNorm` does. `state_dict()` of the model has the key with the value
+    torch would have given it, and `load_state_dict()` takes it up. Passes that run no Python, those of a CUDA
+    graph, are added with `add`.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._counts: dict[nn.Module, int] = {}
         for module in model.modules():
-            counts = isinstance(module, _KINDS) and module.num_batches_tracked is not None
-            if counts and module.momentum is not None:
+            counts = isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward
+            if counts and module.num_batches_tracked is not None and module.momentum is not None:
                 self._take_over(module)
 
     def _take_over(self, module: nn.Module) -> None:

@@ -10,31 +10,44 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from dive.errors import ModelError
 from dive.models.network import Network
+from dive.models.registry import family_of
 from dive.training.ranks import Ranks, lost_peers
 from dive.training.spec import RunSpec
 
 NO_SYNC = "model.sync_batchnorm needs CUDA: torch has no synchronised batch norm on a CPU"
 
 
-def synchronise(network: Network, ranks: Ranks, device: torch.device) -> None:
-    """Let batch norm take its statistics over the batches of all processes.
+def synchronise(network: Network, name: str, ranks: Ranks, device: torch.device) -> None:
+    """Let batch norm take its statistics over the batches of all processes. name: of the network.
 
-    Raises ModelError on a CPU. One process has them already.
+    Raises ModelError on a CPU, and where a batch norm would lose what it does besides. One process has these
+    statistics already.
     """
     if device.type != "cuda":
         raise ModelError(NO_SYNC)
-    if not ranks.alone:
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    if ranks.alone:
+        return
+    norms = {
+        at: type(module) for at, module in network.body.named_modules() if isinstance(module, _BatchNorm)
+    }
+    network.body = family_of(name).synchronised(network.body)
+    for at, kind in norms.items():
+        plain = kind.forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+        if not plain and type(network.body.get_submodule(at)) is nn.SyncBatchNorm:
+            raise ModelError(
+                f"model.sync_batchnorm is not for {name}: torch's synchronised batch norm would not do all "
+                f"that its {kind.__name__} does ({at}); leave it out"
+            )
 
 
 def has_batch_norm(network: nn.Module) -> bool:
     """Whether a network has batch norm, whose statistics are of what one process sees at once."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    return any(isinstance(module, kinds) for module in network.modules())
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
 
 
 class SharedNetwork:

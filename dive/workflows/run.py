@@ -177,7 +177,7 @@ class _Runs:
                 f"({state.worlds[-1][1]}): batch norm sees batches of another size, which changes the result"
             )
         if spec.sync_batchnorm:
-            synchronise(network, ranks, self._device)
+            synchronise(network, spec.architecture.name, ranks, self._device)
         several = "" if ranks.alone else f", in {ranks.size} processes"
         self._progress.note(
             f"{spec.kind}: {spec.architecture.name}, {parameter_count(network):,} parameters, "

@@ -118,8 +118,25 @@ def test_passes_without_python_are_added_and_an_earlier_value_is_restored(pair):
     assert len(tracked) > 1 and all(torch.equal(a[name], b[name]) for name in tracked)
 
 
-def test_every_kind_of_batch_norm_is_taken_over():
-    for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
-        norm = kind(3)
-        BatchCounts(norm)
-        assert norm.num_batches_tracked is None and norm.state_dict()["num_batches_tracked"] == 0
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d])
+def test_every_kind_of_batch_norm_is_taken_over(kind):
+    norm = kind(3)
+    BatchCounts(norm)
+    assert norm.num_batches_tracked is None and norm.state_dict()["num_batches_tracked"] == 0
+
+
+class Counting(nn.BatchNorm2d):
+    """A batch norm whose own pass counts, as many a library's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.num_batches_tracked += 1
+        return x * self.num_batches_tracked
+
+
+@pytest.mark.parametrize("kind", [nn.SyncBatchNorm, Counting])
+def test_a_batch_norm_with_a_pass_of_its_own_counts_by_itself(kind):
+    norm = kind(3).train()
+    assert BatchCounts(norm).values() == {}
+    for _ in range(2):
+        norm(torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0)))
+    assert norm.state_dict()["num_batches_tracked"] == 2

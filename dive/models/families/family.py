@@ -41,6 +41,13 @@ class Family(ABC):
         """Why a network is not to be trained on views of `side` pixels; an empty text where it may be."""
         return ""
 
+    def synchronised(self, body: "nn.Module") -> "nn.Module":
+        """The network with `SyncBatchNorm` in the place of its batch norms; weights and names stay."""
+        from torch import nn
+
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(body)
+        return converted
+
     def versions(self, name: str) -> dict[str, str]:
         """Versions of what a network is made by, besides torch and torchvision; of a file its `sha256:`."""
         return {}

@@ -42,6 +42,11 @@ class Timm(Library):
         """timm's network, initialised as timm does."""
         return _timm().create_model(self.inner(name), num_classes=classes, in_chans=channels)
 
+    def synchronised(self, body: "nn.Module") -> "nn.Module":
+        """As timm does it: its batch norms have an activation, which torch's conversion leaves out."""
+        converted: nn.Module = _timm().layers.convert_sync_batchnorm(body)
+        return converted
+
     def versions(self, name: str) -> dict[str, str]:
         """timm's."""
         try:

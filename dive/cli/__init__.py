@@ -80,7 +80,7 @@ def _report(error: BaseException) -> int | None:
     """Tell the user of an error; the exit code, None where it is a defect of dive.
 
     Of several processes of one command the first that has an error tells it, in one line; one whose peers are
-    gone has nothing to tell.
+    gone tells that only if nobody has told anything by the time that torchrun ends those that are left.
     """
     from dive.cli import streams
     from dive.errors import PeerError
@@ -89,7 +89,6 @@ def _report(error: BaseException) -> int | None:
     unwritten = streams.settle()
     if isinstance(error, PeerError):
         time.sleep(LAST_SECONDS)  # torchrun names the process that ended first as the cause: not this one
-        return error.exit_code
     code, lines = _explained(error, unwritten)
     if lines and (isinstance(error, Unmet) or _speaks()):
         for line in lines:

@@ -153,6 +153,23 @@ class Ranks:
         )  # the first process keeps the store, where no agent does, until all have read
         return values
 
+    def require_exchange(self, device: torch.device) -> None:
+        """Raise DiveError where tensors on the device cannot be brought together.
+
+        To be called before anything relies on it: NCCL's first use fails in all processes at once.
+        """
+        if self.alone:
+            return
+        self.sum(torch.zeros(1))  # all are here: the time that follows is the exchange's alone
+        try:
+            _exchange(device)
+        except RuntimeError as error:
+            raise DiveError(
+                f"process {self.rank} cannot exchange tensors on {device} with the others "
+                f"({_told(error)}); each needs a GPU of its own, as with --device cuda; "
+                "NCCL_DEBUG=INFO tells more, NCCL_SOCKET_IFNAME=NAME chooses the network"
+            ) from error
+
     def share_buffers(self, module: torch.nn.Module) -> None:
         """Bring the first process's buffers (batch norm's statistics) to all."""
         if self.alone:
@@ -207,10 +224,16 @@ def _require_connection(world: World) -> None:
         distributed.destroy_process_group()
     except RuntimeError as error:
         raise DiveError(
-            f"process {world.rank} does not reach the others over the network "
-            f"({shortened(' '.join(str(error).split()), 200)}); GLOO_SOCKET_IFNAME=NAME on each machine "
-            "chooses the network to use, `ip address` lists them"
+            f"process {world.rank} does not reach the others over the network ({_told(error)}); "
+            "GLOO_SOCKET_IFNAME=NAME on each machine chooses the network to use, `ip address` lists them"
         ) from error
+
+
+def _exchange(device: torch.device) -> None:
+    """Add up a value of every process on the device, and wait for it."""
+    one = torch.ones(1, device=device)
+    distributed.all_reduce(one, async_op=True).wait(CONNECTING)
+    one.item()
 
 
 @contextlib.contextmanager
@@ -220,8 +243,14 @@ def lost_peers() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if _of_a_connection(error):
-            raise PeerError(LOST) from error
+            why = f" ({_told(error)})" if isinstance(error, distributed.DistBackendError) else ""
+            raise PeerError(LOST + why) from error  # Gloo's texts tell no more, NCCL's say what failed
         raise
+
+
+def _told(error: RuntimeError) -> str:
+    """What torch says of an error, on one line."""
+    return shortened(" ".join(str(error).split()), 200)
 
 
 def _of_a_connection(error: RuntimeError) -> bool:

@@ -62,8 +62,12 @@ class SharedNetwork:
         self._unused = not ranks.alone and not _uses_every_parameter(network, self._blank(2))
 
     def join(self) -> None:
-        """Take the weights and buffers of the first process; to be called when the buffers are settled."""
+        """Take the weights and buffers of the first process; to be called when the buffers are settled.
+
+        Raises DiveError where the processes cannot bring gradients together.
+        """
         if not self._ranks.alone:
+            self._ranks.require_exchange(next(self._network.parameters()).device)
             with lost_peers():
                 self._parallel = DistributedDataParallel(self._network, find_unused_parameters=self._unused)
 

@@ -72,7 +72,7 @@ def test_a_pass_over_nothing_has_gradients_of_zero_and_leaves_batch_norm_alone()
 
 def test_synchronised_batch_norm_is_refused_on_a_cpu_and_batch_norm_is_known():
     with pytest.raises(ModelError, match="torch has no synchronised batch norm on a CPU"):
-        synchronise(network(), ALONE, CPU)
+        synchronise(network(), "own:network", ALONE, CPU)
     assert has_batch_norm(network()) and not has_batch_norm(nn.Linear(2, 2))
 
 

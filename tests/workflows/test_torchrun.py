@@ -5,6 +5,7 @@ Processes are forked with the environment that torchrun gives; the last tests go
 
 import json
 import math
+import re
 import signal
 from datetime import timedelta
 from pathlib import Path
@@ -16,9 +17,11 @@ import torch
 import torchrun
 import torture_training_ranks
 from conftest import png
+from torch import distributed
 
 from dive.errors import DataError
 from dive.models import checkpoint
+from dive.training.ranks import LOST
 
 THREE = (*chain.DIGITS, "--epochs", 3)
 EVERY_EPOCH = {"dive.training.loop:SAVING_SHARE": math.inf}
@@ -115,7 +118,7 @@ def test_stopped_processes_resume_exactly_and_another_number_of_them_is_told():
     for name in ("same.pt", "other.pt"):
         ended = ranks.forked(2, *words, "--out", name, faults=kill, settings=EVERY_EPOCH)
         assert [outcome.code for outcome in ended] == [1, -signal.SIGKILL]
-        assert list(ranks.told(ended)) == []  # who is gone can tell nothing, and the other does not
+        assert list(ranks.told(ended)) == [f"dive: {LOST}"]  # by the one that is left: nobody else can
         assert not Path(name).exists() and Path(name).with_suffix(".state").exists()
     together(2, *words, "--out", "same.pt")
     assert same_bits("same.pt", "whole.pt")
@@ -160,6 +163,27 @@ def test_processes_that_do_not_reach_each_other_say_which_and_what_to_set():
     line = complaint(ranks.forked(2, "teacher", *THREE, "--out", "t.pt", faults=fault, settings=quickly))
     assert "process 1 does not reach the others over the network (Gloo connectFullMesh failed)" in line
     assert "GLOO_SOCKET_IFNAME" in line
+
+
+def test_an_exchange_that_fails_in_all_processes_is_told_once():
+    """As NCCL's first use does on a GPU that two processes were given."""
+    fault = {"dive.training.ranks:_exchange": (1, distributed.DistBackendError("Duplicate GPU detected"))}
+    ended = ranks.forked(2, "teacher", *THREE, "--out", "t.pt", faults=dict.fromkeys((0, 1), fault))
+    assert re.fullmatch(
+        r"dive: process [01] cannot exchange tensors on cpu with the others \(Duplicate GPU detected\); .*",
+        complaint(ended),
+    )
+
+
+def test_a_connection_that_breaks_for_all_is_told_once():
+    """Each takes the others for gone, and none has an error of its own to tell."""
+    broken = {
+        "torch:Tensor.backward": (2 * STEPS, distributed.DistBackendError("NCCL error: reset\nby peer"))
+    }
+    words = ("teacher", *THREE, *ranks.plain_network(), "--out", "t.pt")
+    line = complaint(ranks.forked(2, *words, faults=dict.fromkeys((0, 1), broken), settings=EVERY_EPOCH))
+    assert line == f"dive: {LOST} (NCCL error: reset by peer)"
+    assert not Path("t.pt").exists() and Path("t.state").exists()
 
 
 def test_a_process_of_another_recipe_is_named_with_the_keys_that_differ():

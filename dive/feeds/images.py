@@ -6,6 +6,7 @@ processes some steps ahead: with views, where the space makes them on the host, 
 the device makes the views.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from typing import Protocol, cast
@@ -22,6 +23,7 @@ from dive.workers import begin_worker
 from dive.world import this_world
 
 AHEAD = 4  # batches that each worker reads before they are needed
+TOGETHER = 2**26  # bytes of pictures that are prepared at once, beside the place for all
 # What is raised where a worker dies while a batch of it is being taken over.
 _CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)
 
@@ -77,12 +79,10 @@ class Images:
             workers = max(1, cores - 1) if pictures.on_demand else 0
         self._pictures, self._device, self._workers = pictures, device, workers
         self._resident: ResidentImages | None = None
-        if (
-            pictures.held is not None
-            and space.made == "device"
-            and (room or fits)(pictures.held.nbytes, device)
-        ):
-            self._resident = ResidentImages(pictures.held, cast(DeviceSpace, space), device)
+        if pictures.held is not None and space.made == "device":
+            on_device = cast(DeviceSpace, space)
+            if (room or fits)(ResidentImages.nbytes(pictures.held, on_device, device), device):
+                self._resident = ResidentImages(pictures.held, on_device, device)
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -115,7 +115,18 @@ class ResidentImages:
 
     def __init__(self, pictures: np.ndarray, space: DeviceSpace, device: torch.device) -> None:
         self._space = space
-        self._prepared = space.prepare(torch.from_numpy(np.ascontiguousarray(pictures)).to(device))
+        shape, kind = _shape_prepared(pictures, space, device)
+        self._prepared = torch.empty(shape, dtype=kind, device=device)
+        size = max(1, TOGETHER // pictures[0].nbytes)
+        for start in range(0, len(pictures), size):
+            some = np.ascontiguousarray(pictures[start : start + size])
+            self._prepared[start : start + size] = space.prepare(torch.from_numpy(some).to(device))
+
+    @staticmethod
+    def nbytes(pictures: np.ndarray, space: DeviceSpace, device: torch.device) -> int:
+        """The bytes that pictures take on the device, prepared for their views."""
+        shape, kind = _shape_prepared(pictures, space, device)
+        return math.prod(shape) * kind.itemsize
 
     def begin(self, plan: Iterable[Batch]) -> None:
         """Nothing to prepare."""
@@ -126,6 +137,14 @@ class ResidentImages:
     def batch(self, rows: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Views (B, channels, H, W) uint8, in channels-last memory."""
         return self._space.render(self._prepared, rows, ids).permute(0, 3, 1, 2)
+
+
+def _shape_prepared(
+    pictures: np.ndarray, space: DeviceSpace, device: torch.device
+) -> tuple[tuple[int, ...], torch.dtype]:
+    """The shape (N, …) and the type of pictures that a space has prepared."""
+    one = space.prepare(torch.zeros(1, *pictures.shape[1:], dtype=torch.uint8, device=device))
+    return (len(pictures), *one.shape[1:]), one.dtype
 
 
 class _Filling(Dataset[torch.Tensor | DataError]):

@@ -109,6 +109,16 @@ def test_every_way_to_the_device_gives_the_same_views(place, space, workers, mon
             np.testing.assert_array_equal(found, by_hand(batch))
 
 
+@pytest.mark.parametrize("together", [1, 5 * PIXELS[0].nbytes, PIXELS.nbytes])
+def test_resident_pictures_take_what_was_asked_for_however_many_are_prepared_at_once(together, monkeypatch):
+    monkeypatch.setattr(feeds, "TOGETHER", together)
+    asked = []
+    images = Images(HeldPictures(PIXELS), DEVICE, CPU, 0, lambda size, _: asked.append(size) or True)
+    padded = np.pad(PIXELS, ((0, 0), (PAD, PAD), (PAD, PAD), (0, 0)))
+    assert asked == [padded.nbytes]
+    np.testing.assert_array_equal(images.feed(5)._prepared, padded)
+
+
 @pytest.mark.parametrize("space", [DEVICE, HOST], ids=["device", "host"])
 def test_a_batch_size_beside_that_of_the_pictures_streams_all_of_them(space):
     for size in (1, N, N + 4):
@@ -219,7 +229,7 @@ def test_pictures_are_resident_where_they_fit(enough, monkeypatch):
     asked = []
     monkeypatch.setattr(feeds, "fits", lambda size, device: asked.append((size, device)) or enough)
     images = Images(HeldPictures(PIXELS), DEVICE, CPU)
-    assert images.resident == enough and asked == [(N * SIDE * SIDE * 3, CPU)]
+    assert images.resident == enough and asked == [(N * (SIDE + 2 * PAD) ** 2 * 3, CPU)]  # padded
 
 
 def test_the_host_space_of_these_tests_has_the_ids_of_the_devices():

@@ -1,6 +1,7 @@
 """What a feed is: it brings the batches of a plan to the device, one after the other."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
@@ -73,3 +74,10 @@ def fits(size: int, device: torch.device) -> bool:
     on_cuda = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if on_cuda else memory.available() / this_world().local_size
     return size <= memory.SHARE_OF_MEMORY * free
+
+
+def side_thread(device: torch.device, name: str) -> ThreadPoolExecutor:
+    """A pool of one thread whose current CUDA device is `device`; threads begin with the machine's first."""
+    if device.type != "cuda":
+        return ThreadPoolExecutor(1, name)
+    return ThreadPoolExecutor(1, name, torch.cuda.set_device, (device,))

@@ -26,6 +26,8 @@ AHEAD = 4  # batches that each worker reads before they are needed
 TOGETHER = 2**26  # bytes of pictures that are prepared at once, beside the place for all
 # What is raised where a worker dies while a batch of it is being taken over.
 _CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)
+# What torch's RuntimeError says where one has died; the thread is the one that pins its batches.
+_DIED = ("DataLoader worker", "Pin memory thread")
 
 
 class Pictures(Protocol):
@@ -253,7 +255,7 @@ class StreamedImages:
             with self._waits:
                 filled = next(self._coming)
         except (RuntimeError, *_CUT_OFF) as error:
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            if isinstance(error, RuntimeError) and not any(said in str(error) for said in _DIED):
                 raise
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise DataError(

@@ -8,14 +8,14 @@ batch of them is decoded on the device.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from dive.cache.reader import LogitCache
-from dive.feeds.feed import Batch, Feed, Room, fits
+from dive.feeds.feed import Batch, Feed, Room, fits, side_thread
 from dive.files import readable_size
 
 AHEAD = 4  # batches gathered before they are needed
@@ -101,7 +101,7 @@ class StreamedLogits:
         slots = [torch.empty(shape, dtype=kind, pin_memory=self._cuda) for _ in range(AHEAD)]
         self._free: deque[tuple[torch.Tensor, torch.cuda.Event | None]] = deque((s, None) for s in slots)
         self._buffer = torch.zeros(shape, dtype=kind, device=device)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cache")
+        self._pool = side_thread(device, "cache")
         self._pending: deque[Future[tuple[torch.Tensor, int]]] = deque()
         self._coming: Iterator[Batch] = iter(())
 

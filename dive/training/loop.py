@@ -35,6 +35,10 @@ from dive.versions import versions
 SAVING_SHARE = 0.02  # at most this share of the time goes into resumable state
 
 
+class NoRoomTogether(Exception):
+    """A device's memory does not take so many runs side by side; none of them has taken a step."""
+
+
 class Run:
     """A run in training: its network, how far it is, and its state on the disk.
 
@@ -245,7 +249,7 @@ class Run:
 def train(runs: Sequence[Run], progress: Progress) -> None:
     """Train runs of equally many steps an epoch to their last epochs, side by side on the device.
 
-    A loss that is not finite ends its own run alone, which has the `failure` then.
+    A loss that is not finite ends its own run alone, which has the `failure` then. Raises NoRoomTogether.
     """
     steps = runs[0].spec.steps_per_epoch
     total = sum(run.epochs for run in runs) * steps
@@ -262,10 +266,14 @@ def _capture(runs: Sequence[Run], progress: Progress) -> None:
         for run in runs:
             run.prepare()
     except RuntimeError as error:
-        first: BaseException = error
-        while first.__context__ is not None:  # torch reports the end of a broken capture over its cause
-            first = first.__context__
-        reason = str(first).partition("\n")[0]
+        causes: list[BaseException] = [error]
+        while (
+            earlier := causes[-1].__context__
+        ) is not None:  # torch reports the end of a capture over its cause
+            causes.append(earlier)
+        if len(runs) > 1 and any(isinstance(cause, torch.OutOfMemoryError) for cause in causes):
+            raise NoRoomTogether from error
+        reason = str(causes[-1]).partition("\n")[0]
         progress.warn(f"the step could not be captured as a CUDA graph and runs eagerly: {reason}")
 
 

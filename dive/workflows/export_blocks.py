@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from dive.cache.writer import BlockWriter
-from dive.feeds.feed import Batch
+from dive.feeds.feed import Batch, side_thread
 from dive.feeds.images import Images
 from dive.progress import Progress
 from dive.training.device import Runtime
@@ -40,7 +40,7 @@ def write_missing(
     # NumPy's products of small matrices, in several threads beside torch's, hold these up by a tenth.
     with (
         threadpool_limits(1, "blas"),
-        ThreadPoolExecutor(1) as pool,
+        side_thread(runtime.device, "writer") as pool,
         progress.bar("export", writer.blocks, done) as bar,
     ):
         writing: Future[None] | None = None

@@ -5,11 +5,16 @@ outputs and their locks, resuming, precision, the last evaluation, and what a fi
 """
 
 import contextlib
+import gc
+import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dive import files, outputs
 from dive.errors import OutputError, TrainingError
@@ -21,7 +26,7 @@ from dive.recipe.documents import differences
 from dive.recipe.reading import build
 from dive.training.device import Runtime, device_name
 from dive.training.evaluation import Accuracy
-from dive.training.loop import Run, train
+from dive.training.loop import NoRoomTogether, Run, train
 from dive.training.saved_state import EpochRecord, Journal, SavedState
 from dive.training.shared import has_batch_norm, synchronise
 from dive.training.spec import RunSpec
@@ -51,11 +56,11 @@ def run(
 ) -> Trained:
     """Train as the specs say and write checkpoint, record and history of each; resume what was stopped.
 
-    The recipes of several may differ in seed and distillation alone. On CUDA they train side by side; on a
-    CPU, which one fills, one after the other. Of a grid, one that is finished already is kept as it is,
-    and one whose loss is not finite does not stop the others; it is among the failures returned. Raises
-    OutputError where another finished result, another process or an unfinished run of another recipe is in
-    the way. torch's settings are afterwards as they were.
+    The recipes of several may differ in seed and distillation alone. On CUDA they train side by side, as many
+    as its memory takes; on a CPU, which one fills, one after the other. Of a grid, one that is finished
+    already is kept as it is, and one whose loss is not finite does not stop the others; it is among the
+    failures returned. Raises OutputError where another finished result, another process or an unfinished run
+    of another recipe is in the way. torch's settings are afterwards as they were.
 
     Where several processes train together each calls it with the same specs, and gets the same. The first
     of them alone reads and writes outputs.
@@ -100,10 +105,18 @@ class _Runs:
             else:
                 waiting.append((spec, state))
         together = self._device.type == "cuda" and self._ranks.alone
-        groups = [waiting] if together else [[one] for one in waiting]
+        groups = deque(filter(None, [waiting] if together else [[one] for one in waiting]))
         failures = []
-        for group in filter(None, groups):
-            results, failed = self._train(group)
+        while groups:
+            group = groups.popleft()
+            try:
+                results, failed = self._train(group)
+            except NoRoomTogether:
+                results, failed = [], []
+                half = math.ceil(len(group) / 2)
+                groups.extendleft((group[half:], group[:half]))
+                self._progress.note(f"no memory for {len(group)} students side by side; {half} at a time")
+            gc.collect()  # what is in cycles, before the next group needs its memory
             found |= {result.path: result for result in results}
             failures += failed
         return Trained([found[spec.out] for spec in specs if spec.out in found], failures)
@@ -151,8 +164,16 @@ class _Runs:
     def _train(
         self, group: Sequence[tuple[RunSpec, SavedState | None]]
     ) -> tuple[list[Result], list[TrainingError]]:
-        """Train some runs side by side and write their results; and the errors of those that failed."""
-        runs = [self._begin(spec, state) for spec, state in group]
+        """Train some runs side by side and write their results; and the errors of those that failed.
+
+        Raises NoRoomTogether where there are several and the device has no memory for them.
+        """
+        try:
+            runs = [self._begin(spec, state) for spec, state in group]
+        except torch.OutOfMemoryError as error:
+            if len(group) == 1:
+                raise
+            raise NoRoomTogether from error
         if self._device.type == "cuda" and not self._ranks.alone:
             self._progress.note("steps run eagerly: CUDA graphs are of one process alone")
         results, failures = [], []

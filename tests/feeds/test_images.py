@@ -184,7 +184,13 @@ def test_a_worker_that_dies_is_an_error_in_one_line():
 
 
 @pytest.mark.parametrize(
-    "error", [ConnectionResetError(104, "Connection reset by peer"), EOFError(), FileNotFoundError(2, "gone")]
+    "error",
+    [
+        ConnectionResetError(104, "Connection reset by peer"),
+        EOFError(),
+        FileNotFoundError(2, "gone"),
+        RuntimeError("Pin memory thread exited unexpectedly"),  # which took it over, on CUDA
+    ],
 )
 def test_a_worker_that_dies_while_its_batch_is_taken_over_is_an_error_in_one_line(error):
     feed = StreamedImages(OnDemand(list(PIXELS), (SIDE, SIDE)), HOST, 5, CPU, workers=0)

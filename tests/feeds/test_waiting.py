@@ -1,5 +1,6 @@
 """How long a device waits for batches: on a processor by its clock, on CUDA between events."""
 
+import threading
 import time
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +12,7 @@ from host_space import HostCropFlip, OnDemand
 
 from dive.data.pictures import HeldPictures
 from dive.feeds import waiting
-from dive.feeds.feed import Batch
+from dive.feeds.feed import Batch, side_thread
 from dive.feeds.images import Images, StreamedImages
 from dive.feeds.waiting import PENDING, DeviceWaits, HostWaits, waits_of
 from dive.views.crop_flip import CropFlip
@@ -21,6 +22,19 @@ CPU = torch.device("cpu")
 
 def test_each_device_has_its_way_of_counting():
     assert type(waits_of(CPU)) is HostWaits and type(waits_of(torch.device("cuda", 1))) is DeviceWaits
+
+
+def test_a_thread_beside_works_with_the_device_that_it_is_for(monkeypatch):
+    chosen = []
+
+    def choose(device: torch.device) -> None:
+        chosen.append((threading.current_thread().name, device))
+
+    monkeypatch.setattr(torch.cuda, "set_device", choose)
+    for device in (CPU, torch.device("cuda", 1)):
+        with side_thread(device, "aside") as pool:
+            assert pool.submit(lambda: threading.current_thread().name).result() == "aside_0"
+    assert chosen == [("aside_0", torch.device("cuda", 1))]
 
 
 def test_a_processor_waits_while_the_block_lasts_and_not_between(monkeypatch):

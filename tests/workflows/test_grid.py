@@ -1,14 +1,22 @@
 """Several students from one cache in one command, each as if it had been trained alone."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import chain
 import pytest
 import torch
 from recorder import tf32_settings
 
+from dive.errors import TrainingError
+from dive.progress import Progress
 from dive.training import loop
+from dive.training.ranks import ALONE
+from dive.training.spec import RunSpec
+from dive.workflows import run
+from dive.workflows.results import Result, TrainOptions
 
 GRID = ("--tau", 3, 6, "--seed", 0, 1)
 NAMES = [f"student-t{tau}-p0.5-w0.5-s{seed}.pt" for tau in (3, 6) for seed in (0, 1)]
@@ -52,6 +60,72 @@ def test_a_student_of_a_grid_is_the_student_trained_alone(digits, whole):
     assert grid(digits, "--tau", 6, "--seed", 1).code == 0
     assert same_weights("student.pt", whole / NAMES[3])
     assert not same_weights("student.pt", whole / NAMES[1])
+
+
+@dataclass
+class OnGpu:
+    """Runs of which a device takes so many side by side; that of seed 9 fails alone."""
+
+    room: int
+    tried: list[list[int]] = field(default_factory=list)
+
+    def train(self, group: list[tuple[RunSpec, None]]) -> tuple[list[Result], list[TrainingError]]:
+        seeds = [spec.seed for spec, _ in group]
+        self.tried.append(seeds)
+        if len(group) > self.room:
+            raise loop.NoRoomTogether
+        done = [Result(spec.out, {}, None) for spec, _ in group if spec.seed != 9]
+        return done, [TrainingError("seed 9")] * (9 in seeds)
+
+
+@pytest.mark.parametrize(
+    ("room", "tried"),
+    [
+        (9, [[0, 1, 9, 3, 4]]),
+        (3, [[0, 1, 9, 3, 4], [0, 1, 9], [3, 4]]),
+        (1, [[0, 1, 9, 3, 4], [0, 1, 9], [0, 1], [0], [1], [9], [3, 4], [3], [4]]),
+    ],
+)
+def test_students_that_a_gpu_has_no_memory_for_together_are_trained_some_at_a_time(room, tried, monkeypatch):
+    gpu, told = OnGpu(room), []
+    progress = Progress(quiet=True)
+    monkeypatch.setattr(progress, "note", told.append)
+    prepared = SimpleNamespace(device=torch.device("cuda", 0), ranks=ALONE)
+    runs = run._Runs(prepared, TrainOptions(), progress, of_grid=True)
+    monkeypatch.setattr(runs, "_before", lambda spec: (None, None))
+    monkeypatch.setattr(runs, "_train", gpu.train)
+    specs = [SimpleNamespace(out=Path(f"s{seed}.pt"), seed=seed) for seed in (0, 1, 9, 3, 4)]
+    found = runs.trained(specs)
+    assert gpu.tried == tried
+    assert [result.path.name for result in found.results] == ["s0.pt", "s1.pt", "s3.pt", "s4.pt"]
+    assert [str(failure) for failure in found.failures] == ["seed 9"]
+    assert told == [
+        f"no memory for {len(group)} students side by side; {-(-len(group) // 2)} at a time"
+        for group in tried
+        if len(group) > room
+    ]
+
+
+def out_of_memory() -> None:
+    """As torch ends a capture that ran out of memory: with another error over the cause."""
+    try:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has")
+    finally:
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+def test_a_capture_without_memory_ends_a_group_but_not_a_single_run(capsys):
+    """One alone may still have room to train eagerly, without the memory of its graphs."""
+    captured = []
+    fits = SimpleNamespace(prepare=lambda: captured.append(1))
+    with pytest.raises(loop.NoRoomTogether):
+        loop._capture([fits, SimpleNamespace(prepare=out_of_memory)], Progress(quiet=True))
+    assert captured == [1]
+    loop._capture([SimpleNamespace(prepare=out_of_memory)], Progress(quiet=True))
+    assert capsys.readouterr().err == (
+        "warning: the step could not be captured as a CUDA graph and runs eagerly: "
+        "CUDA out of memory. Tried to allocate 2.00 GiB.\n"
+    )
 
 
 def test_pairs_of_one_effective_temperature_stay_separate_students(digits):

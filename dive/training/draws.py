@@ -1,8 +1,11 @@
 """What a network draws while it trains, as dropout and stochastic depth do: seeded anew for each step."""
 
 import contextlib
+import pickle
+import random
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from dive.randomness import network_seed
@@ -29,3 +32,9 @@ def network_draws(device: torch.device, seed: int, epoch: int, step: int, rank: 
     finally:
         for generator, state in zip(generators, before, strict=True):
             generator.set_state(state)
+
+
+def host_states() -> bytes:
+    """The states of the host's generators that a network may draw from: torch's, NumPy's and Python's."""
+    of_torch = torch.default_generator.get_state().numpy().tobytes()
+    return pickle.dumps((of_torch, np.random.get_state(), random.getstate()))

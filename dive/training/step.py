@@ -20,6 +20,7 @@ from dive.models.batch_counts import BatchCounts
 from dive.models.checkpoint import same_tensors
 from dive.models.network import Network
 from dive.training.device import Runtime
+from dive.training.draws import host_states
 from dive.training.optimizers import capturable, groups_of, make_optimizer, state_tensors
 from dive.training.ranks import ALONE, Ranks
 from dive.training.shared import SharedNetwork
@@ -229,9 +230,10 @@ class Step:
         """Record the steps as CUDA graphs, on the current stream, which must not be the default one.
 
         To be called after `take_plan`, before `begin`, while no thread streams a cache: CUDA allows other
-        threads nothing then. Nothing is trained by it. Raises RuntimeError where the capture fails; the step
-        runs eagerly then.
+        threads nothing then. Nothing is trained by it. Raises RuntimeError where the capture fails, or would
+        repeat what the network draws on the host; the step runs eagerly then.
         """
+        undrawn = host_states()
         before = [(tensor, tensor.clone()) for tensor in self._trained()]
         counts = self._counts.values()
         kinds = list(dict.fromkeys(part for parts in self._parts for part in parts))
@@ -240,6 +242,10 @@ class Step:
                 for _ in range(WARM_UPS):
                     self._to_start()
                     self._run(part)
+            if host_states() != undrawn:
+                raise RuntimeError(
+                    "the network draws random numbers on the host, which its graph would repeat"
+                )
             self._to_start()
             self._graphs = self._record(kinds)
         finally:

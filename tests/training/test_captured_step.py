@@ -6,6 +6,7 @@ find it.
 
 import functools
 import inspect
+import random
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -389,6 +390,25 @@ def test_a_step_that_waits_for_the_device_is_not_captured_and_trains_eagerly(gra
     go(step, made, 1)
     assert torch.equal(step.losses, eager()["losses of epoch 1"])
     assert torch.equal(step.correct, eager()["hits of epoch 1"])
+
+
+@pytest.mark.parametrize("draw", [lambda: torch.rand(1), np.random.random, random.random])
+def test_a_step_that_draws_on_the_host_is_not_captured(graphs, draw):
+    """Its graph would draw once and for all."""
+
+    class Drawing(DiVELoss):
+        def per_example(self, *arguments: torch.Tensor) -> torch.Tensor:
+            return super().per_example(*arguments) * (1 + 0 * float(draw()))
+
+    made = make(objective=Drawing)
+    step = made.step()
+    step.take_plan(*begun(made, 1))
+    before = state(step, made)
+    with pytest.raises(RuntimeError, match="draws random numbers on the host, which its graph would repeat"):
+        step.capture()
+    assert differences(before, state(step, made)) == [] and graphs.graphs == []
+    go(step, made, 1)
+    assert torch.equal(step.losses, eager()["losses of epoch 1"])
 
 
 def operations_on_the_host(

@@ -130,6 +130,7 @@ def test_every_step_of_an_epoch_is_the_same_as_a_graph_the_last_smaller_one_too(
     for capture in (True, False):
         network = spec.architecture.build(seed=0).to(device, memory_format=torch.channels_last)
         stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             step = Step(spec, network, inputs_of(spec), Runtime(device, "fp32"))
             step.take_plan(plan, rates)

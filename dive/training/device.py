@@ -62,15 +62,26 @@ def _threads(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _fp32_kernels(kind: str) -> Iterator[None]:
-    """Products and convolutions of float32 on CUDA computed as `ieee` or `tf32` asks."""
+    """Products and convolutions of float32 on CUDA computed as `ieee` or `tf32` asks.
+
+    torch has an older switch for the same, `allow_tf32`, which is an error to read where it says otherwise: it
+    is set too, unless it already was one.
+    """
     cudnn: Any = torch.backends.cudnn  # whose conv and rnn torch does not declare
     switches: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
     before = [switch.fp32_precision for switch in switches]
+    older: dict[Any, bool] = {}
+    with contextlib.suppress(RuntimeError):
+        older = {switch: switch.allow_tf32 for switch in (torch.backends.cuda.matmul, cudnn)}
     try:
+        for switch in older:
+            switch.allow_tf32 = kind == "tf32"
         for switch in switches:
             switch.fp32_precision = kind
         yield
     finally:
+        for switch, allowed in older.items():
+            switch.allow_tf32 = allowed
         for switch, was in zip(switches, before, strict=True):
             switch.fp32_precision = was
 

@@ -1,6 +1,7 @@
 """Choosing a device, and how a runtime computes on it."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -150,6 +151,37 @@ def test_tf32_is_switched_where_a_runtime_computes_and_put_back_even_after_an_er
         assert tf32_settings() == [kind] * 3
         raise ZeroDivisionError
     assert tf32_settings() == settings_before
+
+
+def older_settings() -> list[object]:
+    """What torch says by its older switches, which a network or a compiler may ask; an error where it refuses."""
+    backends = torch.backends
+    asked = (
+        lambda: backends.cuda.matmul.allow_tf32,
+        lambda: backends.cudnn.allow_tf32,
+        torch.get_float32_matmul_precision,
+    )
+    return [_answered(one) for one in asked]
+
+
+def _answered(asked: Callable[[], object]) -> object:
+    try:
+        return asked()
+    except RuntimeError:
+        return "refused"
+
+
+@pytest.mark.parametrize(
+    ("precision", "told"), [("fp32", [False, False, "highest"]), ("tf32", [True, True, "high"])]
+)
+def test_the_older_switches_say_the_same_and_are_put_back(settings_before, precision, told):
+    before = older_settings()
+    with Runtime(torch.device("cuda", 0), precision).computing():
+        if "refused" not in before:  # where the program had them differ already, they stay as they are
+            assert older_settings() == told
+            with torch.backends.cudnn.flags(benchmark=True, allow_tf32=told[1]):
+                pass
+    assert tf32_settings() == settings_before and older_settings() == before
 
 
 def test_a_forward_pass_in_fp32_is_not_quietly_tf32(settings_before):

@@ -64,8 +64,8 @@ def _threads(count: int) -> Iterator[None]:
 def _fp32_kernels(kind: str) -> Iterator[None]:
     """Products and convolutions of float32 on CUDA computed as `ieee` or `tf32` asks.
 
-    torch has an older switch for the same, `allow_tf32`, which is an error to read where it says otherwise: it
-    is set too, unless it already was one.
+    torch has an older switch for the same, `allow_tf32`, which is an error to read where it says otherwise:
+    it is set too, unless it already was one.
     """
     cudnn: Any = torch.backends.cudnn  # whose conv and rnn torch does not declare
     switches: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)

@@ -154,7 +154,7 @@ def test_tf32_is_switched_where_a_runtime_computes_and_put_back_even_after_an_er
 
 
 def older_settings() -> list[object]:
-    """What torch says by its older switches, which a network or a compiler may ask; an error where it refuses."""
+    """What torch says by its older switches, which a network or a compiler may ask."""
     backends = torch.backends
     asked = (
         lambda: backends.cuda.matmul.allow_tf32,

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dive import files
-from reproduction.records import SHOTS
+from reproduction.records import SHOTS, Row
 from reproduction.summary import Panel
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and a grey.
@@ -24,6 +24,8 @@ GROUPS = SHOTS[:3]
 WIDTH = 0.82  # of the bars of a group
 NARROW = 4  # of more bars than these the values are written upright
 LABEL = 34  # characters of a line that names a model
+LINE = 0.17  # inches that such a line is high
+HEIGHT = 3.3  # inches of a panel of few rows, with its title and ticks
 ASIDE = 0.24  # of a bar's width: where it has both, the error bar is so far left of its middle, marks right
 BELOW = 0.27  # of a model's line are the marks of works
 MARGIN = 1  # points left and right of the accuracies over all classes
@@ -36,7 +38,8 @@ def draw(path: Path, panels: Sequence[Panel]) -> None:
     Lines through either are ± one standard deviation where there are several seeds; marks are what works
     report of these models, and dashed lines what other methods reach. A model has one colour in all panels.
     """
-    figure = Figure(figsize=(11, 3.3 * len(panels) + 0.4), layout="constrained")
+    heights = [_height(panel) for panel in panels]
+    figure = Figure(figsize=(11, sum(heights) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     works = _names(panels, method=False)
     marks = dict(zip(works, MARKERS, strict=False))
@@ -46,7 +49,7 @@ def draw(path: Path, panels: Sequence[Panel]) -> None:
         model: {"color": COLOURS[k % len(COLOURS)], "hatch": HATCHES[k // len(COLOURS) % len(HATCHES)]}
         for k, model in enumerate(models)
     }
-    shape: Any = {"squeeze": False, "width_ratios": (3, 2)}
+    shape: Any = {"squeeze": False, "width_ratios": (3, 2), "height_ratios": heights}
     for (left, right), panel in zip(figure.subplots(len(panels), 2, **shape), panels, strict=True):
         _groups(left, panel, colours, marks)
         _all_classes(right, panel, colours, marks, dashes)
@@ -148,7 +151,7 @@ def _all_classes(
         for name, dash in dashes.items():
             if "all" in reported.get(name, {}):
                 axes.axvline(reported[name]["all"], color="black", linestyle=dash, label=name, zorder=4)
-    names = [f"{textwrap.fill(row.name, LABEL)}\n{row.shown('all')}" for row in panel.rows]
+    names = [_label(row) for row in panel.rows]
     axes.set_yticks(range(len(names)), names, fontsize=9.5)
     axes.yaxis.tick_right()
     axes.tick_params(axis="y", length=0)
@@ -156,6 +159,17 @@ def _all_classes(
     axes.set_title("All classes: top-1 accuracy (%)", loc="left", fontsize=12)
     axes.grid(color="0.9", zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _label(row: Row) -> str:
+    """A row's name and its accuracy over all classes, on lines that fit beside the dots."""
+    return f"{textwrap.fill(row.name, LABEL)}\n{row.shown('all')}"
+
+
+def _height(panel: Panel) -> float:
+    """The height of a panel in inches: the labels of its rows, evenly spaced, must not touch."""
+    most = max(_label(row).count("\n") + 1 for row in panel.rows)
+    return max(HEIGHT, len(panel.rows) * most * LINE + 0.6)
 
 
 def _mark(marker: str) -> dict[str, Any]:

@@ -12,7 +12,14 @@ from dive import structure as s
 from dive.errors import RecipeError
 from dive.recipe.reading import build
 from dive.recipe.shots import ACCURACY, SHOTS
-from dive.recipe.teachers import run_of_teacher, teacher_checks, teachers_in, told_teachers
+from dive.recipe.teachers import (
+    may_be_of_one_run,
+    recipe_of_run,
+    run_of_teacher,
+    teacher_checks,
+    teachers_in,
+    told_teachers,
+)
 
 FORMAT = "dive-record"
 VERSION = 2  # of records and of the checkpoints that hold one
@@ -86,6 +93,7 @@ _OF_SOME: dict[str, s.Check] = {  # a record of an earlier version lacks these
     "cache/views": s.text,
     "cache/view_seed": s.whole(),
     "cache/store": s.text,
+    "cache/precision": s.text,
     "fixed_view": s.truth,
     "initial_weights": s.text,
     "digests": s.one_of("pixels", "files"),
@@ -127,15 +135,16 @@ def of_one_run(items: Iterable[Item], record_of: Callable[[Item], Mapping[str, A
 
     Records are of one run where they are equal in everything but the seed, the teacher's seed and
     weights, the cache's hash, accuracies, times, machine and version of the code; and in the data's
-    fingerprint, as far as versions take it alike. The same weights again are left out; another run of a seed
-    that is there already begins a group of its own. Where batch norm was per process, their numbers of
-    processes must be equal too.
+    fingerprint, the teacher's recipe and the precision of the export, as far as versions tell them alike. The
+    same weights again are left out; another run of a seed that is there already begins a group of its own.
+    Where batch norm was per process, their numbers of processes must be equal too.
     """
     groups: dict[str, list[dict[int, Item]]] = {}
     seen = set()
 
     def is_of(record: Mapping[str, Any], group: Mapping[int, Item]) -> bool:
-        return all(_same_data(record, record_of(member)) for member in group.values())
+        members = [record_of(member) for member in group.values()]
+        return all(_alike(record, one) and _same_export(record, one) for one in members)
 
     for item in items:
         record = record_of(item)
@@ -152,22 +161,24 @@ def of_one_run(items: Iterable[Item], record_of: Callable[[Item], Mapping[str, A
 
 
 def precisions_told(record: Mapping[str, Any]) -> str:
-    """The precision that a finished result was computed in, and its teachers' where they had others.
+    """The precision that a finished result was computed in, its teachers' and its cache's where they differ.
 
-    >>> precisions_told({"precision": "bf16", "teacher": {"precision": "fp32"}})
-    'bf16 (teacher in fp32)'
+    >>> fp32 = {"precision": "fp32"}
+    >>> precisions_told({"precision": "bf16", "teacher": fp32, "cache": fp32})
+    'bf16 (teacher in fp32, cache in fp32)'
     """
     own = record["precision"]
     others = [one["precision"] for one in _taught_by(record) if "precision" in one]
-    if set(others) <= {own}:
-        return own
-    return f"{own} (teacher{'s' * (len(others) > 1)} in {', '.join(others)})"
+    export = record.get("cache", {}).get("precision", own)
+    told = [] if set(others) <= {own} else [f"teacher{'s' * (len(others) > 1)} in {', '.join(others)}"]
+    told += [f"cache in {export}"] if export not in (own, "imported") else []
+    return f"{own} ({', '.join(told)})" if told else own
 
 
 def alike_but_for_precision(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two records would be of one run if they and their teachers were computed in one precision."""
     first, second = (_run_of(_without_precisions(record)) for record in (one, other))
-    return first == second and _same_data(one, other)
+    return first == second and _alike(one, other)
 
 
 def _without_precisions(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,6 +198,18 @@ def _same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return one[version] != other[version] or one[fingerprint] == other[fingerprint]
 
 
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether nothing that both records tell speaks against one run: their data, and their teachers' runs."""
+    pairs = zip(_taught_by(one), _taught_by(other), strict=False)
+    return _same_data(one, other) and all(may_be_of_one_run(mine, theirs) for mine, theirs in pairs)
+
+
+def _same_export(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the caches of two students may have been computed in one precision; not all records tell."""
+    told = [record.get("cache", {}).get("precision") for record in (one, other)]
+    return None in told or told[0] == told[1]
+
+
 def _run_of(record: Mapping[str, Any]) -> str:
     """What a record has in common with those of its run's other seeds, as a text to compare.
 
@@ -199,12 +222,9 @@ def _run_of(record: Mapping[str, Any]) -> str:
     common = {key: value for key, value in record.items() if key not in left_out}
     if not common.pop("batch_norm", False):
         common.pop("worlds", None)  # without batch norm more processes change the rounding alone
-    recipe = build(record["recipe"]).as_dict()
-    for key in ("seed", "precision"):  # of the precision the record says what it was
-        del recipe[key]
-    recipe["data"].pop("root", None)
-    del recipe["model"]["weights"]  # where they lie; what they are is among the facts
-    common["recipe"] = recipe
+    common["recipe"] = recipe_of_run(record["recipe"])
+    if "cache" in common:
+        common["cache"] = {key: value for key, value in common["cache"].items() if key != "precision"}
     if teachers := _taught_by(record):
         common |= told_teachers([run_of_teacher(teacher) for teacher in teachers])
     return json.dumps(common, sort_keys=True)

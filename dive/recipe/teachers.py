@@ -6,7 +6,7 @@ torch.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ _DISTILLATION: dict[str, s.Check] = {
     "student_tau": s.or_none(s.number()),
 }
 _OF_EACH_SEED = ("seed", "accuracy", "val_accuracy")  # in what teachers of two seeds of one run differ
+_OF_THE_RECIPE = ("name", "schedule", "distillation")  # what every version has told of a teacher's
 _NAMED = 3  # kinds of teachers that the name of an ensemble tells
 
 
@@ -81,7 +82,7 @@ KINDS: dict[str, Kind] = {
         name=lambda facts: f"foreign ({facts['network']})",
     ),
     # file: the name of the file that the logits came in, without folders and ending. logits_hash: of what
-    # was in it.
+    # was in it, among the facts too since 0.2.
     "imported": Kind(
         facts={"file": s.text, "prior": s.one_of(*PRIORS)},
         identity={"logits_hash": s.text, "prior": s.one_of(*PRIORS)},
@@ -159,12 +160,39 @@ def teachers_name(teachers: Sequence[Mapping[str, Any]]) -> str:
 
 
 def run_of_teacher(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What a teacher's facts have in common with those of its run's other seeds.
+    """What a teacher's facts have in common with those of its run's other seeds, in every version's words.
 
     Recipes are completed: one of an earlier version lacks keys that were added since.
     """
-    common = {key: value for key, value in facts.items() if key not in _OF_EACH_SEED}
+    common = {key: value for key, value in facts.items() if key not in (*_OF_EACH_SEED, "logits_hash")}
     if "recipe" in common:
-        whole = build(common["recipe"]).as_dict()
-        common["recipe"] = {key: whole[key] for key in common["recipe"]}
+        whole = recipe_of_run(common["recipe"])
+        common["recipe"] = {key: whole[key] for key in _OF_THE_RECIPE}
     return common
+
+
+def may_be_of_one_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether what both tell of teachers besides `run_of_teacher` is equal; earlier versions told less."""
+    return all(mine == theirs for mine, theirs in _in_both(_more_told(one), _more_told(other)))
+
+
+def _more_told(facts: Mapping[str, Any]) -> dict[str, Any]:
+    recipe = facts.get("recipe", {})
+    whole = recipe_of_run(recipe) if recipe else {}
+    return {key: whole.get(key) for key in recipe} | {k: v for k, v in facts.items() if k == "logits_hash"}
+
+
+def _in_both(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    return ((one[key], other[key]) for key in one.keys() & other.keys())
+
+
+def recipe_of_run(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe, completed, without what seeds of one run may differ in.
+
+    That is the seed, the precision, which a record tells as it was, and where images and weights lie; what
+    those are is among the facts.
+    """
+    recipe = build(document).as_dict()
+    del recipe["seed"], recipe["precision"], recipe["model"]["weights"]
+    recipe["data"].pop("root", None)
+    return recipe

@@ -149,7 +149,7 @@ def _content(
         facts={
             "precision": KIND,
             "clean_id": space.clean_id,
-            **told_teachers([teacher | {"file": name}]),
+            **told_teachers([teacher | {"file": name, "logits_hash": logits_hash}]),
             "versions": versions(),
         },
     )

@@ -97,11 +97,19 @@ def initial_facts(initial: InitialWeights | None) -> dict[str, Any]:
 def identity_of(recipe: Recipe, kind: str, fingerprint: str, facts: dict[str, Any]) -> dict[str, Any]:
     """What must be equal for a run to be resumed: the recipe, the images, and the run's facts.
 
-    Where the data and initial weights lie does not matter, what they are does; the precision is the state's.
+    Where the data and initial weights lie does not matter, what they are does; the precision is the state's,
+    that of an export is among what its cache's hash is of.
     """
+    cache = {key: value for key, value in (facts.get("cache") or {}).items() if key != "precision"}
     document = recipe.as_dict() | {"data": recipe.data.identity()}
     del document["precision"], document["model"]["weights"]
-    return {"kind": kind, "recipe": document, "data_fingerprint": fingerprint, **facts}
+    return {
+        "kind": kind,
+        "recipe": document,
+        "data_fingerprint": fingerprint,
+        **facts,
+        **({"cache": cache} if cache else {}),
+    }
 
 
 def record_of(

@@ -276,7 +276,10 @@ def _spec(
     facts = {
         "loss": DiVELoss.name,
         "cache_hash": cache.hash,
-        "cache": {key: cache.identity[key] for key in ("views", "view_seed", "store")},
+        "cache": {
+            **{key: cache.identity[key] for key in ("views", "view_seed", "store")},
+            "precision": cache.facts["precision"],
+        },
         **_teachers(cache),
         "free_views": options.free_views,
         "fixed_view": options.fixed_view,

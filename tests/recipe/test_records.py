@@ -77,6 +77,12 @@ def counts(*records: dict[str, Any]) -> list[int]:
         ("teacher/epochs", 200),
         ("teacher/precision", "bf16"),
         ("teacher/recipe/schedule/epochs", 7),
+        ("teacher/recipe/model/name", "resnet14"),
+        ("teacher/recipe/optimizer/weight_decay", 0.1),
+        ("teacher/recipe/teacher/label_smoothing", 0.3),
+        ("teacher/recipe/data/imbalance", 20),
+        ("teacher/recipe/views/pad", 2),
+        ("cache/precision", "bf16"),
     ],
 )
 def test_what_differs_in_more_than_the_seed_is_another_run(record, path, value):
@@ -101,6 +107,28 @@ def test_what_differs_in_more_than_the_seed_is_another_run(record, path, value):
 )
 def test_seeds_may_differ_in_what_follows_from_them_in_place_time_machine_and_code(record, path, value):
     assert counts(record, changed(record, path, value)) == [2]
+
+
+def test_what_an_earlier_version_did_not_tell_keeps_no_seeds_apart(record):
+    """Of a teacher's recipe it told three parts, of a cache not what it was computed in."""
+    earlier = copy.deepcopy(record)
+    whole = earlier["teacher"]["recipe"]
+    assert whole["model"]["name"] == "resnet8" and "seed" not in whole and "root" not in whole["data"]
+    earlier["teacher"]["recipe"] = {key: whole[key] for key in ("name", "schedule", "distillation")}
+    del earlier["cache"]["precision"]
+    assert fault_of(earlier) == ""
+    assert counts(earlier, changed(record, "seconds", 1)) == [2]
+    other = changed(record, "teacher/recipe/model/name", "resnet14", 2)
+    assert counts(earlier, changed(record, "seconds", 1), other) == [2, 1]
+
+
+def test_students_of_two_imported_files_are_two_runs(record):
+    told = {"kind": "imported", "file": "logits", "prior": "none", "logits_hash": "a"}
+    imported = record | {"teacher": told}
+    assert counts(imported, changed(imported, "seconds", 1)) == [2]
+    assert counts(imported, changed(imported, "teacher/logits_hash", "b")) == [1, 1]
+    without = {key: value for key, value in told.items() if key != "logits_hash"}
+    assert counts(imported, changed(imported, "teacher", without)) == [2]
 
 
 def by_several(record: dict[str, Any], worlds: object, batch_norm: bool, seed: int) -> dict[str, Any]:
@@ -237,7 +265,8 @@ def test_a_run_that_differs_in_the_choice_of_views_is_not_resumed(digits, monkey
 
 def test_older_records_are_completed_from_what_is_known_of_their_caches(record):
     older = {key: value for key, value in record.items() if key not in ("cache", "fixed_view")}
-    assert complete_records.completed(older) == record | {"cache": record["cache"] | {"views": "all"}}
+    known = {key: value for key, value in record["cache"].items() if key != "precision"}
+    assert complete_records.completed(older) == record | {"cache": known | {"views": "all"}}
     assert list(complete_records.completed(older)) == list(record)
     free = complete_records.completed(older | {"free_views": True})
     assert free["cache"] == {"views": "clean", "view_seed": 0, "store": "float16"}

@@ -119,7 +119,7 @@ def test_identity_and_facts_are_an_exports_but_for_the_teacher_and_are_in_the_do
     assert ours == theirs
     assert cache.facts == exported.facts | {
         "precision": "imported",
-        "teacher": {"kind": "imported", "prior": "none", "file": "logits"},
+        "teacher": cache.identity["teacher"] | {"file": "logits"},
     }
     document = (repository / "docs" / "cache-format.md").read_text()
     told = [*cache.identity, *cache.identity["teacher"], *cache.facts, *cache.facts["teacher"]]
@@ -157,7 +157,9 @@ def test_a_student_learns_from_the_clean_view_and_its_record_names_the_file_and_
     shown = chain.succeed(*IMPORT, "train")
     assert "imported (logits)" in shown.out and "399" in shown.out and shown.err == ""
     document = chain.succeed(*STUDENT, "--fixed-view", "--json").document
-    assert document["teacher"] == {"kind": "imported", "prior": "train", "file": "logits"}
+    logits_hash = LogitCache(OUT).identity["teacher"]["logits_hash"]
+    told = {"kind": "imported", "prior": "train", "file": "logits", "logits_hash": logits_hash}
+    assert document["teacher"] == told
     assert "imported (logits), class prior train" in chain.succeed("inspect", "student.pt").out
     assert "imported (logits), class prior train, logits hash " in chain.succeed("inspect", OUT).out
     chain.succeed(*STUDENT, "--free-views", "--force")

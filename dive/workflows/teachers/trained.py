@@ -11,8 +11,8 @@ from dive.models import checkpoint
 from dive.models.network import Architecture, Network, require_logits
 from dive.models.registry import network_versions
 from dive.progress import Progress
-from dive.recipe.reading import build
 from dive.recipe.recipe import Recipe
+from dive.recipe.teachers import recipe_of_run
 from dive.versions import warn_if_others
 from dive.workflows.results import INITIAL
 from dive.workflows.teachers.teacher import Shown, require_same
@@ -101,8 +101,7 @@ class Trained:
         kept = ("kind", "loss", "seed", "epochs", "accuracy", "precision")
         facts = {key: self.document[key] for key in kept}
         facts |= {key: self.document[key] for key in ("val_accuracy", INITIAL) if key in self.document}
-        recipe = build(self.recipe).as_dict()  # complete, whatever version wrote it
-        return facts | {"recipe": {key: recipe[key] for key in ("name", "schedule", "distillation")}}
+        return facts | {"recipe": recipe_of_run(self.recipe)}
 
     def as_stated(self, identity: Mapping[str, Any]) -> "Trained":
         """It; raises CheckpointError where a cache states a teacher of another kind."""

@@ -150,12 +150,20 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, document: Any) -> None:
     """Write `document` to `path` as indented JSON, whole or not at all."""
-    write_bytes(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, _json(document, indent=2))
 
 
 def write_json_lines(path: Path, documents: list[Any]) -> None:
     """Write one JSON document a line to `path`, whole or not at all."""
-    write_bytes(path, "".join(json.dumps(d, ensure_ascii=False) + "\n" for d in documents).encode())
+    write_bytes(path, b"".join(map(_json, documents)))
+
+
+def _json(document: Any, indent: int | None = None) -> bytes:
+    """A document and a line's end; in ASCII where it holds bytes of a file's name that are not UTF-8."""
+    try:
+        return (json.dumps(document, indent=indent, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(document, indent=indent) + "\n").encode()
 
 
 def file_sha256(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ class EpochRecord:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
+_OF_AN_EPOCH = {field.name for field in fields(EpochRecord)}
 ALONE = {"worlds": [[1, 1]]}  # what a state was of that does not say it
 Listener = Callable[[Sequence[EpochRecord]], None]  # is told the history of a run so far
 
@@ -209,10 +211,14 @@ class Journal:
         files.remove_stale(self._output, self.state_path, self.history_path, self.record_path)
 
     def tidy(self) -> None:
-        """Beside a finished result: remove what its run left, if it was killed between its last two moves."""
+        """Beside a finished result: remove what its run left, if it was killed between its last two moves.
+
+        A damaged state stays where it is.
+        """
         self.remove_stale()
-        if self.state_path.exists() and self._led_to_the_result(self._load()):
-            self.discard()
+        with suppress(OutputError):
+            if self.state_path.exists() and self._led_to_the_result(self._load()):
+                self.discard()
 
     def discard(self) -> None:
         """Remove the resumable state; the history stays."""
@@ -258,6 +264,8 @@ def fault_of_state(state: dict[str, Any]) -> str:
         build(state["identity"]["recipe"], where="its recipe")
     except RecipeError as error:
         return str(error)
+    if more := sorted({key for entry in state["history"] for key in entry.keys() - _OF_AN_EPOCH}):
+        return f"its history has {', '.join(more)}, which this version of dive does not know"
     epochs = [entry["epoch"] for entry in state["history"]]
     if epochs != list(range(1, len(epochs) + 1)) or len(epochs) > state["epochs"]:
         return "its history has gaps or is too long"

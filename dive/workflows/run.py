@@ -127,7 +127,7 @@ class _Runs:
         A result is kept where it is one of a grid, or may be of a process that torchrun started this one in
         place of.
         """
-        keeps = self._keeps_finished and not self._options.force
+        keeps = self._keeps_finished and not self._options.force and not _is_being_replaced(spec.out)
         if keeps and (kept := self._finished(spec)):
             Journal(spec.out).tidy()
             return kept, None
@@ -244,6 +244,13 @@ class _Runs:
         journal.discard()
         self._progress.note(f"{spec.out}: trained in {_time_of(done.history)}")
         return Result(spec.out, record, accuracy)
+
+
+def _is_being_replaced(out: Path) -> bool:
+    """Whether a run that was begun with `force` has a state that goes on; a damaged one does not."""
+    with contextlib.suppress(OutputError):
+        return Journal(out).replaces_result()
+    return False
 
 
 def _time_of(history: Sequence[EpochRecord]) -> str:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -142,23 +142,44 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content` to `path`, whole or not at all."""
     with replacing(path) as file:
         file.write(content)
 
 
+def write_together(contents: Sequence[tuple[Path, bytes | memoryview]]) -> None:
+    """Write several files, each whole or not at all: none takes its place before all are on the disk.
+
+    They take their places in the order given.
+    """
+    path = Path()
+    try:
+        for path, content in contents:
+            with create(temporary_name(path)) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, _ in contents:
+            publish(temporary_name(path), path)
+    except BaseException as error:
+        remove_stale(*(one for one, _ in contents))
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_json(path: Path, document: Any) -> None:
     """Write `document` to `path` as indented JSON, whole or not at all."""
-    write_bytes(path, _json(document, indent=2))
+    write_bytes(path, json_text(document, indent=2))
 
 
 def write_json_lines(path: Path, documents: list[Any]) -> None:
     """Write one JSON document a line to `path`, whole or not at all."""
-    write_bytes(path, b"".join(map(_json, documents)))
+    write_bytes(path, b"".join(map(json_text, documents)))
 
 
-def _json(document: Any, indent: int | None = None) -> bytes:
+def json_text(document: Any, indent: int | None = None) -> bytes:
     """A document and a line's end; in ASCII where it holds bytes of a file's name that are not UTF-8."""
     try:
         return (json.dumps(document, indent=indent, ensure_ascii=False) + "\n").encode()

@@ -138,6 +138,40 @@ def test_json_that_cannot_be_written_leaves_the_old_file():
     assert PATH.read_bytes() == b"old"
 
 
+def test_json_of_a_name_that_is_not_utf_8_is_written_and_read_back():
+    document = {"file": os.fsdecode(b"caf\xe9"), "more": "café"}
+    files.write_json(Path("one.json"), document)
+    files.write_json_lines(Path("lines.jsonl"), [document, {"more": "café"}])
+    assert files.read_json(Path("one.json")) == document
+    assert files.read_json_lines(Path("lines.jsonl")) == [document, {"more": "café"}]
+    assert "café" in Path("lines.jsonl").read_text(encoding="utf-8").splitlines()[1]
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_of_files_that_are_written_together_none_is_replaced_where_one_finds_no_room(monkeypatch, fails):
+    paths = [Path(name) for name in ("a", "b", "c")]
+    for path in paths:
+        path.write_text("old")
+    real, calls = os.fsync, []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == fails:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left") as failure:
+            files.write_together([(path, b"new") for path in paths])
+    assert failure.value.filename == "abc"[fails - 1]
+    assert [path.read_text() for path in paths] == ["old"] * 3 and len(list(Path().iterdir())) == 3
+    moved = []
+    monkeypatch.setattr(files, "publish", lambda temporary, final: moved.append(final.name))
+    files.write_together([(path, b"new") for path in paths])
+    assert moved == ["a", "b", "c"]
+
+
 def test_sha256_is_the_published_one():
     # FIPS 180-4: the digest of "abc"
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

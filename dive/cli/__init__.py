@@ -72,7 +72,8 @@ def _interrupted_early() -> int:
 
 def _interrupted() -> int:
     if _speaks(all_have_it=True):
-        _tell("interrupted; the same command resumes from its last saved state, or starts again")
+        same = "the same command without --force" if "--force" in sys.argv else "the same command"
+        _tell(f"interrupted; {same} resumes from its last saved state, or starts again")
     return INTERRUPTED
 
 

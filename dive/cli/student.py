@@ -107,6 +107,8 @@ def command(
         raise click.UsageError("--tau auto chooses one temperature: give no other beside it")
     if auto and powers:
         raise click.UsageError("--tau auto chooses the power too: leave --power out")
+    if auto and any(one.startswith(("distillation.tau=", "distillation.power=")) for one in assignments):
+        raise click.UsageError("--tau auto chooses both: leave distillation.tau and distillation.power out")
     recipes = [
         options.read_recipe(
             config,

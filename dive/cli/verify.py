@@ -80,8 +80,10 @@ def command(
 
     if (sample is None) if teachers else (sample is not None and against is None):
         raise click.UsageError("--sample N and --teacher FILE, or --against FILE, belong together")
-    if (config or assignments) and not teachers:
-        raise click.UsageError("--config and --set are of the images that --teacher is shown; give it too")
+    if (config or assignments or data or own or device != "auto") and not teachers:
+        raise click.UsageError(
+            "--config, --set, --data, --model and --device are of a --teacher that is asked; give it too"
+        )
     drawn_by = options.seed_of_sample(seed, sample)
     cache = _one_cache(place, named)
     progress = options.reporter(quiet)

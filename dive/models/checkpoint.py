@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from dive import structure as s
 from dive.errors import CheckpointError, ModelError
-from dive.files import open_regular, replacing, sha256
+from dive.files import open_regular, sha256, write_bytes
 from dive.models.network import Architecture, Network
 from dive.models.registry import build_model, family_of, network_versions
 from dive.outputs import Kind
@@ -40,16 +40,22 @@ _START = 4096  # of the file: where torch.save puts FORMAT in the clear
 
 def save(path: Path, document: dict[str, Any]) -> None:
     """Write a document of tensors and plain values to `path`, sealed, whole or not at all."""
+    write_bytes(path, sealed(document))
+
+
+def sealed(document: dict[str, Any]) -> memoryview:
+    """The bytes of the file that `save` writes."""
     buffer = io.BytesIO()
     own = {"format": FORMAT, "version": VERSION, "producer": f"dive {__version__}"}
     torch.save({**own, **document, **own}, buffer)  # its own come first, where `is_own` looks for them
-    content = buffer.getbuffer()
-    end = len(content) - _COMMENT_FIELD - 2
-    assert bytes(content[end : end + 4]) == _END_RECORD, "torch.save wrote a zip with a comment"
-    struct.pack_into("<H", content, len(content) - 2, _SEAL_LENGTH)
-    with replacing(path) as file:
-        file.write(content)
-        file.write(_SEAL_PREFIX + sha256(content).encode())
+    with buffer.getbuffer() as content:
+        end = len(content) - _COMMENT_FIELD - 2
+        assert bytes(content[end : end + 4]) == _END_RECORD, "torch.save wrote a zip with a comment"
+        struct.pack_into("<H", content, len(content) - 2, _SEAL_LENGTH)
+        seal = _SEAL_PREFIX + sha256(content).encode()
+    buffer.seek(0, os.SEEK_END)
+    buffer.write(seal)
+    return buffer.getbuffer()
 
 
 def is_own(path: Path) -> bool:

@@ -36,6 +36,11 @@ class InitialWeights:
     fact: str
     head: str
 
+    @property
+    def file(self) -> Path | None:
+        """The file that they are in, None where a library has them."""
+        return files.user_path(self.given, "model.weights") if self.fact.startswith(FILE) else None
+
     def put_into(self, body: nn.Module, views: torch.Tensor) -> str:
         """Give the weights to a freshly built network; returns in a sentence what was taken.
 

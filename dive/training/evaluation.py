@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dive.data.longtail import shot_groups, shot_means
+from dive.errors import ModelError
 from dive.feeds.images import Images
 from dive.models.network import Network
 from dive.recipe.shots import SHOTS
@@ -97,7 +98,8 @@ class Evaluator:
     def predict(self, network: Network) -> np.ndarray:
         """The class of the largest logit of each test image, (N,) int64; in fp32, eval mode.
 
-        Processes share whole batches, so that each image is in the batch that one process has it in.
+        Processes share whole batches, so that each image is in the batch that one process has it in. Raises
+        ModelError where a logit is not finite.
         """
         space, count = self.images.space, len(self.images)
         size = batch_size(space.shape, self.device, network)
@@ -106,10 +108,21 @@ class Evaluator:
         was_training = network.training
         network.eval()
         runtime = Runtime(self.device, "fp32")
-        predicted = [logits.argmax(dim=1) for logits in outputs(network, self.images, plan, runtime)]
+        predicted = [_largest(logits) for logits in outputs(network, self.images, plan, runtime)]
         network.train(was_training)
         classes = torch.zeros(count, dtype=torch.int64)
         if predicted:
             here = torch.cat(predicted).cpu()
             classes[share.start * size :][: len(here)] = here
-        return self.ranks.sum(classes).numpy()
+        found = self.ranks.sum(classes)
+        if unsound := int((found < 0).sum()):
+            raise ModelError(
+                f"the network's logits of {unsound} of {count} images are not finite: its training diverged; "
+                "a smaller optimizer.lr may help"
+            )
+        return found.numpy()
+
+
+def _largest(logits: torch.Tensor) -> torch.Tensor:
+    """The class (B,) of the largest of logits (B, C), -1 where one of them is not finite."""
+    return torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), -1)

@@ -206,6 +206,20 @@ class Journal:
         """Replace the history file: one JSON document a line, one line an epoch."""
         files.write_json_lines(self.history_path, [epoch.as_dict() for epoch in history])
 
+    def write_result(
+        self, history: list[EpochRecord], record: Mapping[str, Any], weights: Mapping[str, Any]
+    ) -> None:
+        """Replace history, record and checkpoint, none where the disk is full; then drop the state."""
+        lines = b"".join(files.json_text(epoch.as_dict()) for epoch in history)
+        files.write_together(
+            (
+                (self.history_path, lines),
+                (self.record_path, files.json_text(record, indent=2)),
+                (self._output, checkpoint.sealed({**record, "model": weights})),
+            )
+        )
+        self.discard()
+
     def remove_stale(self) -> None:
         """Remove half files that a killed process left; to be called by the output's only writer."""
         files.remove_stale(self._output, self.state_path, self.history_path, self.record_path)

@@ -12,7 +12,7 @@ import torch
 
 from dive import outputs
 from dive.data.longtail import Samples
-from dive.errors import CheckpointError
+from dive.errors import CheckpointError, ModelError
 from dive.feeds.images import Images
 from dive.models import checkpoint
 from dive.printable import printable
@@ -155,7 +155,10 @@ def _evaluate(
     with progress.bar("eval", len(loaded)) as bar:
         for (path, network, document), evaluator in zip(loaded, evaluators, strict=True):
             record = {key: value for key, value in document.items() if key != "model"}
-            evaluated.append(Result(path, record, evaluator(network.on(target))))
+            try:
+                evaluated.append(Result(path, record, evaluator(network.on(target))))
+            except ModelError as error:
+                raise CheckpointError(f"{path}: {error}") from error
             bar.advance()
     return evaluated
 
@@ -165,12 +168,12 @@ def _refuse_plot(plot: Path, paths: Sequence[Path], force: bool) -> None:
     from dive.report.figures import KIND
 
     outputs.refuse_existing(plot, force, KIND, paths, "--plot")
+    outputs.prepare_folder(plot)
 
 
 def _plot(plot: Path, evaluated: Sequence[Result], title: str) -> None:
     from dive.report.class_figure import ClassAccuracies, plot_classes
 
-    outputs.prepare_folder(plot)
     names = [printable(model_name(one.record["kind"], one.record)) for one in evaluated]
     seeds = [f", seed {one.record['seed']}" if len(evaluated) > 1 else "" for one in evaluated]
     models = [

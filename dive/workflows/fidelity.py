@@ -50,7 +50,7 @@ class Comparison:
     def add(self, exact: np.ndarray, stored: np.ndarray) -> None:
         """Add logits (B, C) of the same samples in the same views."""
         self.pairs += len(exact)
-        self.largest = max(self.largest, float(np.abs(exact - stored).max()))
+        self.largest = float(np.maximum(self.largest, np.abs(exact - stored).max()))  # NaN stays
         self._agreeing += int((exact.argmax(axis=1) == stored.argmax(axis=1)).sum())
         for i, temperature in enumerate(TEMPERATURES):
             log_exact, log_stored = (_log_softmax(z, temperature) for z in (exact, stored))

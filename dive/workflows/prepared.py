@@ -101,4 +101,5 @@ def spec_of(
         facts=facts,
         sync_batchnorm=recipe.model.sync_batchnorm,
         initial=initial,
+        reads=(initial.file,) if initial is not None and initial.file is not None else (),
     )

@@ -13,6 +13,7 @@ from dive.cache.encodings.encoding import Encoding
 from dive.cache.encodings.registry import ENCODINGS
 from dive.cache.layout import Content
 from dive.cache.part import part_path, require_own_files
+from dive.cache.plan import plan_path
 from dive.cache.reader import LogitCache
 from dive.cache.writer import CacheWriter, unfinished
 from dive.errors import CacheError, DiveError, OutputError
@@ -37,8 +38,14 @@ class Rewriting:
         """Refuse to replace a cache, unless asked to, or asked to when its unfinished successor was begun."""
         require_own_files(self.out)
         outputs.refuse_foreign(part_path(self.out), part.KIND)
+        if plan_path(self.out).exists():
+            raise OutputError(
+                f"an export of {self.out} in shards is under way ({plan_path(self.out)}); finish it with "
+                "dive merge-shards, remove that file, or give another --out"
+            )
         begun = part_path(self.out).exists()
         outputs.refuse_existing(self.out, self.force or begun, seal.KIND, list(self.sources))
+        outputs.prepare_folder(self.out)
 
     def write(
         self,

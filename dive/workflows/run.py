@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from dive import files, outputs
-from dive.errors import OutputError, TrainingError
+from dive import outputs
+from dive.errors import ModelError, OutputError, TrainingError
 from dive.models import checkpoint
 from dive.models.network import Network
 from dive.models.registry import parameter_count
@@ -181,7 +181,10 @@ class _Runs:
             train(runs, self._progress)
             for (spec, _), done in zip(group, runs, strict=True):
                 if done.failure is None:
-                    results.append(self._finish(done, len(group)))
+                    try:
+                        results.append(self._finish(done, len(group)))
+                    except ModelError as error:
+                        failures.append(TrainingError(f"{spec.out}: {error}"))
                 else:
                     failures.append(TrainingError(f"{spec.out}: {done.failure}"))
         return results, failures
@@ -238,10 +241,7 @@ class _Runs:
             record |= {"worlds": done.worlds, "batch_norm": has_batch_norm(done.network)}
         if validation is not None:
             record["val_accuracy"] = validation.as_dict()
-        journal.write_history(done.history)
-        files.write_json(journal.record_path, record)
-        checkpoint.save(spec.out, {**record, "model": weights})
-        journal.discard()
+        journal.write_result(done.history, record, weights)
         self._progress.note(f"{spec.out}: trained in {_time_of(done.history)}")
         return Result(spec.out, record, accuracy)
 

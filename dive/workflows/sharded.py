@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dive import files, outputs
-from dive.cache import part
+from dive.cache import part, seal
 from dive.cache.layout import Content
 from dive.cache.part import DamagedError, part_path
 from dive.cache.plan import Plan, plan_path, planning, read_plan, write_plan
@@ -124,6 +124,9 @@ def write_share(job: Job, share: Share, launch: str | None, progress: Progress) 
     """
     with planning(job.out):
         plan = _usable_plan(job, launch)
+        if plan is None and launch is None and not part_path(job.out).exists():
+            # Again: another process may have merged them all meanwhile.
+            outputs.refuse_existing(job.out, job.force, seal.KIND, job.inputs)
         begun = Begun(plan_path(job.out), plan.facts, plan.producer) if plan else None
         if plan is None and not job.force:
             begun = begun_as(job.out, job.identity, progress)

@@ -287,4 +287,4 @@ def _spec(
     }
     objective = DiVELoss(train_set.counts, d.tau, d.power, d.weight, d.student_tau)
     spec = spec_of(recipe, "student", out, prepared, objective, views, facts, initial)
-    return replace(spec, teacher=teacher, reads=(cache.path,))
+    return replace(spec, teacher=teacher, reads=(*spec.reads, cache.path))

@@ -138,7 +138,7 @@ def sample(
         for share, logits, one in zip(cache.shares, each, teachers.each, strict=True)
     )
     allowed = _allowed(cache, largest) + float(cache.codec.rounding(stored).max())
-    if comparison.largest > allowed:
+    if not comparison.largest <= allowed:  # which NaN is not
         raise CacheError(
             f"{cache.path} does not hold what {' and '.join(map(str, teachers.paths))} "
             f"{'says' if len(teachers.paths) == 1 else 'say'}: a logit differs by {comparison.largest:.3g}, "

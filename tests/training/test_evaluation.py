@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dive.data.pictures import HeldPictures
+from dive.errors import ModelError
 from dive.feeds.images import Images
 from dive.models.network import Architecture, Network
 from dive.training.evaluation import Accuracy, Evaluator, group_confusion, shot_accuracy
@@ -168,6 +169,21 @@ class Corner(torch.nn.Module):
 def corner() -> Network:
     """A network that looks at one pixel."""
     return Network(Corner(), MEAN, STD)
+
+
+def test_logits_that_are_not_finite_are_no_prediction():
+    """argmax would take NaN for the largest."""
+
+    class Sick(torch.nn.Module):
+        def forward(self, views: torch.Tensor) -> torch.Tensor:
+            logits = torch.zeros(len(views), 3)
+            logits[::4, 1] = torch.nan
+            logits[1::4, 2] = torch.inf
+            return logits
+
+    network = Network(Sick(), MEAN, STD)
+    with pytest.raises(ModelError, match="logits of 6 of 11 images are not finite: its training diverged"):
+        evaluator(pictures(11), [5, 3, 3])(network)
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 1203])

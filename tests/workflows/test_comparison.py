@@ -341,6 +341,14 @@ def test_a_plot_of_the_classes_is_drawn_and_only_a_figure_is_replaced(digits):
     assert chain.dive(*words[:4], "--force").code == 2
 
 
+def test_a_plot_that_cannot_be_written_is_found_before_the_work(digits, monkeypatch):
+    monkeypatch.setattr("dive.workflows.evaluate._evaluate", lambda *_: pytest.fail("it was evaluated"))
+    monkeypatch.setattr("dive.workflows.tune.LogitCache", lambda _: pytest.fail("it was tuned"))
+    for words in (("eval", digits.teacher), ("tune-tau", "--cache", digits.cache)):
+        line = chain.dive(*words, "--quiet", "--plot", "/proc/nope/a.png").complaint
+        assert line.startswith("dive: cannot make the folder /proc/nope: ")
+
+
 def test_the_plot_shows_the_accuracies_that_the_document_has(digits, monkeypatch):
     from dive.report import class_figure
 

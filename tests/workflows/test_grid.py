@@ -10,9 +10,11 @@ import pytest
 import torch
 from recorder import tf32_settings
 
-from dive.errors import TrainingError
+from dive.errors import ModelError, TrainingError
 from dive.progress import Progress
 from dive.training import loop
+from dive.training.evaluation import Accuracy
+from dive.training.loop import Run
 from dive.training.ranks import ALONE
 from dive.training.spec import RunSpec
 from dive.workflows import run
@@ -179,6 +181,46 @@ def test_force_trains_the_whole_grid_anew(digits):
     assert all(Path(name).stat().st_mtime_ns > then for name, then in zip(NAMES, before, strict=True))
 
 
+def test_a_grid_begun_with_force_is_resumed_without_it(digits, whole, monkeypatch):
+    monkeypatch.setattr(loop, "SAVING_SHARE", float("inf"))
+    arguments = ("--tau", 3, "--seed", 0, 1)
+    assert grid(digits, *arguments, "--set", "optimizer.lr=0.01").code == 0
+    forced = (*arguments, "--force")
+    with chain.stopped_at(2 * 13 + 13 + 5):  # in the second epoch of the second student
+        stopped = grid(digits, *forced)
+    assert stopped.code == 130 and "interrupted; the same command without --force resumes" in stopped.err
+    written = Path(NAMES[0]).stat().st_mtime_ns
+    assert grid(digits, *arguments).code == 0
+    assert Path(NAMES[0]).stat().st_mtime_ns == written and not list(Path().glob("*.state"))
+    assert all(same_weights(name, whole / name) for name in NAMES[:2])
+
+
+def test_a_damaged_state_beside_a_finished_student_stops_no_grid(digits):
+    arguments = ("--tau", 3, "--seed", 0, 1, "--epochs", 1)
+    assert grid(digits, *arguments).code == 0
+    damaged = Path(NAMES[0]).with_suffix(".state")
+    damaged.write_bytes(Path(NAMES[0]).read_bytes()[:-9])
+    before = chain.files_under()
+    assert grid(digits, *arguments).code == 0
+    assert chain.files_under() == before
+
+
+def test_a_student_whose_logits_are_not_finite_fails_alone(digits, monkeypatch):
+    real = Run.evaluate
+
+    def sick(self: Run) -> Accuracy:
+        if self.spec.seed == 0:
+            raise ModelError("the network's logits of 3 of 9 images are not finite")
+        return real(self)
+
+    monkeypatch.setattr(Run, "evaluate", sick)
+    done = grid(digits, "--tau", 3, "--seed", 0, 1, "--epochs", 1)
+    assert done.code == 1 and done.err.splitlines()[-1] == (
+        f"dive: {NAMES[0]}: the network's logits of 3 of 9 images are not finite"
+    )
+    assert [path.name for path in Path().glob("*.pt")] == [NAMES[1]]
+
+
 def test_a_value_given_twice_is_trained_once(digits):
     assert grid(digits, "--tau", 3, 3, "--epochs", 1).code == 0
     assert Path("student.pt").exists()
@@ -205,6 +247,9 @@ def test_auto_stands_alone(digits):
     for arguments in (("--tau", "auto", 3), ("--tau", "auto", "--power", 1)):
         complaint = grid(digits, *arguments).complaint
         assert "--tau auto chooses" in complaint
+    for key in ("tau", "power"):
+        complaint = grid(digits, "--tau", "auto", "--set", f"distillation.{key}=0.5").complaint
+        assert "leave distillation.tau and distillation.power out" in complaint
 
 
 FAILING = ("--student-tau", 1e-6, 3, 2e-6, "--seed", 1)  # the first and last make steps of 10⁶

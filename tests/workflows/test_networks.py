@@ -140,6 +140,14 @@ def test_weights_of_a_checkpoint_are_where_training_begins_and_are_recorded(reci
     assert "initial weights" in chain.succeed("inspect", "new.pt").out
 
 
+def test_the_weights_that_training_begins_with_are_not_replaced(recipe, pretrained):
+    told = ("--config", recipe, "--set", f"model.weights={pretrained}", "--set", "model.head=keep")
+    before = pretrained.read_bytes()
+    line = chain.dive("teacher", *told, *ONE, "--force", "--out", pretrained).complaint
+    assert f"--out {pretrained} would replace {pretrained}, which it reads" in line
+    assert pretrained.read_bytes() == before
+
+
 def test_a_stopped_run_is_of_its_initial_weights_wherever_they_lie(recipe, pretrained, monkeypatch):
     monkeypatch.setattr(loop, "SAVING_SHARE", 1e9)
     told = ("--config", recipe, "--device", "cpu", "--precision", "fp32", "--quiet")

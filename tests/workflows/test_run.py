@@ -1,16 +1,18 @@
 """A run that is stopped, killed or interrupted ends, started again, as one that never was."""
 
+import errno
 import json
 import math
 import random
 from pathlib import Path
+from typing import BinaryIO
 
 import chain
 import folders
 import pytest
 import torch
 
-from dive import outputs
+from dive import files, outputs
 from dive.models import checkpoint
 from dive.training import loop
 
@@ -292,6 +294,34 @@ def test_a_damaged_state_is_refused_and_force_starts_anew(every_epoch, whole, da
     assert complaint.endswith("; --force starts over")
     chain.succeed(*TEACHER, "--out", OUT, "--force")
     assert_same(ended(OUT), whole["teacher"])
+
+
+def test_a_state_of_a_later_version_is_refused_in_one_line(every_epoch):
+    stop(2 * STEPS + 3, *TEACHER, "--out", OUT)
+    state = OUT.with_suffix(".state")
+    document = checkpoint.load(state)
+    document["history"][0]["gradient_norm"] = 1.5
+    checkpoint.save(state, document)
+    complaint = chain.dive(*TEACHER, "--out", OUT).complaint
+    assert "its history has gradient_norm, which this version of dive does not know" in complaint
+
+
+def test_a_full_disk_at_the_end_leaves_the_earlier_result_whole(every_epoch, monkeypatch):
+    """Checkpoint, record and history are of one run, whichever of the three finds no room."""
+    chain.succeed(*TEACHER, "--out", OUT)
+    before = chain.files_under()
+    real = files.create
+
+    def full(path: Path) -> BinaryIO:
+        if path.name == f"{OUT.name}.tmp":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path)
+
+    monkeypatch.setattr(files, "create", full)
+    complaint = chain.dive(*TEACHER, "--seed", 1, "--out", OUT, "--force").complaint
+    assert "No space left on device (run.pt)" in complaint
+    left = chain.files_under()
+    assert {name: left[name] for name in before} == before and set(left) - set(before) == {"run.state"}
 
 
 def test_two_runs_to_one_place_do_not_mix():

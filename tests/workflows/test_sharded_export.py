@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import chain
@@ -282,6 +284,31 @@ def test_a_merge_that_is_killed_at_any_step_is_done_again(words, whole, spot, ca
     again = chain.dive("merge-shards", "--out", OUT)
     assert again.code == 0 or "exists already" in again.err, again
     assert OUT.read_bytes() == whole() and os.listdir() == [OUT.name]
+
+
+def test_a_shard_that_comes_after_the_merge_is_refused(words, whole, monkeypatch):
+    """It was begun before, when there was no cache yet, and would leave a plan beside the finished one."""
+    from dive.workflows import sharded
+
+    real = sharded.planning
+
+    @contextmanager
+    def late(out: Path) -> Iterator[None]:
+        OUT.write_bytes(whole())
+        with real(out):
+            yield
+
+    monkeypatch.setattr(sharded, "planning", late)
+    assert "exists already" in chain.dive(*words, "--shard", "1/2", "--out", OUT, "--quiet").complaint
+    assert OUT.read_bytes() == whole() and os.listdir() == [OUT.name]
+
+
+def test_no_other_command_writes_a_cache_that_is_exported_in_shards(words, digits):
+    chain.succeed(*words, "--shard", "1/2", "--out", OUT)
+    before = chain.files_under()
+    line = chain.dive("convert", digits.cache, "--store", "int8", "--out", OUT, "--force").complaint
+    assert line.startswith("dive: an export of cache.h5 in shards is under way (cache.h5.shards); finish it")
+    assert chain.files_under() == before
 
 
 def test_a_full_disk_is_one_line(words, monkeypatch):

@@ -140,6 +140,15 @@ def test_another_teacher_is_refused(digits):
     assert "is not the teacher of" in complaint and "weights hash" in complaint
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--data", "/nonexistent"), ("--device", "cuda:7"), ("--model", "a:b"), ("--config", "digits_lt/bbn")],
+)
+def test_what_is_of_a_teacher_is_refused_without_one(digits, arguments):
+    outcome = chain.dive("verify", digits.cache, *arguments)
+    assert outcome.code == 2 and "are of a --teacher that is asked; give it too" in outcome.complaint
+
+
 @pytest.mark.parametrize("arguments", [("--sample", 5), ("--teacher", "t.pt")])
 def test_sample_and_teacher_belong_together(digits, arguments):
     outcome = chain.dive("verify", digits.cache, *arguments)

@@ -11,16 +11,13 @@ from reproduction.table import CACHE, Run
 def command(record: Mapping[str, Any], configs: Path, run: Run | None = None) -> str:
     """The command that makes a run again, but for where the images are.
 
-    run: its line of the table, which names its cache where that is not the recipe's own, and the precision
-    it is to have, which a run before that was told may have left to dive.
+    run: its line of the table, which names its cache, and the precision it is to have, which a run before
+    that was told may have left to dive.
     """
     root = configs.parent
     files = sorted([*configs.rglob("*.yaml"), *(root / "reproduction" / "recipes").glob("*.yaml")])
     recipes = {str(path.relative_to(root)): path for path in files}
-    cache = None
-    if run is not None and run.cache is not None:
-        path = CACHE[run.cache].path
-        cache = None if path.stem == record["recipe"]["name"] else str(path)
+    cache = None if run is None or run.cache is None else str(CACHE[run.cache].path)
     if run is not None and (option := "--precision") in run.words:
         asked = {"precision": run.words[run.words.index(option) + 1]}
         record = {**record, "recipe": {**record["recipe"], **asked}}

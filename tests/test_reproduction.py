@@ -9,17 +9,24 @@ import statistics
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import chain
+import click
 import pytest
 import yaml
 from matplotlib.axes import Axes
 from PIL import Image
 
+from dive.cache.encodings import registry
+from dive.cache.stored_views import default_views
 from dive.errors import RecipeError
 from dive.progress import duration
+from dive.recipe import commands as dive_commands
 from dive.recipe.earlier import upgraded
 from dive.recipe.reading import build, load, with_epochs
+from dive.recipe.recipe import Recipe
+from dive.views.registry import view_space
 from reproduction import commands, figure, learned, literature, records, report, summary
 from reproduction.records import Row, rows_of
 from reproduction.table import RUN
@@ -163,6 +170,98 @@ def test_a_runs_command_makes_the_same_recipe_again(record, repository, monkeypa
     assert recipe == build(record["recipe"])
     record["recipe"]["precision"] = "bf16"  # asked for, where the recipe has fp32
     assert "--precision bf16" in commands.command(record, repository / "configs")
+
+
+CHANGES = (
+    (),
+    ("schedule.epochs=20", "schedule.warmup_epochs=5", "schedule.milestones=[12,16]"),
+    ("schedule.epochs=20", "schedule.warmup_epochs=0", "schedule.milestones=[12,16]"),
+    ("schedule.epochs=100", "schedule.warmup_epochs=2", "schedule.milestones=[60,80]"),
+    ("schedule.epochs=100", "schedule.warmup_epochs=2", "schedule.decay=cosine", "schedule.milestones=[]"),
+    ("schedule.iterations=900", "schedule.epochs=null", "schedule.warmup_epochs=null",
+     "schedule.warmup_iterations=9", "schedule.decay=cosine", "schedule.milestones=[]"),
+    ("schedule.milestones=[50]", "schedule.epochs=null", "schedule.epochs=60", "schedule.iterations=null",
+     "schedule.warmup_epochs=1", "schedule.warmup_iterations=null", "schedule.decay=steps"),
+    ("optimizer.lr=0.0123456789", "distillation.tau=2.3456789", "distillation.power=0.1234567"),
+    ("optimizer.weight_decay=1e-05", "distillation.tau=1000000", "distillation.student_tau=1e-06"),
+    ("optimizer.kind=adamw", "optimizer.betas=[0.8123456789,0.9]", "optimizer.eps=1.23456789e-8"),
+    ("teacher.loss=ce", "teacher.label_smoothing=0.1", "distillation.weight=0.25", "seed=4"),
+    ("data.kind=list", "data.train_list='a: b #c.txt'", "data.classes='12'", "data.imbalance=null"),
+    ("views.kind=resized_crop", "views.ratio=[0.7,1.3]", "views.seed=3", "precision=fp32"),
+    ("model.name=resnet20", "model.input.mean=[0.1,0.2,0.30000000000000004]", "model.sync_batchnorm=true"),
+)  # fmt: skip
+BASES = ("cifar100_lt/bbn", "cifar100_lt/balms", "cifar100_lt/bbn_autoaug", "cifar100_lt/efficientnet_lite0")
+
+
+def read_back(command: str) -> Recipe:
+    """The recipe of a command's run, by the options of the command line."""
+    from dive.cli import options
+    from dive.cli.group import group
+
+    name, *words = shlex.split(command)[1:]
+    given = group.get_command(click.Context(group), name).make_context(name, words).params
+    shared = {key: given[key] for key in ("config", "assignments", "epochs", "precision")}
+    if name == "teacher":
+        return options.read_recipe(**shared, seed=given["seed"], teacher__loss=given["loss"]).of_teacher
+    several = ("tau", "power", "student_tau", "weight")
+    distilled = {f"distillation__{key}": next(iter(given[f"{key}s"]), None) for key in several}
+    return options.read_recipe(**shared, of_student=True, seed=next(iter(given["seeds"]), None), **distilled)
+
+
+@pytest.mark.parametrize("kind", ["teacher", "student"])
+@pytest.mark.parametrize("base", BASES)
+def test_a_command_reads_back_as_the_recipe_that_it_was_made_of(base, kind, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    from dive.recipe.shipped import locate, recipes
+
+    made = 0
+    for sets in CHANGES:
+        try:
+            parts = ("model", "optimizer", "schedule") if base.endswith("lite0") and kind == "student" else ()
+            sets = tuple(f"student.{one}" if one.partition(".")[0] in parts else one for one in sets)
+            recipe = load(locate(Path(base)), sets)
+        except RecipeError:  # not with this recipe
+            continue
+        recipe = recipe.of_student if kind == "student" else recipe.of_teacher
+        command = dive_commands.command({"kind": kind, "recipe": recipe.as_dict()}, recipes())
+        assert read_back(command) == recipe, command
+        made += 1
+    assert made > 8
+
+
+def test_another_length_is_told_by_epochs_where_warm_up_and_milestones_keep_their_share(repository):
+    def command(*sets: str) -> str:
+        recipe = load({}, sets).as_dict()
+        return dive_commands.command({"kind": "teacher", "recipe": recipe}, {})
+
+    short = ("schedule.epochs=20", "schedule.milestones=[12,16]")
+    assert command(*short, "schedule.warmup_epochs=0") == "dive teacher --epochs 20"
+    words = "dive teacher --set schedule.epochs=20 --set 'schedule.milestones=[12, 16]'"
+    assert command(*short) == words
+
+
+def test_a_student_of_another_cache_than_the_recipes_usual_one_is_told_with_a_cache(student):
+    def words(**changes: Any) -> str:
+        return dive_commands.command({**student, **changes}, {})
+
+    stored = {"views": "all", "view_seed": 0, "store": "float16"}
+    foreign = {"kind": "foreign", "network": "n", "initial_weights": "w", "prior": "none"}
+    assert words(cache=stored) == words(cache=stored | {"precision": "bf16"}) == "dive student"
+    for key, value in (("views", "40"), ("views", "clean"), ("view_seed", 1), ("store", "int8")):
+        assert words(cache=stored | {key: value}) == "dive student --cache CACHE"
+    assert words(teachers=[student["teacher"]] * 2) == words(teacher=foreign) == "dive student --cache CACHE"
+    assert words(free_views=True) == "dive student --cache CACHE --free-views"
+    assert words(fixed_view=True) == "dive student --cache CACHE --fixed-view"
+    made = {**student, "cache": stored | {"store": "int8"}, "fixed_view": True}
+    assert dive_commands.command(made, {}, "c.h5") == "dive student --cache c.h5 --fixed-view"
+    assert dive_commands.command(made, {}, "cache/cifar100_lt_bbn.h5") == "dive student --fixed-view"
+
+
+@pytest.mark.parametrize("kind", ["crop_flip", "autoaugment", "resized_crop"])
+def test_the_usual_export_is_what_an_export_stores_unless_told_otherwise(kind):
+    views = load({}, (f"views.kind={kind}",)).views
+    space = view_space(kind, (32, 32), **views.keys())
+    assert (default_views(space), registry.DEFAULT) == (views.usual, dive_commands.USUAL_STORE)
 
 
 def test_a_runs_command_names_a_cache_that_is_not_the_recipes_own(student, repository):

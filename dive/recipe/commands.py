@@ -1,5 +1,6 @@
 """The command that makes a run again, read off the recipe that it recorded."""
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -7,48 +8,52 @@ from pathlib import Path
 from typing import Any
 
 from dive.errors import RecipeError
-from dive.recipe.documents import plain
+from dive.recipe.documents import nest, parse_assignment, plain
 from dive.recipe.reading import build, load, with_epochs
-from dive.recipe.recipe import KINDS, Recipe
+from dive.recipe.recipe import KINDS, STUDENT_PARTS, Recipe
+from dive.recipe.teachers import teachers_in
 
+USUAL_STORE = "float16"  # the encoding of an export unless told otherwise
+_OF_BOTH = {"seed": "--seed", "precision": "--precision"}
 _OPTIONS = {
-    "distillation.tau": "--tau",
-    "distillation.power": "--power",
-    "distillation.student_tau": "--student-tau",
-    "distillation.weight": "--weight",
-    "teacher.loss": "--loss",
-    "seed": "--seed",
-    "precision": "--precision",
+    "teacher": {"teacher.loss": "--loss", **_OF_BOTH},
+    "student": {
+        "distillation.tau": "--tau",
+        "distillation.power": "--power",
+        "distillation.student_tau": "--student-tau",
+        "distillation.weight": "--weight",
+        **_OF_BOTH,
+    },
 }
 
 
 def command(record: Mapping[str, Any], recipes: Mapping[str, Path], cache: str | None = None) -> str:
     """The command that makes a run again, but for where the images are.
 
-    recipes: what `--config` may be given, to files. cache: a student's, where it is not the recipe's own; one
-    of free views is named after it. Raises RecipeError where no recipe has the record's name.
+    recipes: what `--config` may be given, to files. cache: the file of a student's, where it is known; a file
+    that is not known is told as CACHE unless it may be the recipe's own. Raises RecipeError where no recipe
+    has the record's name.
     """
-    recipe = build(record["recipe"])
-    words = ["dive", record["kind"]]
-    base = Recipe()
+    kind, recipe, base = record["kind"], build(record["recipe"]), Recipe()
+    words = ["dive", kind]
     if recipe.name != base.name:
         config = config_of(recipe.name, recipes)
         base = load(recipes[config])
-        base = base.of_student if record["kind"] == "student" else base.of_teacher
         words += ["--config", config]
-    if recipe.schedule.epochs not in (None, base.schedule.epochs):
-        base = with_epochs(base, recipe.schedule.epochs)
+    own = [part for part in STUDENT_PARTS if kind == "student" and getattr(base.student, part) is not None]
+    base = base.of_student if kind == "student" else base.of_teacher
+    if (scaled := _at_length_of(recipe, base)) is not None:
+        base = scaled
         words += ["--epochs", str(recipe.schedule.epochs)]
     below = dict(_leaves(_of_kinds(base, recipe)))
-    for key, value in _leaves(recipe.as_dict()):
+    for key, value in _leaves(_document(recipe)):
         if key == "data.root" or (key in below and value == below[key]):
             continue
-        text = "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-        words += [_OPTIONS[key], text] if key in _OPTIONS else ["--set", f"{key}={text}"]
-    if cache is None and record.get("free_views"):
-        cache = f"cache/{recipe.name}-clean.h5"
-    words += [] if cache is None else ["--cache", cache]
-    words += ["--free-views"] if record.get("free_views") else []
+        option = None if value is None else _OPTIONS[kind].get(key)
+        place = f"student.{key}" if key.partition(".")[0] in own else key
+        words += [option, _text(value)] if option else ["--set", f"{place}={_text(value)}"]
+    if kind == "student":
+        words += _cache_words(record, recipe, cache)
     return shlex.join(words)
 
 
@@ -60,11 +65,62 @@ def config_of(name: str, recipes: Mapping[str, Path]) -> str:
     return found[0]
 
 
+def _at_length_of(recipe: Recipe, base: Recipe) -> Recipe | None:
+    """What `--epochs` makes of `base` at the recipe's length; None where it does not give its schedule."""
+    epochs = recipe.schedule.epochs
+    if epochs is None or epochs == base.schedule.epochs:
+        return None
+    try:
+        scaled = with_epochs(base, epochs)
+    except RecipeError:
+        return None
+    keys = ("iterations", "warmup_epochs", "warmup_iterations", "milestones")
+    same = all(getattr(scaled.schedule, key) == getattr(recipe.schedule, key) for key in keys)
+    return scaled if same else None
+
+
+def _text(value: Any) -> str:
+    """A value as `--set` and the options read it: the shortest text that gives it back."""
+    if value is None:
+        return "null"
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    if isinstance(value, str):
+        try:
+            if parse_assignment(f"key={value}") == nest("key", value):
+                return value
+        except RecipeError:
+            pass
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def _cache_words(record: Mapping[str, Any], recipe: Recipe, cache: str | None) -> list[str]:
+    """The options that say which cache a student is trained from, and how."""
+    how = [option for option in ("free-views", "fixed-view") if record.get(option.replace("-", "_"))]
+    if cache is None:
+        stored, teachers = record.get("cache", {}), teachers_in(record)
+        usual = {"views": recipe.views.usual, "view_seed": recipe.views.seed, "store": USUAL_STORE}
+        other = any(key in stored and stored[key] != value for key, value in usual.items())
+        trained = all(teacher is None or teacher["kind"] == "teacher" for teacher in teachers)
+        cache = "CACHE" if how or other or len(teachers) > 1 or not trained else None
+    named = cache is not None and cache != f"cache/{recipe.name}.h5"
+    return [*(["--cache", str(cache)] if named else []), *(f"--{option}" for option in how)]
+
+
+def _document(recipe: Recipe) -> dict[str, Any]:
+    """A recipe of one kind of run as a document, with all of its keys."""
+    document: dict[str, Any] = plain(asdict(recipe))
+    del document["student"]
+    return document
+
+
 def _of_kinds(base: Recipe, recipe: Recipe) -> dict[str, Any]:
     """A recipe as a document, but for parts of which another has another kind: that kind's defaults."""
-    document = base.as_dict()
+    document, wanted = _document(base), _document(recipe)
     for part, kinds in KINDS.items():
-        if (kind := recipe.as_dict()[part]["kind"]) != document[part]["kind"]:
+        if (kind := wanted[part]["kind"]) != document[part]["kind"]:
             document[part] = plain(asdict(kinds[kind]())) | {"kind": document[part]["kind"]}
     return document
 

@@ -25,11 +25,13 @@ class Views:
     """What every space of augmented views has in common.
 
     colour: whether it needs pictures of three channels. one_size: whether it needs pictures of one size, to
-    which `size` brings them; if not, `size` is the size of the views, and pictures keep their own.
+    which `size` brings them; if not, `size` is the size of the views, and pictures keep their own. usual: the
+    views that an export stores unless told otherwise.
     """
 
     colour: ClassVar[bool] = False
     one_size: ClassVar[bool] = True
+    usual: ClassVar[str] = "all"
 
     kind: str
     size: int | None
@@ -66,6 +68,7 @@ class AutoAugment(Views):
     """`crop_flip`, then AutoAugment (CIFAR-10 policy) and Cutout, a hole of half the side."""
 
     colour: ClassVar[bool] = True
+    usual: ClassVar[str] = "50"
 
     kind: str = _kind("autoaugment")
     pad: int = _key(4, within(0, 64))
@@ -84,6 +87,7 @@ class ResizedCrop(Views):
     """
 
     one_size: ClassVar[bool] = False
+    usual: ClassVar[str] = "50"
 
     kind: str = _kind("resized_crop")
     size: int = _key(224, _SIDE)

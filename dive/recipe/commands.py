@@ -51,7 +51,7 @@ def command(record: Mapping[str, Any], recipes: Mapping[str, Path], cache: str |
             continue
         option = None if value is None else _OPTIONS[kind].get(key)
         place = f"student.{key}" if key.partition(".")[0] in own else key
-        words += [option, _text(value)] if option else ["--set", f"{place}={_text(value)}"]
+        words += [option, written(value)] if option else ["--set", f"{place}={written(value)}"]
     if kind == "student":
         words += _cache_words(record, recipe, cache)
     return shlex.join(words)
@@ -65,21 +65,7 @@ def config_of(name: str, recipes: Mapping[str, Path]) -> str:
     return found[0]
 
 
-def _at_length_of(recipe: Recipe, base: Recipe) -> Recipe | None:
-    """What `--epochs` makes of `base` at the recipe's length; None where it does not give its schedule."""
-    epochs = recipe.schedule.epochs
-    if epochs is None or epochs == base.schedule.epochs:
-        return None
-    try:
-        scaled = with_epochs(base, epochs)
-    except RecipeError:
-        return None
-    keys = ("iterations", "warmup_epochs", "warmup_iterations", "milestones")
-    same = all(getattr(scaled.schedule, key) == getattr(recipe.schedule, key) for key in keys)
-    return scaled if same else None
-
-
-def _text(value: Any) -> str:
+def written(value: Any) -> str:
     """A value as `--set` and the options read it: the shortest text that gives it back."""
     if value is None:
         return "null"
@@ -94,6 +80,20 @@ def _text(value: Any) -> str:
             pass
         return json.dumps(value, ensure_ascii=False)
     return str(value)
+
+
+def _at_length_of(recipe: Recipe, base: Recipe) -> Recipe | None:
+    """What `--epochs` makes of `base` at the recipe's length; None where it does not give its schedule."""
+    epochs = recipe.schedule.epochs
+    if epochs is None or epochs == base.schedule.epochs:
+        return None
+    try:
+        scaled = with_epochs(base, epochs)
+    except RecipeError:
+        return None
+    keys = ("iterations", "warmup_epochs", "warmup_iterations", "milestones")
+    same = all(getattr(scaled.schedule, key) == getattr(recipe.schedule, key) for key in keys)
+    return scaled if same else None
 
 
 def _cache_words(record: Mapping[str, Any], recipe: Recipe, cache: str | None) -> list[str]:

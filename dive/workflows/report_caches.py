@@ -1,16 +1,26 @@
 """What a page of `dive report` shows of a cache: its virtual examples over τ/p, and where it comes from."""
 
+import shlex
+
 from dive.cache.reader import LogitCache
-from dive.errors import RecipeError
+from dive.cache.stored_views import GIVEN
+from dive.errors import CacheError, RecipeError
 from dive.files import readable_size
 from dive.method.crossing import SEARCHED
 from dive.method.curves import Curves, Pair, examine
 from dive.printable import printable
-from dive.recipe.commands import config_of
+from dive.recipe.commands import config_of, written
+from dive.recipe.documents import plain
+from dive.recipe.reading import load
 from dive.recipe.shipped import recipes
+from dive.recipe.teachers import teachers_in
 from dive.report.figures import drawn, means_figure
 from dive.report.page.content import CachePart, Crossing, Position
+from dive.workflows.convert import FROM
+from dive.workflows.merge import MERGED
 from dive.workflows.tune import means_of, tuned_of
+
+FOREIGN, IMPORTED = "foreign", "imported"  # kinds of `dive.recipe.teachers`
 
 # Positions of the slider: some forty a decade, each a number that people type, from half to fifty.
 _MANTISSAS = (
@@ -50,7 +60,7 @@ def of_cache(cache: LogitCache, clean: bool = False, sample: int | None = None, 
         figure=drawn(means_figure(means), "svg"),
         figure_says=str(means),
         origin=_origin(cache),
-        command=_export(cache),
+        command=_command(cache),
     )
 
 
@@ -86,13 +96,58 @@ def _hashes(cache: LogitCache) -> str:
     )  # fmt: skip
 
 
-def _export(cache: LogitCache) -> str:
-    """The command that exports a cache again, as far as it tells."""
-    words, name = ["dive", "export-logits"], str(cache.identity.get("recipe", ""))
+def _command(cache: LogitCache) -> str:
+    """The command that makes a cache again, with unknown files in capitals; empty where none is known."""
     try:
-        config = config_of(name, recipes())
+        cache.require_origin()
+    except CacheError:
+        return ""
+    words: list[str] | None
+    if FROM in cache.facts:
+        words = ["convert", "CACHE"]
+    elif MERGED in cache.facts:
+        words = _merge(cache)
+    elif [teacher["kind"] for teacher in cache.teachers] == [IMPORTED]:
+        words = ["import-logits", "FILE", *_recipe(cache), "--teacher-prior", cache.teachers[0]["prior"]]
+    else:
+        words = _export(cache)
+    return "" if words is None else shlex.join(["dive", *words, "--store", cache.store])
+
+
+def _merge(cache: LogitCache) -> list[str] | None:
+    """The words that merge caches into one; None where their weights cannot be told from their teachers'."""
+    merged, shares = cache.facts[MERGED], cache.shares
+    if not isinstance(merged, list) or len(merged) != len(shares):
+        return None
+    weights = [] if len(set(shares)) == 1 else ["--weights", *map(written, shares)]
+    return ["merge-caches", "--cache", *["CACHE"] * len(shares), *weights, "--out", "CACHE"]
+
+
+def _export(cache: LogitCache) -> list[str] | None:
+    """The words that export a cache; None where no export stores its views or subtracts its priors."""
+    views, facts = cache.identity["views"], teachers_in(cache.facts)
+    foreign = [teacher["kind"] == FOREIGN for teacher in facts]
+    priors = {teacher["prior"] for teacher in cache.teachers if teacher["kind"] == FOREIGN}
+    if views == GIVEN or len(priors) > 1 or IMPORTED in {teacher["kind"] for teacher in facts}:
+        return None
+    files = ["RECIPE.yaml" if other else "CHECKPOINT" for other in foreign]
+    own = len(facts) == 1 and facts[0]["kind"] == "teacher"
+    own = own and facts[0]["recipe"]["name"] == cache.identity["recipe"]
+    words = ["export-logits", *_recipe(cache), *([] if own else ["--teacher", *files])]
+    return [*words, *(word for prior in priors for word in ("--teacher-prior", prior)), "--views", views]
+
+
+def _recipe(cache: LogitCache) -> list[str]:
+    """The options that give the recipe of a cache's pictures and views."""
+    try:
+        config = config_of(str(cache.identity["recipe"]), recipes())
     except RecipeError:
-        config = "RECIPE.yaml"
-    words += ["--config", config]
-    words += ["--views", str(cache.identity["views"])] if "views" in cache.identity else []
-    return " ".join([*words, "--store", cache.store])
+        return ["--config", "RECIPE.yaml"]
+    recipe, described = load(recipes()[config]), cache.identity["view_space"]
+    space = plain({"kind": recipe.views.kind, **recipe.views.keys()})
+    if plain(recipe.data.identity()) != cache.identity["data"] or any(
+        described.get(key) != value for key, value in space.items()
+    ):
+        return ["--config", "RECIPE.yaml"]  # of this name, and changed
+    seed = cache.identity["view_seed"]
+    return ["--config", config, *([] if seed == recipe.views.seed else ["--set", f"views.seed={seed}"])]

@@ -4,8 +4,10 @@ import base64
 import io
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import caches
 import chain
@@ -18,6 +20,7 @@ from dive.cache.encodings.codec import Head
 from dive.cache.reader import LogitCache
 from dive.data.longtail import shot_groups
 from dive.errors import DiveError, OutputError
+from dive.recipe.teachers import told_teachers
 from dive.report.page.content import Page
 from dive.workflows.report_caches import RATIOS, of_cache
 
@@ -163,6 +166,71 @@ def test_models_are_told_with_history_command_and_recipe(written):
     assert teacher.command == "dive teacher --config digits_lt/bbn --epochs 3"
     assert "name: digits_lt_bbn" in student.recipe
     assert student.record["weights_hash"].encode() in written[0].read_bytes()
+
+
+TRAINED = {
+    "kind": "teacher", "loss": "bsce", "seed": 0, "epochs": 3, "precision": "fp32", "weights_hash": "w",
+    "accuracy": dict.fromkeys(("many", "medium", "few", "all", "class_mean"), 0.5),
+    "recipe": dive.load_recipe("digits_lt/bbn").as_dict(),
+}  # fmt: skip
+FOREIGN = {"kind": "foreign", "network": "n", "initial_weights": "i", "prior": "train", "weights_hash": "f"}
+IMPORTED = {"kind": "imported", "file": "logits", "prior": "none", "logits_hash": "l"}
+EXPORT, DIGITS = ("dive", "export-logits", "--config", "digits_lt/bbn"), ("--store", "float16")
+
+
+def command_of(
+    digits: chain.Chain, *teachers: dict, facts: dict[str, Any] | None = None, **identity: Any
+) -> str:
+    """The command that a page tells of a cache as that of the digits, with these teachers and changes."""
+    known = LogitCache(digits.cache)
+    ensemble = {} if len(teachers) == 1 else {"teacher_weights": [1 / len(teachers)] * len(teachers)}
+    told = told_teachers(teachers)
+    common = [{k: v for k, v in one.items() if k != "teacher"} for one in (known.identity, known.facts)]
+    cache = caches.write_cache(
+        Path("changed.h5"),
+        caches.random_logits(150, 1, 2),
+        identity=common[0] | told | ensemble | identity,
+        facts=common[1] | told | (facts or {}),
+    )
+    return of_cache(cache).command
+
+
+def test_a_cache_of_one_trained_teacher_is_told_with_its_export(digits):
+    whole = shlex.join((*EXPORT, "--views", "all", *DIGITS))
+    assert of_cache(LogitCache(digits.cache)).command == command_of(digits, TRAINED) == whole
+    seed = (*EXPORT, "--set", "views.seed=7", "--views", "3", *DIGITS)
+    assert command_of(digits, TRAINED, view_seed=7, views="3") == shlex.join(seed)
+    own = ("dive", "export-logits", "--config", "RECIPE.yaml", "--views", "all", *DIGITS)
+    identity = LogitCache(digits.cache).identity
+    for changed in ({"recipe": "mine"}, {"data": identity["data"] | {"imbalance": 7.0}},
+                    {"view_space": identity["view_space"] | {"pad": 2}}):  # fmt: skip
+        told = command_of(digits, TRAINED, **changed)
+        assert told.replace("--teacher CHECKPOINT ", "") == shlex.join(own)
+    other = TRAINED | {"recipe": TRAINED["recipe"] | {"name": "another"}}
+    assert "--teacher CHECKPOINT --views" in command_of(digits, other)
+    assert "--teacher CHECKPOINT --views" in command_of(digits, TRAINED | {"kind": "student"})
+
+
+def test_caches_that_no_export_of_one_teacher_makes_are_told_with_what_makes_them(digits):
+    config = ("--config", "digits_lt/bbn")
+    for views in ("all", "given"):
+        words = ("dive", "import-logits", "FILE", *config, "--teacher-prior", "none", *DIGITS)
+        assert command_of(digits, IMPORTED, views=views) == shlex.join(words)
+    assert command_of(digits, TRAINED, views="given") == ""
+    several = (*EXPORT, "--teacher", "CHECKPOINT", "CHECKPOINT", "--views", "all", *DIGITS)
+    assert command_of(digits, TRAINED, TRAINED) == shlex.join(several)
+    foreign = (*EXPORT, "--teacher", "RECIPE.yaml", "--teacher-prior", "train", "--views", "all", *DIGITS)
+    assert command_of(digits, FOREIGN) == shlex.join(foreign)
+    assert command_of(digits, FOREIGN, FOREIGN | {"prior": "none"}) == ""
+    made = {"converted_from": [{"hash": "h", "store": "features"}]}
+    assert command_of(digits, TRAINED, facts=made) == "dive convert CACHE --store float16"
+    merged = {"merged_from": [{"hash": "h", "store": "int8", "precision": "fp32"}] * 2}
+    words = "dive merge-caches --cache CACHE CACHE --out CACHE --store float16"
+    assert command_of(digits, TRAINED, IMPORTED, facts=merged) == words
+    weighed = command_of(digits, TRAINED, IMPORTED, facts=merged, teacher_weights=[0.75, 0.25])
+    assert weighed == words.replace("--out", "--weights 0.75 0.25 --out")
+    assert command_of(digits, TRAINED, IMPORTED, TRAINED, facts=merged) == ""
+    assert of_cache(caches.write_cache(Path("bare.h5"), caches.random_logits(150, 1, 2))).command == ""
 
 
 def test_a_record_without_its_weights_will_do(digits, tmp_path):

@@ -59,7 +59,7 @@ class CachePart:
     images: mean training images per class in many, medium and few. clean: whether virtual examples are of
     the clean view alone. sample: of how many images they are estimated, None for all. figure: the paper's,
     as SVG, and `figure_says` in words. pictures: None where there are none, and `without` says why. origin:
-    names and values to list. command: that makes it again.
+    names and values to list. command: that makes it again, empty where none is known.
     """
 
     file: str

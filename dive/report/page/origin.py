@@ -51,7 +51,7 @@ def _block(title: str, told: list[tuple[str, str]], command: str, *more: Markup)
     return element(
         "div",
         element("h3", title),
-        element("pre", element("code", command), class_="command"),
+        *([element("pre", element("code", command), class_="command")] if command else []),
         table(("", ""), rows, title, words=2),
         *more,
         class_="origin",

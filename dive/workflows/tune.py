@@ -10,7 +10,7 @@ from dive import outputs
 from dive.cache.reader import LogitCache
 from dive.data.longtail import shot_means
 from dive.errors import CacheError
-from dive.method.advice import RULES, Advice
+from dive.method.advice import INFORMATION, RULES, Advice
 from dive.method.crossing import SEARCHED, Crossing, Search, search
 from dive.method.curves import DEFAULT_POWERS, DEFAULT_TAUS, Curves, Pair, effective_temperature, examine
 from dive.method.virtual_examples import Distribution
@@ -205,7 +205,7 @@ def means_of(tuned: Sequence[Tuned]) -> "Means":
 
 @dataclass(frozen=True)
 class _Bars:
-    """A group of bars. place: of its cache. mark: what its temperature is where not one of the grid."""
+    """A group of bars. place: of its cache. mark: what its temperature is besides one of the grid, if any."""
 
     distribution: Distribution
     place: int
@@ -213,10 +213,20 @@ class _Bars:
 
 
 def _bars(one: Tuned, place: int, over_temperatures: bool) -> Iterator[_Bars]:
-    """The grid's temperatures, and in a plot over temperatures the crossing, or else the fallback."""
-    by_temperature = {pair.distribution.temperature: pair.distribution for pair in one.pairs}
-    yield from (_Bars(distribution, place) for distribution in by_temperature.values())
-    if over_temperatures and one.crossing is not None:
-        yield _Bars(one.crossing.distribution, place, "crossing")
-    elif over_temperatures and one.recommended is not None:
-        yield _Bars(one.recommended.distribution, place, "fallback")
+    """The grid's temperatures, and in a plot over temperatures the crossing, or else the recommended one.
+
+    One that is on the grid already is marked there.
+    """
+    bars = {pair.distribution.temperature: pair.distribution for pair in one.pairs}
+    marks = {}
+    if over_temperatures:
+        marked = None if one.recommended is None else one.recommended.distribution
+        mark = "recommended"
+        if one.crossing is not None:
+            marked, mark = one.crossing.distribution, "crossing"
+        elif one.advice.rule == INFORMATION:
+            mark = "fallback"
+        if marked is not None:
+            bars.setdefault(marked.temperature, marked)
+            marks[marked.temperature] = mark
+    yield from (_Bars(found, place, marks.get(temperature, "")) for temperature, found in bars.items())

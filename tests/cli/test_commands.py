@@ -208,6 +208,24 @@ def test_the_figure_marks_the_crossing_among_the_temperatures(digits, monkeypatc
     assert others.groups[place][0] == f"τ/p = {fallback['temperature']:.4g}\n(fallback)"
 
 
+def test_the_figure_marks_the_grids_recommendation_as_such_and_draws_no_temperature_twice(monkeypatch):
+    from dive.report import figures
+
+    drawn = []
+    monkeypatch.setattr(figures, "plot_means", lambda _, means: drawn.append(means))
+    words = ("tune-tau", "--cache", "c.h5", "--power", 1, "--json", "--plot", "p.png", "--force", "--tau", 1)
+    caches.of_two_classes(Path("c.h5"), [(120, -6.0), (70, 12.0)], (150, 40))  # no class is few-shot
+    document = chain.succeed(*words, 8, 32, "--rule", "grid").document
+    assert document["crossing"] is None and document["recommendation"]["tau"] == 4
+    caches.of_two_classes(Path("c.h5"), [(120, -6.0), (70, 12.0)])
+    ratio = chain.succeed(*words, 3).document["crossing"]["ratio"]
+    chain.succeed(*words, repr(ratio))
+    names = [[name for name, _ in means.groups[1:]] for means in drawn]
+    assert names[0] == ["τ/p = 1", "τ/p = 8\n(recommended)", "τ/p = 32"]
+    assert names[2] == ["τ/p = 1", f"τ/p = {ratio:.4g}\n(crossing)"]
+    assert [means.marked for means in drawn] == [[2], [3], [2]]
+
+
 def test_clean_takes_the_clean_column_alone(digits):
     options = ("--tau", 3, "--power", 1, "--json")
     clean = chain.succeed("tune-tau", "--cache", digits.cache, "--clean", *options).document

@@ -193,14 +193,17 @@ def means_of(tuned: Sequence[Tuned]) -> "Means":
     bars = [bar for place, one in enumerate(tuned) for bar in _bars(one, place, only is None)]
     bars.sort(key=lambda bar: (bar.distribution.temperature, bar.place))
     groups = [("images", first.counts)]
+    alike = len({one.views for one in tuned}) == 1
     for bar in bars:
         at = f"τ/p = {bar.distribution.temperature:.4g}" + (f"\n({bar.mark})" if bar.mark else "")
         model = tuned[bar.place].model.replace(" (", "\n(").replace(", w=", ",\nw=")
+        model += "" if alike else "\n" + tuned[bar.place].views.replace(" of ", "\nof ")
         name = at if len(tuned) == 1 else f"{model}\n{at}" if only is None else model
         groups.append((name, bar.distribution.shots))
     what = f", τ/p = {only:g}" if len(tuned) > 1 and only is not None else ""
     marked = [1 + place for place, bar in enumerate(bars) if bar.mark]
-    return Means(f"Virtual examples per class{what}, {first.views}", groups, marked)
+    views = f", {first.views}" if alike else ""
+    return Means(f"Virtual examples per class{what}{views}", groups, marked)
 
 
 @dataclass(frozen=True)

@@ -286,13 +286,18 @@ def test_several_caches_are_shown_one_by_one_and_compared_in_one_figure(digits, 
         for cache in (digits.cache, digits.clean_cache)
     ]
     assert document == {"caches": alone}
-    ((title, groups),) = drawn
+    title, groups = drawn[0]
     assert title == "Virtual examples per class, τ/p = 1, the clean view"
     assert [name for name, _ in groups] == ["images", "teacher\n(bsce)", "teacher\n(bsce)"]
     assert groups[0][1] == alone[0]["images"]
     assert groups[1][1] == {shot: alone[0]["pairs"][0][shot] for shot in ("many", "medium", "few")}
     shown = chain.succeed(*both).out
     assert str(digits.cache) in shown and str(digits.clean_cache) in shown
+    chain.succeed(*both[:-1], "--json", "--plot", "views.png")
+    title, groups = drawn[1]
+    assert title == "Virtual examples per class, τ/p = 1"
+    names = ["teacher\n(bsce)\n9 stored views", "teacher\n(bsce)\n1 stored view"]
+    assert [name for name, _ in groups] == ["images", *names]
     caches.write_cache(Path("other.h5"), caches.random_logits(12, 1, 3))
     complaint = chain.dive("tune-tau", "--cache", digits.cache, "other.h5", "--plot", "o.png").complaint
     assert "plot caches of one data set" in complaint and not Path("o.png").exists()

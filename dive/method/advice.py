@@ -19,7 +19,9 @@ from dive.recipe.shots import SHOTS
 PAPERS_TAU = 3.0
 KEPT = 0.2  # of the information at τ/p = 1: about as at the crossings in RESULTS.md
 LEAST_KEPT = 0.02  # of it: with less at the crossing, that is no temperature to train at
-UNIFORM = 1e-6  # nats at τ/p = 1: the teacher tells no classes apart
+# Nats at τ/p = 1, and of them a class, up to which a teacher tells no classes apart. Sums in float32 leave so
+# much of constant logits: up to 5e-5 of 1000 classes and 3e-4 of 8142.
+UNIFORM, UNIFORM_A_CLASS = 1e-4, 1e-7
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def by_crossing(curves: Curves, found: Search) -> Advice:
         return _by_information(curves, _without_crossing(curves, found))
     (plain,) = curves.at([1.0])
     ratio, kept = found.crossing.ratio, found.crossing.distribution.information
-    share = kept / plain.information if plain.information > UNIFORM else 0.0
+    share = 0.0 if _tells_nothing(plain) else kept / plain.information
     overtake = f"few-shot classes overtake many-shot ones at τ/p = {ratio:.4g}"
     if share < LEAST_KEPT:
         little = f"only {share:.1%}" if share >= 5e-4 else "less than 0.1%"
@@ -138,10 +140,15 @@ def _tau(ratio: float) -> float:
     return min(max(nominal_tau(ratio), least), most)
 
 
+def _tells_nothing(plain: Distribution) -> bool:
+    """Whether targets at τ/p = 1 are those of constant logits, but for rounding."""
+    return plain.information <= max(UNIFORM, UNIFORM_A_CLASS * len(plain.per_class))
+
+
 def _by_information(curves: Curves, why: str) -> Advice:
     """The flattest targets that keep a share of the information at τ/p = 1."""
     (plain,) = curves.at([1.0])
-    if plain.information <= UNIFORM:
+    if _tells_nothing(plain):
         reason = (
             f"{why} It tells no classes apart, so every τ/p makes the same targets; these are the paper's."
         )

@@ -190,6 +190,15 @@ def test_a_teacher_that_tells_no_classes_apart_is_advised_the_papers_pair():
     assert "tells no classes apart" in advice.reason
 
 
+@pytest.mark.parametrize("logit", [5.5, 40.0])
+@pytest.mark.parametrize("classes", [10, 100, 1000])
+def test_constant_logits_of_any_size_tell_no_classes_apart(classes, logit):
+    labels = np.concatenate([np.zeros(200, int), np.arange(1, classes)])
+    constant = np.full((len(labels), 1, classes), logit, np.float32)
+    advice = recommend(caches.write_cache(PATH, constant, labels=labels, store="float32"))
+    assert (advice.tau, advice.rule) == (3.0, INFORMATION) and "tells no classes apart" in advice.reason
+
+
 def test_the_first_rule_is_the_default_and_every_rule_says_that_it_is_asked_or_its_fallback():
     from dive.method.crossing import search
 

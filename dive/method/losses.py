@@ -2,11 +2,14 @@
 
 Formulas from He, Wu, Wei, "Distilling virtual examples for long-tailed recognition" (ICCV 2021),
 and Ren et al., "Balanced meta-softmax" (NeurIPS 2020). Logits are taken in float32 whatever the
-precision of the network.
+precision of the network, and in float64 for the KL term at temperatures from `EXACT_FROM` on.
 """
 
 import torch
 from torch.nn import functional as F
+
+# The KL is of the order of 1/τ², and comes of logarithms of the order of 1: in float32 it has no digits left.
+EXACT_FROM = 1000.0
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
@@ -30,18 +33,23 @@ def balanced_softmax(
     return F.cross_entropy(adjusted, labels, reduction="none", label_smoothing=label_smoothing)
 
 
-def virtual_example_log_target(teacher_logits: torch.Tensor, tau: float, power: float) -> torch.Tensor:
-    """Log of DiVE's target: softmax(z/τ), to the power p, normalised again: (B, C).
+def virtual_example_log_target(
+    teacher_logits: torch.Tensor, tau: float, power: float, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """Log of DiVE's target: softmax(z/τ), to the power p, normalised again: (B, C), computed in `dtype`.
 
     That is softmax(p·z/τ): taking the power scales the logarithms, and normalising again removes
     the constant.
     """
-    return F.log_softmax(teacher_logits.float() * (power / tau), dim=-1)
+    return F.log_softmax(teacher_logits.to(dtype) * (power / tau), dim=-1)
 
 
 def kl_divergence(log_target: torch.Tensor, logits: torch.Tensor, tau: float) -> torch.Tensor:
-    """KL(t ‖ softmax(s/τ)) summed over classes: (B,), in nats. No prior on the student's logits."""
-    log_student = F.log_softmax(logits.float() / tau, dim=-1)
+    """KL(t ‖ softmax(s/τ)) summed over classes: (B,), in nats. No prior on the student's logits.
+
+    It is computed in the precision of the target.
+    """
+    log_student = F.log_softmax(logits.to(log_target.dtype) / tau, dim=-1)
     return (log_target.exp() * (log_target - log_student)).sum(dim=-1)
 
 
@@ -62,6 +70,7 @@ def dive(
     al. 2015, and should not move when the student's temperature alone is studied.
     """
     labelled = balanced_softmax(logits, labels, log_counts)
-    target = virtual_example_log_target(teacher_logits, tau, power)
-    distilled = kl_divergence(target, logits, student_tau)
-    return (1 - weight) * labelled + weight * tau**2 * distilled
+    dtype = torch.float64 if max(tau, student_tau) >= EXACT_FROM else torch.float32
+    target = virtual_example_log_target(teacher_logits, tau, power, dtype)
+    distilled = weight * tau**2 * kl_divergence(target, logits, student_tau)
+    return (1 - weight) * labelled + distilled.float()

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dive.method import losses
+from dive.method.losses import EXACT_FROM
 
 # What float32 leaves of a float64 result here: logits of size 30 carry errors of 2e-6, τ² times a
 # difference of logarithms ten times that.
@@ -231,6 +232,47 @@ def test_the_gradient_of_the_dive_loss_agrees_with_float64(tau, power, student_t
         analytic, batch.autograd(tau, power, student_tau, weight), rtol=1e-8, atol=1e-12
     )
     np.testing.assert_allclose(gradient, analytic, rtol=1e-5, atol=1e-6 * tau**2)
+
+
+def of_small(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """KL(softmax(a) ‖ softmax(b)) of logits near 0 in float64: log C, which cancels, is left out."""
+    a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
+    sums = [np.log1p(np.expm1(x).mean(axis=1, keepdims=True)) for x in (a, b)]
+    return (softmax(a) * (a - b - sums[0] + sums[1])).sum(axis=1)
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5, 1e-6])
+@pytest.mark.parametrize("tau", [1e3, 1e4, 1e5, 1e6])
+def test_at_large_temperatures_the_loss_keeps_its_digits(tau, power):
+    batch = Batch()
+    for weight in (0.5, 1.0):
+        loss, gradient = run_dive(batch, tau, power, tau, weight)
+        kl = of_small(batch.teacher * (power / tau), batch.student / tau)
+        expected = (1 - weight) * batch.bsce() + weight * tau**2 * kl
+        np.testing.assert_allclose(loss, expected, rtol=max(1e-5, 3e-16 * tau**2))
+        np.testing.assert_allclose(gradient, batch.gradient(tau, power, tau, weight), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("tau", "student_tau"), [(1e6, 3.0), (3.0, 1e6), (1e5, 1e-3)])
+def test_where_one_temperature_is_large_the_loss_agrees_with_float64(tau, student_tau):
+    batch = Batch()
+    loss, gradient = run_dive(batch, tau, 0.5, student_tau, 0.5)
+    target, logs = batch.target(tau, 0.5), log_softmax(batch.student / student_tau)
+    kl = (target * (np.log(target) - logs)).sum(axis=1)
+    np.testing.assert_allclose(loss, 0.5 * batch.bsce() + 0.5 * tau**2 * kl, rtol=1e-6)
+    np.testing.assert_allclose(gradient, batch.gradient(tau, 0.5, student_tau, 0.5), rtol=1e-5, atol=1e-6)
+
+
+def test_at_ordinary_temperatures_the_loss_is_that_of_float32_to_the_bit():
+    batch = Batch()
+    student, labels, teacher, log_counts = batch.tensors()
+    for tau in (0.5, 3.0, 0.99 * EXACT_FROM):
+        t = torch.log_softmax(teacher * (0.5 / tau), dim=-1)
+        kl = (t.exp() * (t - torch.log_softmax(student / tau, dim=-1))).sum(dim=-1)
+        expected = 0.5 * losses.balanced_softmax(student, labels, log_counts) + 0.5 * tau**2 * kl
+        loss, gradient = run_dive(batch, tau, 0.5, tau, 0.5)
+        np.testing.assert_array_equal(loss, expected.detach())
+        np.testing.assert_array_equal(gradient, torch.autograd.grad(expected.sum(), student)[0])
 
 
 def test_the_gradient_agrees_with_finite_differences_of_the_float64_loss():

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -125,6 +126,21 @@ def test_a_record_without_confusion_or_history_is_told_and_one_with_them_is_draw
     html = document.document(content.Page("t", [there, lacking])).decode()
     assert "--share:0.700" in html and "70 %" in html
     assert "1 record does not have it" in html and "old.pt has no history beside it" in html
+
+
+def test_a_group_without_test_images_has_a_column_where_it_was_predicted_and_rows_add_up():
+    counted = {shot: {"many": 60, "medium": 0, "few": 40} for shot in ("many", "medium")}
+    nothing = dict.fromkeys(("many", "medium", "few"), 0)
+    html = document.document(content.Page("t", [model(group_confusion=counted | {"few": nothing})])).decode()
+    (grid,) = re.findall(r'<table class="heat">.*?</table>', html, re.S)
+    assert re.findall(r'<th scope="col">(\w+)</th>', grid) == ["many", "medium", "few"]
+    assert re.findall(r'<th scope="row">(\w+)</th>', grid) == ["many", "medium"]
+    assert re.findall(r"<b>(\d+) %</b>", grid) == ["60", "0", "40"] * 2
+    unseen = counted | {"many": {"many": 70, "medium": 30, "few": 0}, "medium": nothing, "few": nothing}
+    html = document.document(content.Page("t", [model(group_confusion=unseen)])).decode()
+    (grid,) = re.findall(r'<table class="heat">.*?</table>', html, re.S)
+    assert re.findall(r'<th scope="col">(\w+)</th>', grid) == ["many", "medium"]
+    assert re.findall(r"<b>(\d+) %</b>", grid) == ["70", "30"]
 
 
 def test_models_that_would_be_called_alike_are_told_apart_by_what_differs():

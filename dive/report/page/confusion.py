@@ -41,14 +41,15 @@ def section(page: Page) -> Section:
 
 def _grid(name: str, counted: Mapping[str, Mapping[str, int]]) -> Markup:
     present = [shot for shot in SHOTS if sum(counted[shot].values())]
+    columns = [shot for shot in SHOTS if shot in present or any(counted[row][shot] for row in present)]
     head = element(
-        "tr", element("td", "true ╲ predicted"), *(element("th", shot, scope="col") for shot in present)
+        "tr", element("td", "true ╲ predicted"), *(element("th", shot, scope="col") for shot in columns)
     )
     rows = (
         element(
             "tr",
             element("th", shot, scope="row"),
-            *(_cell(counted[shot][other], sum(counted[shot].values())) for other in present),
+            *(_cell(counted[shot][other], sum(counted[shot].values())) for other in columns),
         )
         for shot in present
     )

@@ -119,7 +119,10 @@ def _print_shots(evaluated: "list[Result]", title: str, numbered: bool) -> None:
 
 
 def _print_classes(evaluated: "list[Result]", title: str) -> None:
-    """Every class's accuracy; a column a checkpoint, by its number in the table above."""
+    """Every class's accuracy; a column a checkpoint, by its number in the table above.
+
+    Where they were trained with other images per class, no class has one shot and one number of images.
+    """
     import numpy as np
 
     from dive.cli.tables import cell, new_table, percent, print_table
@@ -129,10 +132,13 @@ def _print_classes(evaluated: "list[Result]", title: str) -> None:
     counts = np.array(first["class_counts"])
     shot_of = {int(c): shot for shot, members in shot_groups(counts).items() for c in members}
     numbers = [f"[{i}]" for i in range(1, len(evaluated) + 1)]
-    table = new_table(f"{title} by class (%)", ["class", "shot"], ["images", *map(cell, numbers)])
+    alike = all(one.record["class_counts"] == first["class_counts"] for one in evaluated)
+    texts, figures = (["shot"], ["images"]) if alike else ([], [])
+    table = new_table(f"{title} by class (%)", ["class", *texts], [*figures, *map(cell, numbers)])
     for c in np.argsort(-counts, kind="stable"):
         accuracies = (percent(one.accuracy.per_class[c]) for one in evaluated)
-        table.add_row(cell(first["classes"][c]), shot_of[int(c)], str(counts[c]), *accuracies)
+        of_draw = [shot_of[int(c)], str(counts[c])] if alike else []
+        table.add_row(cell(first["classes"][c]), *of_draw, *accuracies)
     print_table(table)
 
 

@@ -117,6 +117,17 @@ def test_per_class_shows_every_class_with_its_shot_and_images(digits):
         assert [str(c), shot, str(count), *accuracies] in rows
 
 
+def test_per_class_has_no_shot_and_images_of_checkpoints_of_other_draws(digits):
+    document = checkpoint.load(digits.teacher)
+    document["class_counts"] = [count + 1 for count in document["class_counts"]]
+    checkpoint.save(Path("other.pt"), document)
+    shown = chain.succeed("eval", digits.teacher, "other.pt", "--per-class", "--quiet").out
+    rows = [line.split() for line in shown.split("by class")[1].splitlines()]
+    assert "images" not in shown.split("by class")[1] and "shot" not in shown.split("by class")[1]
+    for c, value in independent(digits.teacher)["per class"].items():
+        assert [c, *[f"{100 * value:.2f}"] * 2] in rows
+
+
 def test_without_an_argument_the_recipes_teacher_and_student_are_evaluated(digits):
     folder = Path("checkpoints/digits_lt_bbn")
     folder.mkdir(parents=True)

@@ -173,8 +173,9 @@ class Schedule:
     """Linear warm-up from `warmup_from` of the learning rate to all of it, then decay.
 
     `decay` steps: times `gamma` at the start of each milestone epoch; cosine: to 0 at the end. The
-    length is `epochs` with `warmup_epochs`, or `iterations` with `warmup_iterations`, which are steps
-    (the rest of their last epoch goes at the last rate); the pair that is not used is null.
+    length is `epochs` with `warmup_epochs`, or `iterations` with `warmup_iterations`, which are steps;
+    the pair that is not used is null. The epoch in which the iterations end is gone through to its end:
+    with `steps` at the same rate, with a cosine at 0, which moves the statistics of batch norm alone.
 
     A step is one batch. The network goes through it in `accumulate` parts, one after the other, whose
     gradients are added up: a batch then takes the memory of a part. Batch norm sees the parts.

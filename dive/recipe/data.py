@@ -16,12 +16,14 @@ class Data:
 
     channels: of a picture. mirrored: whether a picture and its mirror image are of one class. side: pixels of
     each side of every picture, None where they may differ. without_val: how to get a validation part.
+    dividing: the keys that say which pictures are of which part.
     """
 
     channels: ClassVar[int] = 3
     mirrored: ClassVar[bool] = True
     side: ClassVar[int | None] = None
     without_val: ClassVar[str] = "data of this kind have none"
+    dividing: ClassVar[tuple[str, ...]] = ()
 
     kind: str
     imbalance: float | None
@@ -77,6 +79,7 @@ class Folder(Data):
     """
 
     without_val: ClassVar[str] = "lay out a val/ or set data.val_share, and train with it"
+    dividing: ClassVar[tuple[str, ...]] = ("test_share", "val_share")
 
     kind: str = named("folder")
     root: str = key("data", bounds.path)
@@ -95,6 +98,7 @@ class Listed(Data):
     """
 
     without_val: ClassVar[str] = "name a list of one with data.val_list"
+    dividing: ClassVar[tuple[str, ...]] = ("train_list", "test_list", "val_list")
 
     kind: str = named("list")
     root: str = key("data", bounds.path)

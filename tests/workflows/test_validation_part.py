@@ -202,3 +202,103 @@ def test_accuracy_leaves_out_classes_without_images_as_counting_does() -> None:
     assert found.class_mean == pytest.approx(sum(share.values()) / 3)
     nothing = shot_accuracy(labels[labels == 0], labels[labels == 0], counts)
     assert nothing.many == 1.0 and nothing.medium is None and nothing.few is None
+
+
+@pytest.fixture(scope="module")
+def divided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of <class>/ alone, lists of its pictures, and a teacher of each: shares 0.3 and 0.2 in one."""
+    folder = tmp_path_factory.mktemp("divided")
+    rng, lines = np.random.default_rng(6), []
+    for number, (label, count) in enumerate({"ant": 20, "bee": 10}.items()):
+        (folder / "images" / label).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / label / f"{i}.png")
+            lines.append(f"{label}/{i}.png {number}\n")
+    recipe = RECIPE.format(images=folder / "images").replace("epochs: 3", "epochs: 1")
+    recipe = recipe.replace("warmup_epochs: 1", "warmup_epochs: 0").replace("[2]", "[]")
+    (folder / "insects.yaml").write_text(recipe)
+    for name, chosen in (("a", lines[::2]), ("b", lines[1::2])):
+        (folder / f"{name}.txt").write_text("".join(chosen))
+        (folder / f"{name}_again.txt").write_text("".join(f"./{line}" for line in chosen))
+    run(folder, "teacher", "--out", folder / "t.pt", *shares(0.3, 0.2))
+    run(folder, "teacher", "--out", folder / "plain.pt")
+    run(folder, "teacher", "--out", folder / "listed.pt", *of_lists(folder, "a", "b"))
+    return folder
+
+
+def shares(test: object, val: object) -> tuple[str, ...]:
+    return ("--set", f"data.test_share={test}", "--set", f"data.val_share={val}")
+
+
+def of_lists(folder: Path, train: str, test: str) -> tuple[str, ...]:
+    keys = {"train_list": train, "test_list": test}
+    words = ["data.kind=list", f"data.root={folder / 'images'}"]
+    words += [f"data.{key}={folder / name}.txt" for key, name in keys.items()]
+    return tuple(word for assignment in words for word in ("--set", assignment))
+
+
+@pytest.mark.parametrize(
+    ("part", "test", "val", "said"),
+    [
+        ("test", 0.6, 0.2, "data.test_share is 0.6 here and 0.3 there; "),
+        (
+            "test",
+            0.6,
+            "null",
+            "test_share is 0.6 here and 0.3 there, data.val_share is null here and 0.2 there",
+        ),
+        ("val", 0.3, 0.5, "data.val_share is 0.5 here and 0.2 there; "),
+        ("val", 0.5, 0.2, "data.test_share is 0.5 here and 0.3 there; "),
+    ],
+)
+def test_a_part_with_images_that_the_checkpoint_was_trained_on_is_refused(
+    divided: Path, part: str, test: object, val: object, said: str
+) -> None:
+    words = (divided / "t.pt", "--part", part, *shares(test, val), "--device", "cpu", "--quiet")
+    complaint = dive("eval", *words).complaint
+    images = {"test": "test", "val": "validation"}[part]
+    assert re.search(rf"t\.pt was trained on \d+ of these {images} images by its own recipe", complaint)
+    assert said in complaint and "evaluate it with its own recipe" in complaint
+    of_recipe = ("--config", divided / "insects.yaml", *words)
+    assert said in dive("eval", *of_recipe).complaint
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "part", "test", "val"),
+    [
+        ("t.pt", "test", 0.3, "null"),  # the same test
+        ("t.pt", "test", 0.2, 0.6),  # a part of it
+        ("t.pt", "test", 0.4, 0.2),  # it and images for validation
+        ("t.pt", "val", 0.3, 0.1),
+        ("plain.pt", "test", 0.2, "null"),  # what null is
+        ("plain.pt", "test", "null", 0.5),
+    ],
+)
+def test_another_division_is_evaluated_where_no_training_image_is_in_the_part(
+    divided: Path, checkpoint: str, part: str, test: object, val: object
+) -> None:
+    found = succeed("eval", divided / checkpoint, "--part", part, *shares(test, val), "--device", "cpu")
+    assert "not known" not in found.err
+
+
+def test_a_folder_with_a_test_part_of_its_own_is_evaluated_whatever_the_shares_were(divided: Path) -> None:
+    write_images(divided / "others", {"ant": 3, "bee": 2})
+    words = ("--data", divided / "others", "--device", "cpu")
+    succeed("eval", divided / "plain.pt", *words)
+    told = succeed("eval", divided / "t.pt", *words, *shares("null", "null")).err
+    assert (
+        "whether" in told
+        and "these pictures cannot be divided by its recipe: data.test_share is null" in told
+    )
+
+
+def test_lists_of_images_that_the_checkpoint_was_trained_on_are_refused(divided: Path) -> None:
+    words = (divided / "listed.pt", "--device", "cpu", "--quiet")
+    for test in ("a", "a_again"):
+        complaint = dive("eval", *words, *of_lists(divided, "b", test)).complaint
+        assert "listed.pt was trained on 15 of these test images" in complaint
+        assert "data.train_list is " in complaint and "data.test_list is " in complaint
+    (divided / "moved.txt").write_text((divided / "b.txt").read_text())
+    assert "warning" not in succeed("eval", *words, *of_lists(divided, "a", "moved")).err
+    succeed("eval", divided / "plain.pt", "--quiet", *of_lists(divided, "a", "b"))  # of another kind

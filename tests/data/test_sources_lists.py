@@ -207,3 +207,17 @@ def test_a_list_for_validation_that_is_not_apart_is_refused(
     (tmp_path / "val.txt").write_text(line)
     with pytest.raises(DataError, match=fault):
         open_lists(root, train, test, val_list=str(tmp_path / "val.txt"))
+
+
+@pytest.mark.parametrize("spelling", ["./val/zebra/y.jpg", "val//zebra/y.jpg", "val/./zebra//y.jpg"])
+def test_a_picture_under_another_spelling_is_the_same_picture(write: Writer, spelling: str) -> None:
+    root, train, test = write(train=f"{spelling} 0\ntrain/ant/c.jpg 1\n")
+    with pytest.raises(
+        DataError, match=r"val/zebra/y\.jpg is in .* and in .*: a test image would be trained on"
+    ):
+        open_lists(root, train, test)
+    Path(train).write_text(f"{spelling} 0\nval/zebra/y.jpg 0\n")
+    with pytest.raises(DataError, match=r"names val/zebra/y\.jpg twice"):
+        open_lists(root, train, test)
+    Path(train).write_text("".join(f"./{name} {label}\n" for name, label in NAMES.items()))
+    assert open_lists(root, train, test).train.keys == [f"./{name}" for name in sorted(NAMES)]

@@ -16,7 +16,7 @@ import numpy as np
 
 from dive.data.sources.decode import refusing_huge_images
 from dive.data.sources.folder import PHOTOGRAPH_BYTES
-from dive.data.sources.names import read_class_names
+from dive.data.sources.names import collapsed, read_class_names
 from dive.data.sources.picture_files import PictureFiles
 from dive.data.sources.source import Source, Split
 from dive.data.sources.tree import FolderFiles
@@ -86,8 +86,9 @@ def _read(path: Path) -> _List:
     if not pairs:
         raise DataError(f"the list {path} names no image")
     names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        ((most, _),) = Counter(names).most_common(1)
+    paths = [collapsed(name) for name in names]
+    if len(set(paths)) < len(paths):
+        ((most, _),) = Counter(paths).most_common(1)
         raise DataError(f"the list {path} names {most} twice; an image belongs to a data set once")
     return _List(path, names, np.array([label for _, label in pairs], dtype=np.int64))
 
@@ -148,7 +149,7 @@ def _check_labels(train: _List, test: _List, count: int, part: str = "test") -> 
 
 
 def _check_apart(one: _List, other: _List, fault: str) -> None:
-    if both := set(one.names) & set(other.names):
+    if both := {collapsed(name) for name in one.names} & {collapsed(name) for name in other.names}:
         raise DataError(f"{min(both)} is in {one.path} and in {other.path}: {fault}")
 
 

@@ -12,7 +12,7 @@ from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 from reading import pictures
 
 from dive.data.pictures import fit, hold
-from dive.data.sources.decode import FORMATS, decode, decode_image
+from dive.data.sources.decode import FORMATS, check_header, decode, decode_image
 from dive.data.sources.folder import open_folder
 from dive.errors import DataError
 
@@ -136,7 +136,10 @@ def test_other_formats_are_refused_whatever_they_are_called(form):
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_an_image_stands_upright_in_every_orientation(form, orientation):
     """0 and 9 are none. The grey one has another mode than what comes out."""
-    for image in (Image.fromarray(COLOURS[:, :5]), Image.fromarray(GREY[:5])):
+    palette = Image.open(io.BytesIO(with_palette(3))).crop((0, 0, 8, 5))
+    for image in (Image.fromarray(COLOURS[:, :5]), Image.fromarray(GREY[:5]), palette):
+        if image.mode == "P" and form == "JPEG":
+            continue
         exif = Image.Exif()
         exif[0x0112] = orientation
         content = encoded(image, form, exif=exif)
@@ -145,6 +148,25 @@ def test_an_image_stands_upright_in_every_orientation(form, orientation):
         assert found.mode == "RGB" and found.size == expected.shape[1::-1]
         np.testing.assert_array_equal(np.asarray(found), expected)
         np.testing.assert_array_equal(pixels(content), expected)
+        assert check_header(content, "it") == expected.shape[:2]
+
+
+def malformed_exif(orientation: int) -> bytes:
+    """EXIF of an orientation and of a resolution that is a text instead of a fraction."""
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0) + struct.pack(
+        "<HHI4s", 0x011A, 2, 4, b"abc\0"
+    )
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_an_image_stands_upright_whatever_else_its_exif_holds(form, orientation):
+    image, sound = Image.fromarray(COLOURS[:, :5]), Image.Exif()
+    sound[0x0112] = orientation
+    content = encoded(image, form, exif=malformed_exif(orientation))
+    np.testing.assert_array_equal(pixels(content), pixels(encoded(image, form, exif=sound)))
+    assert check_header(content, "it") == pixels(content).shape[:2]
 
 
 def test_a_photograph_with_a_second_picture_in_it_is_read_as_its_first():

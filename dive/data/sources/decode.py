@@ -6,13 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from dive.errors import DataError
 
 # What is read, whatever the file is called: data sets hold PNGs named .JPEG. Pillow knows more formats, some
 # of which run other programs (EPS runs Ghostscript).
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+_UPRIGHT = {  # by orientation: what turns a picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that turn a picture by a quarter
 LARGEST_ASPECT = 100  # longer side by shorter: no photograph, and resized it would fill the memory
 
@@ -45,8 +54,9 @@ def decode_image(content: bytes, where: str, side: int | None = None) -> Image.I
     with _named(where):
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check_shape(image, where, side)
-        ImageOps.exif_transpose(image, in_place=True)  # which decodes it, and copies it only to turn it
-        return image if image.mode == "RGB" else _as_rgb(image)
+        image.load()  # before the orientation is asked for: it turns a TIFF itself and removes the tag
+        turned = _upright(image)
+        return turned if turned.mode == "RGB" else _as_rgb(turned)
 
 
 def check_header(content: bytes, where: str, side: int | None = None) -> tuple[int, int]:
@@ -57,8 +67,15 @@ def check_header(content: bytes, where: str, side: int | None = None) -> tuple[i
     with _named(where), refusing_huge_images():
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check_shape(image, where, side)
+        width, height = image.size
+        if isinstance(
+            image, TiffImagePlugin.TiffImageFile
+        ):  # whose size is upright or not, as Pillow's version is
+            width, height = (
+                image.tag_v2[tag] for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
+            )
         sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-        return (image.width, image.height) if sideways else (image.height, image.width)
+        return (width, height) if sideways else (height, width)
 
 
 @contextmanager
@@ -91,6 +108,15 @@ def _check_shape(image: Image.Image, where: str, side: int | None) -> None:
             f"{where} has {image.width}×{image.height} pixels, one side more than {LARGEST_ASPECT} times the "
             "other; crop it or remove it"
         )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A decoded image, turned as its EXIF orientation says.
+
+    As ImageOps.exif_transpose does, which also writes the EXIF anew and fails at other malformed tags in it.
+    """
+    method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if method is None else image.transpose(method)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

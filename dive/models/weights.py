@@ -14,7 +14,7 @@ from dive import files
 from dive.errors import CheckpointError, ModelError
 from dive.models import checkpoint
 from dive.models.head import last_linear
-from dive.models.registry import family_of
+from dive.models.registry import family_of, require_known
 from dive.printable import excerpt, printable, shortened
 
 FILE = "sha256:"
@@ -126,8 +126,10 @@ def _some(names: Iterable[str], most: int = 2) -> str:
 def initial_weights(network: str, given: str, head: str = "new") -> InitialWeights:
     """The weights that a name or a path stands for; a library's name comes first.
 
-    Nothing is downloaded, a file is read for its SHA-256. Raises ModelError where there are none.
+    Nothing is downloaded, a file is read for its SHA-256. Raises ModelError where there are none, or no such
+    network.
     """
+    require_known(network)
     family = family_of(network)
     names = family.weights(network)
     if given in names:

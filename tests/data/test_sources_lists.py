@@ -221,3 +221,24 @@ def test_a_picture_under_another_spelling_is_the_same_picture(write: Writer, spe
         open_lists(root, train, test)
     Path(train).write_text("".join(f"./{name} {label}\n" for name, label in NAMES.items()))
     assert open_lists(root, train, test).train.keys == [f"./{name}" for name in sorted(NAMES)]
+
+
+@pytest.mark.parametrize("label", [1.0, None, True, [1], {}, -1, 10**30, "1.0", "", "9" * 5000, "²"])
+def test_a_json_label_that_is_no_whole_number_is_refused_in_one_line(
+    write: Writer, tmp_path: Path, label: object
+) -> None:
+    root, _, test = write()
+    entries = [{"fpath": name, "category_id": number} for name, number in NAMES.items()]
+    entries[1]["category_id"] = label
+    (tmp_path / "train.json").write_text(json.dumps({"annotations": entries}))
+    with pytest.raises(DataError, match="annotation 2: the label must be a whole number from 0") as caught:
+        open_lists(root, str(tmp_path / "train.json"), test)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_json_label_may_be_a_text_of_digits(write: Writer, tmp_path: Path) -> None:
+    root, train, test = write()
+    entries = [{"fpath": name, "category_id": str(label)} for name, label in NAMES.items()]
+    (tmp_path / "train.json").write_text(json.dumps({"annotations": entries}))
+    found = open_lists(root, str(tmp_path / "train.json"), test).train.labels
+    assert np.array_equal(found, open_lists(root, train, test).train.labels)

@@ -80,6 +80,17 @@ def test_the_source_is_known_by_its_content():
     assert network_versions("resnet32") == network_versions("torchvision/resnet18") == {}
 
 
+def test_a_callable_that_is_not_hashable_is_a_network():
+    own_networks.write(
+        "configured",
+        "from dataclasses import dataclass\nfrom tiny import build as made\n\n"
+        "@dataclass\nclass Build:\n    width: int\n\n"
+        "    def __call__(self, classes):\n        return made(classes)\n\nbuild = Build(3)\n",
+    )
+    assert build_model("configured:build", 4)(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
+    assert network_versions("configured:build") == network_versions("configured:build") == {}
+
+
 def forged(digits: chain.Chain, name: str) -> Path:
     """A finished checkpoint, soundly sealed, that says its network is another."""
     whole = checkpoint.load(digits.teacher)

@@ -174,3 +174,11 @@ def test_without_network_one_line_says_what_to_do(monkeypatch):
         r"IMAGENET1K_V1 of torchvision/resnet18 cannot be downloaded .*resolution.*; download them elsewhere",
         given="IMAGENET1K_V1",
     )
+
+
+def test_a_network_that_there_is_not_is_named_with_those_that_are_near():
+    for given in ("DEFAULT", "IMAGENET1K_V1"):
+        with pytest.raises(
+            ModelError, match="no network 'torchvision/resnet81'; did you mean torchvision/resnet"
+        ):
+            initial_weights("torchvision/resnet81", given)

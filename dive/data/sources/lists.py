@@ -25,6 +25,7 @@ from dive.files import read_json, read_regular, user_path
 from dive.printable import excerpt
 
 MOST_CLASSES = 1_000_000
+_MOST_DIGITS = 20  # of a label; Python reads no number of thousands
 
 
 @dataclass(frozen=True)
@@ -125,10 +126,17 @@ def _checked(path: Path, where: str, name: Any, label: Any) -> tuple[str, int]:
         )
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
         raise DataError(f"{path}, {where}: {excerpt(name)} must be a path below the root")
-    number = int(label) if isinstance(label, int) or (label.isascii() and label.isdigit()) else -1
+    number = _whole(label)
     if not 0 <= number < MOST_CLASSES:
         raise DataError(f"{path}, {where}: the label must be a whole number from 0, not {excerpt(label)}")
     return name, number
+
+
+def _whole(label: Any) -> int:
+    """A label as a whole number from 0, -1 where it is none: a number, or a text of a few ASCII digits."""
+    if isinstance(label, str):
+        return int(label) if label.isascii() and label.isdigit() and len(label) <= _MOST_DIGITS else -1
+    return label if isinstance(label, int) and not isinstance(label, bool) else -1
 
 
 def _check_every_class(train: _List, count: int) -> None:

@@ -61,10 +61,18 @@ class Own(Family):
         return {} if source is None else {name: f"sha256:{source}"}
 
 
-@functools.cache  # as it was when it was imported: the file may change while a run goes on
 def _source(target: Any) -> str | None:
+    found = inspect.unwrap(target)
     try:
-        content = Path(inspect.getsourcefile(inspect.unwrap(target)) or "").read_bytes()
+        return _source_of(found)
+    except TypeError:  # it is not hashable: an instance, which no file is the source of
+        return None
+
+
+@functools.cache  # as it was when it was imported: the file may change while a run goes on
+def _source_of(found: Any) -> str | None:
+    try:
+        content = Path(inspect.getsourcefile(found) or "").read_bytes()
     except (OSError, TypeError):
         return None
     return hashlib.sha256(content).hexdigest()

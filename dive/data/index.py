@@ -52,8 +52,8 @@ class Index:
 def index(pictures: PictureFiles, place: Path, progress: Progress, check: bool = False) -> Index:
     """The index of some files, kept at `place`.
 
-    check: decode every picture that is not indexed yet, not its header alone. Raises DataError that names the
-    first file that cannot be read or is no picture.
+    check: decode every picture, also those that are indexed already. Raises DataError that names the first
+    file that cannot be read or is no picture.
     """
     n = len(pictures)
     found = Index(
@@ -66,10 +66,13 @@ def index(pictures: PictureFiles, place: Path, progress: Progress, check: bool =
     )
     others = _take_over(found, place)
     _drop_changed(found, pictures)
-    missing = np.flatnonzero(~found.known)
+    missing = (
+        np.arange(n) if check else np.flatnonzero(~found.known)
+    )  # an index does not say what was decoded
     if len(missing) == 0:
         return found
-    progress.note(f"indexing {len(missing)} of {n} pictures below {pictures.files.root}")
+    doing = "checking" if check else "indexing"
+    progress.note(f"{doing} {len(missing)} of {n} pictures below {pictures.files.root}")
     pieces = [missing[i : i + _PIECE] for i in range(0, len(missing), _PIECE)]
     saved = time.monotonic()
     try:

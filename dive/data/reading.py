@@ -20,7 +20,7 @@ class Reading:
 
     size: the side in pixels that they are brought to, None for as they are. several: whether they may differ
     in size; such pictures are read from their files when they are needed, if they have any. index: where the
-    index of those files is kept. check: decode every file that is not indexed yet, not its header alone.
+    index of those files is kept. check: decode every such file before, not its header alone.
     """
 
     size: int | None = None

@@ -65,6 +65,11 @@ class Ranks:
         """Whether this one writes results and makes decisions."""
         return self.world.first
 
+    @property
+    def first_here(self) -> bool:
+        """Whether this one is the first of its machine."""
+        return self.world.local_rank == 0
+
     def tell(self, value: Value) -> Value:
         """The first process's value, which must be one that pickle takes."""
         if self.alone:
@@ -128,10 +133,10 @@ class Ranks:
         leader = self.rank - self.world.local_rank
         _groups += 1
         done = f"through/{_groups}/{leader}"
-        if self.world.local_rank:
+        if not self.first_here:
             _wait_for(done)
         yield
-        if not self.world.local_rank:
+        if self.first_here:
             with lost_peers():
                 peers.meet().set(done, "")
 

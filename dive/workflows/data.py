@@ -25,7 +25,7 @@ from dive.workflows.places import index_of
 def load_dataset(recipe: Recipe, progress: Progress, check: bool = False) -> Dataset:
     """The recipe's long-tailed training samples, its test samples, and those for validation if it has any.
 
-    check: decode every picture file that is not indexed yet, where pictures are read on demand.
+    check: decode every picture file, where pictures are read on demand.
 
     Raises DataError where they are missing, incomplete or corrupt.
     """

@@ -28,7 +28,7 @@ class TrainOptions:
     device: `auto`, `cpu`, `cuda` or `cuda:N`. force: start over and replace a finished result. eval_every:
     epochs between evaluations, 0 for the end alone: on the validation part or, without one, on the test part.
     workers: processes that read pictures where they are read on demand, None for as many as there are cores
-    but for one. check_images: decode every picture file that is not indexed yet before the run, not its
+    but for one. check_images: decode every picture file that is read on demand before the run, not its
     header alone. tensorboard: a folder to write event files of TensorBoard below, None for none.
     """
 

@@ -130,7 +130,7 @@ def _train(
     outs = grid_paths(out, recipes)
     first = recipes[0]
     with ranks.one_a_machine_first():
-        dataset = load_dataset(first, progress, training.check_images)
+        dataset = load_dataset(first, progress, training.check_images and ranks.first_here)
     require_same_data(ranks, dataset)
     space = view_space(first.views.kind, dataset.train.pictures.shape, **first.views.keys())
     train, rows = match_rows(cache, dataset.train, first, space, options.allow_missing, progress)

@@ -54,7 +54,7 @@ def train_teacher(
         ranks.from_first(lambda: refuse_finished(out, options.force))
         require_known(recipe.model.name)
         with ranks.one_a_machine_first():
-            dataset = load_dataset(recipe, progress, options.check_images)
+            dataset = load_dataset(recipe, progress, options.check_images and ranks.first_here)
         require_same_data(ranks, dataset)
         prepared = prepare(recipe, dataset, device, options.workers, ranks)
         warn_of_workers(prepared.images, options.workers, progress)

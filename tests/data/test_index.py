@@ -173,6 +173,34 @@ def test_a_truncated_picture_is_found_by_decoding_alone(tree: TreeBuilder) -> No
         index(found, PLACE, SILENT, check=True)
 
 
+def test_a_check_decodes_pictures_that_are_indexed_already(
+    files: PictureFiles, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = index(files, PLACE, SILENT)
+    rows, original = [], PictureFiles.picture
+
+    def spy(pictures: PictureFiles, position: int) -> np.ndarray:
+        rows.append(position)
+        return original(pictures, position)
+
+    monkeypatch.setattr(PictureFiles, "picture", spy)
+    again = index(files, PLACE, Progress(), check=True)
+    assert sorted(rows) == list(range(6))
+    assert np.array_equal(first.digests, again.digests)
+    assert "checking 6 of 6 pictures below" in capsys.readouterr().err
+
+
+def test_a_picture_that_a_check_refuses_does_not_undo_what_is_known(tree: TreeBuilder) -> None:
+    whole = jpeg(0, 40, 40)
+    named = {"train/ant/a.jpg": whole[: len(whole) // 2], "test/ant/t.jpg": jpeg(1, 8, 8)}
+    found = open_folder(tree.files(named)).train.files
+    index(found, PLACE, SILENT)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"train/ant/a.jpg is not a readable image: .*truncated"):
+            index(found, PLACE, SILENT, check=True)
+    assert index(found, PLACE, SILENT).known.all()
+
+
 def test_it_says_how_many_are_to_be_indexed(files: PictureFiles, capsys: pytest.CaptureFixture[str]) -> None:
     index(files, PLACE, Progress())
     assert "indexing 6 of 6 pictures below" in capsys.readouterr().err

@@ -13,11 +13,12 @@ from torch import nn
 from dive.errors import ModelError, PeerError
 from dive.models.network import Network
 from dive.recipe.recipe import Schedule
-from dive.training.ranks import ALONE, ranks_on
+from dive.training.ranks import ALONE, Ranks, ranks_on
 from dive.training.saved_state import worlds_with
 from dive.training.schedule import share_of
 from dive.training.shared import SharedNetwork, has_batch_norm, synchronise
 from dive.training.spec import RunSpec
+from dive.world import World
 
 CPU = torch.device("cpu")
 
@@ -47,6 +48,12 @@ def test_each_sample_of_an_epoch_is_in_one_share(samples, batch, accumulate, siz
     assert sorted(seen) == list(range(samples))
     assert spec.largest_share(size) == max(sizes)
     assert spec.smallest_share(size) == min(filter(None, sizes))
+
+
+def test_each_machine_has_one_process_that_is_its_first():
+    worlds = [World(rank, 4, rank % 2, 2) for rank in range(4)]
+    assert [Ranks(world).first_here for world in worlds] == [True, False, True, False]
+    assert ALONE.first_here
 
 
 def network() -> Network:

@@ -11,6 +11,7 @@ from conftest import noise, png
 from dive.data.longtail import shot_groups
 from dive.data.sources import lists
 from dive.data.sources.lists import open_lists
+from dive.data.sources.names import read_class_names
 from dive.data.sources.registry import open_source
 from dive.errors import DataError
 
@@ -242,3 +243,12 @@ def test_a_json_label_may_be_a_text_of_digits(write: Writer, tmp_path: Path) -> 
     (tmp_path / "train.json").write_text(json.dumps({"annotations": entries}))
     found = open_lists(root, str(tmp_path / "train.json"), test).train.labels
     assert np.array_equal(found, open_lists(root, train, test).train.labels)
+
+
+def test_a_file_that_names_two_classes_alike_is_refused(write: Writer, tmp_path: Path) -> None:
+    root, train, test = write()
+    (tmp_path / "names.txt").write_text("crane\n\n crane\n")
+    with pytest.raises(DataError, match=r"the class names .*names\.txt have 'crane' twice; rename one"):
+        open_lists(root, train, test, str(tmp_path / "names.txt"))
+    with pytest.raises(DataError, match="'crane' twice"):
+        read_class_names(tmp_path / "names.txt")

@@ -5,11 +5,13 @@ to a data set.
 """
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from dive.errors import DataError
 from dive.files import read_regular
+from dive.printable import excerpt
 
 SPLITS = ("train", "test")
 PARTS = (*SPLITS, "val")  # the last may be missing
@@ -108,10 +110,19 @@ def _likeness(one: str, other: str) -> str:
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """The lines of a text file, each the name of a class; raises DataError where it cannot be read."""
+    """The lines of a text file, each the name of a class.
+
+    Raises DataError where it cannot be read or gives two classes one name.
+    """
     try:
-        return tuple(line.strip() for line in read_regular(path).decode("utf-8").splitlines() if line.strip())
+        lines = [line.strip() for line in read_regular(path).decode("utf-8").splitlines()]
     except OSError as error:
         raise DataError(f"cannot read the class names {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"the class names {path} are not a text file in UTF-8") from error
+    names = tuple(line for line in lines if line)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(
+            f"the class names {path} have {excerpt(twice[0])} twice; rename one of the two classes"
+        )
+    return names

@@ -252,3 +252,20 @@ def test_a_file_that_names_two_classes_alike_is_refused(write: Writer, tmp_path:
         open_lists(root, train, test, str(tmp_path / "names.txt"))
     with pytest.raises(DataError, match="'crane' twice"):
         read_class_names(tmp_path / "names.txt")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(write: Writer, tmp_path: Path) -> None:
+    root, train, test = write()
+    plain = open_lists(root, train, test)
+    for path in (train, test):
+        Path(path).write_bytes(b"\xef\xbb\xbf" + Path(path).read_bytes())
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfzebra\r\nant\r\n")
+    marked = open_lists(root, train, test, str(tmp_path / "names.txt"))
+    assert (marked.classes, marked.train.keys, marked.test.keys) == (
+        ("zebra", "ant"),
+        plain.train.keys,
+        plain.test.keys,
+    )
+    entries = [{"fpath": name, "category_id": label} for name, label in NAMES.items()]
+    (tmp_path / "train.json").write_text(json.dumps({"annotations": entries}), encoding="utf-8-sig")
+    assert open_lists(root, str(tmp_path / "train.json"), test).train.keys == plain.train.keys

@@ -96,7 +96,7 @@ def _read(path: Path) -> _List:
 
 def _of_text(path: Path, content: bytes) -> Iterator[tuple[str, int]]:
     try:
-        lines = content.decode("utf-8").splitlines()
+        lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"the list {path} is not a text file in UTF-8") from error
     for number, line in enumerate(lines, start=1):

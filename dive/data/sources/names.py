@@ -115,7 +115,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     Raises DataError where it cannot be read or gives two classes one name.
     """
     try:
-        lines = [line.strip() for line in read_regular(path).decode("utf-8").splitlines()]
+        lines = [line.strip() for line in read_regular(path).decode("utf-8-sig").splitlines()]
     except OSError as error:
         raise DataError(f"cannot read the class names {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

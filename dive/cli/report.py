@@ -52,7 +52,7 @@ def command(
 
     \b
     Example:
-      dive report --config cifar100_lt/bbn --data cifar-100-python.tar.gz --out report.html
+      dive report --config cifar100_lt/bbn --data data --out report.html
     """
     # Before NumPy is loaded, as tune-tau does: the pass over the cache has threads of its own.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -323,6 +323,13 @@ def test_every_command_has_an_example_that_parses(name, columns, monkeypatch):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_the_images_of_an_example_are_a_folder_or_an_archive_that_is_read(name):
+    words = [word for line in examples(name) for word in shlex.split(line)]
+    for option, value in itertools.pairwise(words):
+        assert option != "--data" or os.path.splitext(value)[1] in ("", ".zip"), value
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_says_what_it_does_in_a_sentence(name):
     command = group.get_command(click.Context(group), name)
     options = [one for one in command.params if isinstance(one, click.Option)]

@@ -20,7 +20,7 @@ import numpy as np
 from dive import files as written
 from dive.data.on_demand import file_digest
 from dive.data.pictures import DIGEST_BYTES
-from dive.data.sources.decode import check_header
+from dive.data.sources.decode import check_header, refusing_huge_images
 from dive.data.sources.picture_files import PictureFiles
 from dive.data.sources.tree import stamp
 from dive.errors import BusyError
@@ -77,6 +77,7 @@ def index(pictures: PictureFiles, place: Path, progress: Progress, check: bool =
     saved = time.monotonic()
     try:
         with (
+            refusing_huge_images(),
             ThreadPoolExecutor(os.cpu_count() or 1) as pool,
             progress.bar("index", n, n - len(missing)) as bar,
         ):

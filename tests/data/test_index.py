@@ -4,7 +4,11 @@ import hashlib
 import io
 import os
 import pickle
+import threading
+import time
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from PIL import Image
 from dive.data import index as module
 from dive.data.index import index
 from dive.data.on_demand import FilePictures
+from dive.data.sources import decode
 from dive.data.sources.folder import open_folder
 from dive.data.sources.picture_files import PictureFiles
 from dive.errors import DataError
@@ -199,6 +204,38 @@ def test_a_picture_that_a_check_refuses_does_not_undo_what_is_known(tree: TreeBu
         with pytest.raises(DataError, match=r"train/ant/a.jpg is not a readable image: .*truncated"):
             index(found, PLACE, SILENT, check=True)
     assert index(found, PLACE, SILENT).known.all()
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_an_image_that_may_be_a_decompression_bomb_is_refused(
+    files: PictureFiles, check: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20 * 30 - 1)
+    with pytest.raises(DataError, match=r"train/ant/\d\.jpg is far too large an image"):
+        index(files, PLACE, SILENT, check)
+
+
+def test_threads_leave_the_filters_of_warnings_as_they_were(
+    files: PictureFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two threads the one that begins first ends first."""
+    original, calls, second = decode._check_shape, [], threading.Event()
+
+    def checked(*arguments: Any) -> None:
+        calls.append(None)
+        if len(calls) == 1:
+            second.wait(10)
+        else:
+            second.set()
+            time.sleep(0.2)
+        original(*arguments)
+
+    monkeypatch.setattr(decode, "_check_shape", checked)
+    monkeypatch.setattr(module, "_PIECE", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    before = list(warnings.filters)
+    index(files.subset(np.array([0, 1])), PLACE, SILENT)
+    assert warnings.filters == before and len(calls) == 2
 
 
 def test_it_says_how_many_are_to_be_indexed(files: PictureFiles, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,10 @@ LARGEST_ASPECT = 100  # longer side by shorter: no photograph, and resized it wo
 
 @contextmanager
 def refusing_huge_images() -> Iterator[None]:
-    """While it lasts, an image that Pillow would warn of as a decompression bomb is an error."""
+    """While it lasts, an image that Pillow would warn of as a decompression bomb is an error.
+
+    Filters of warnings are the process's: it is entered around threads, never in one of several.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
@@ -62,9 +65,10 @@ def decode_image(content: bytes, where: str, side: int | None = None) -> Image.I
 def check_header(content: bytes, where: str, side: int | None = None) -> tuple[int, int]:
     """Height and width in pixels of the picture in a file's bytes, upright, by its header alone.
 
-    Raises DataError as `decode` does for what the header shows.
+    Raises DataError as `decode` does for what the header shows. To be called within
+    `refusing_huge_images`, as `decode` is.
     """
-    with _named(where), refusing_huge_images():
+    with _named(where):
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check_shape(image, where, side)
         width, height = image.size

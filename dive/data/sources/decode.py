@@ -72,12 +72,9 @@ def check_header(content: bytes, where: str, side: int | None = None) -> tuple[i
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check_shape(image, where, side)
         width, height = image.size
-        if isinstance(
-            image, TiffImagePlugin.TiffImageFile
-        ):  # whose size is upright or not, as Pillow's version is
-            width, height = (
-                image.tag_v2[tag] for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
-            )
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # whose size Pillow 13 gives upright
+            tags = image.tag_v2
+            width, height = tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]
         sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
         return (width, height) if sideways else (height, width)
 

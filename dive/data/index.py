@@ -66,9 +66,7 @@ def index(pictures: PictureFiles, place: Path, progress: Progress, check: bool =
     )
     others = _take_over(found, place)
     _drop_changed(found, pictures)
-    missing = (
-        np.arange(n) if check else np.flatnonzero(~found.known)
-    )  # an index does not say what was decoded
+    missing = np.flatnonzero(~found.known | check)  # an index does not say what was decoded
     if len(missing) == 0:
         return found
     doing = "checking" if check else "indexing"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from dive.errors import BusyError, OptionError, OutputError
 from dive.files import KINDS, readable_size, require_regular
@@ -80,7 +81,7 @@ def prepare_folder(path: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    probe = folder / f".{path.name}.probe-{os.getpid()}"
+    probe = folder / f".{path.name}.probe-{uuid4().hex}"  # another machine's process may have this number
     try:
         probe.unlink(missing_ok=True)
         probe.touch(exist_ok=False)

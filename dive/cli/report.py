@@ -61,7 +61,7 @@ def command(
     from dive.workflows.report import ReportOptions, write_report
 
     progress = options.reporter(quiet)
-    asked = ReportOptions(data, clean, sample, drawn_by, force)
+    asked = ReportOptions(data, clean, sample, drawn_by, force, recipe if config or assignments else None)
     page = write_report(files or _of_recipe(recipe), out, asked, progress)
     progress.note(f"wrote {out}")
     if as_json:

@@ -12,6 +12,7 @@ from dive.cache.reader import LogitCache
 from dive.errors import DiveError, OutputError
 from dive.printable import printable
 from dive.progress import SILENT, Progress
+from dive.recipe.recipe import Recipe
 from dive.report.page.content import CachePart, Page
 from dive.version import __version__
 from dive.workflows.report_caches import of_cache
@@ -24,7 +25,8 @@ class ReportOptions:
 
     data: where the images of the caches are, None for a page without pictures. clean: virtual examples of
     the clean view alone instead of all stored views. sample: estimate them from so many images, drawn by
-    `seed`; None takes all. force: replace a page that is there.
+    `seed`; None takes all. force: replace a page that is there. recipe: of the caches' images, where what the
+    page shows does not tell it all, as of list files.
     """
 
     data: str | None = None
@@ -32,6 +34,7 @@ class ReportOptions:
     sample: int | None = None
     seed: int = 0
     force: bool = False
+    recipe: Recipe | None = None
 
 
 def write_report(
@@ -108,7 +111,7 @@ def _with_pictures(
 ) -> CachePart:
     from dive.workflows.report_pictures import pictures_of, place_of
 
-    place = place_of(cache, records, options.data)
+    place = place_of(cache, records, options.data, options.recipe)
     if isinstance(place, str):
         return replace(part, without=place)
     return replace(part, pictures=pictures_of(cache, place))

@@ -14,6 +14,7 @@ from dive.data.images import LabelledImages
 from dive.data.longtail import shot_groups
 from dive.errors import CacheError, RecipeError
 from dive.feeds.cached_views import CachedViews
+from dive.recipe.recipe import Recipe
 from dive.report.page.content import Picture, View
 from dive.workflows.cached import recipe_of
 
@@ -24,19 +25,19 @@ _OF_CLASSES = (0.25, 0.75)  # of a group's classes by training images: whose fir
 
 
 def place_of(
-    cache: LogitCache, records: Sequence[Mapping[str, Any]], data: str | None
+    cache: LogitCache, records: Sequence[Mapping[str, Any]], data: str | None, given: Recipe | None = None
 ) -> tuple[str, dict[str, Any]] | str:
     """The kind of a cache's images and where they are, or a sentence that says what is needed for them.
 
     records: of results; what one of the same images says of the place counts, but for the root. data: where
-    the images are.
+    the images are. given: a recipe that goes before the records.
     """
     fingerprint = cache.identity.get("data_fingerprint")
     same = [one["recipe"] for one in records if one["data_fingerprint"] == fingerprint]
     try:
         cache.require_origin()
         space_of(cache)
-        place = recipe_of(cache, None, None, same[0] if same else None).data.place()
+        place = recipe_of(cache, None, given, same[0] if same else None).data.place()
     except (CacheError, RecipeError) as error:
         return f"Which images the cache is of is not known, so none can be shown: {error}"
     kind = cache.identity["data"]["kind"]

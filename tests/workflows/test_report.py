@@ -323,3 +323,22 @@ def test_pictures_of_a_folder_need_data_and_must_be_those_the_teacher_saw(cifar_
         Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
     with pytest.raises(DiveError, match="another picture than the teacher"):
         dive.write_report(["c.h5"], "other.html", dive.ReportOptions(data=str(cifar_forms.folder)))
+
+
+def test_a_recipe_says_how_the_pictures_of_a_cache_were_divided():
+    """A cache does not: without it the pictures would be divided by the share of a folder's default."""
+    generator = np.random.default_rng(0)
+    for name, count in (("ant", 20), ("bee", 10)):
+        Path("tree", name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(generator.integers(0, 256, (8, 8, 3), np.uint8)).save(f"tree/{name}/{i:02}.png")
+    given = ("--config", chain.CONFIG, "--set", "data.kind=folder", "--set", "data.test_share=0.05",
+             "--set", "data.imbalance=2", "--set", "model.input.mean=[0.5,0.5,0.5]",
+             "--set", "model.input.std=[0.2,0.2,0.2]")  # fmt: skip
+    told = (*given, "--quiet", "--data", "tree", "--device", "cpu")
+    chain.succeed("teacher", *told, "--epochs", 1, "--out", "t.pt")
+    chain.succeed("export-logits", *told, "--teacher", "t.pt", "--out", "c.h5")
+    without = chain.dive("report", "c.h5", "--data", "tree", "--out", "without.html", "--quiet").complaint
+    assert "are not among the pictures" in without
+    chain.succeed("report", "c.h5", *given, "--data", "tree", "--out", "with.html", "--quiet")
+    assert "data:image/png;base64," in Path("with.html").read_text()

@@ -90,6 +90,15 @@ def prepare_folder(path: Path) -> None:
         raise OutputError(f"cannot write to the folder {folder}: {error.strerror}") from error
 
 
+def require_place(path: Path) -> None:
+    """Raise OutputError where `path` could not be written; no folder is left that was not there."""
+    made = [folder for folder in path.parents if not folder.exists()]
+    prepare_folder(path)
+    for folder in made:
+        with suppress(OSError):  # another process has put something there
+            folder.rmdir()
+
+
 def require_space(path: Path, needed: int) -> None:
     """Raise OutputError unless `needed` more bytes fit on the disk that holds `path`'s folder."""
     free = shutil.disk_usage(path.parent).free

@@ -13,6 +13,7 @@ from dive.printable import excerpt, shortened
 
 MOST_LEVELS = 12  # of nesting; dive writes five
 LARGEST_WHOLE = 2**63 - 1
+_SHOWN = 200  # characters of a value, before what it must be instead
 
 # A value to what it must be instead, None where it is right.
 Check = Callable[[Any], str | None]
@@ -37,7 +38,7 @@ def fault_of(document: Any, needed: Mapping[str, Check], optional: Mapping[str, 
             if not found:
                 return f"it has no {path}"
             if wanted := check(value):
-                return f"its {path} is {excerpt(value)}, not {wanted}"
+                return f"its {path} is {shortened(excerpt(value), _SHOWN)}, not {wanted}"
     return ""
 
 

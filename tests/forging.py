@@ -25,6 +25,7 @@ WRONG: dict[type, list[Any]] = {
 }
 # What may be absent or anything plain: a reader does not depend on it.
 FREE = ("producer", "trained_together", "fixed_view", "cache", "versions", "recipe/distillation")
+FREE += tuple(f"teacher/recipe/{part}" for part in ("data", "model", "optimizer", "teacher", "views"))
 FREE += ("teacher/recipe/schedule", "identity/recipe/", "replaces", "device", "format", "version")
 
 

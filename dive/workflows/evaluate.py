@@ -200,12 +200,13 @@ def _refuse_plot(plot: Path, paths: Sequence[Path], force: bool) -> None:
     from dive.report.figures import KIND
 
     outputs.refuse_existing(plot, force, KIND, paths, "--plot")
-    outputs.prepare_folder(plot)
+    outputs.require_place(plot)
 
 
 def _plot(plot: Path, evaluated: Sequence[Result], title: str) -> None:
     from dive.report.class_figure import ClassAccuracies, plot_classes
 
+    outputs.prepare_folder(plot)
     names = [printable(model_name(one.record["kind"], one.record)) for one in evaluated]
     seeds = [f", seed {one.record['seed']}" if len(evaluated) > 1 else "" for one in evaluated]
     models = [

@@ -45,7 +45,7 @@ class Rewriting:
             )
         begun = part_path(self.out).exists()
         outputs.refuse_existing(self.out, self.force or begun, seal.KIND, list(self.sources))
-        outputs.prepare_folder(self.out)
+        outputs.require_place(self.out)
 
     def write(
         self,

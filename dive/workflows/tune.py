@@ -167,7 +167,7 @@ def _refuse_plot(plot: Path, caches: Sequence[Path], force: bool) -> None:
     from dive.report.figures import KIND
 
     outputs.refuse_existing(plot, force, KIND, caches, "--plot")
-    outputs.prepare_folder(plot)
+    outputs.require_place(plot)
 
 
 def _plot(plot: Path, tuned: Sequence[Tuned]) -> None:
@@ -180,6 +180,7 @@ def _plot(plot: Path, tuned: Sequence[Tuned]) -> None:
                 f"{one.cache.path} is of other images per class than {first.cache.path}; "
                 "plot caches of one data set"
             )
+    outputs.prepare_folder(plot)
     plot_means(plot, means_of(tuned))
 
 

@@ -116,7 +116,8 @@ class _Runs:
                 half = math.ceil(len(group) / 2)
                 groups.extendleft((group[half:], group[:half]))
                 self._progress.note(f"no memory for {len(group)} students side by side; {half} at a time")
-            gc.collect()  # what is in cycles, before the next group needs its memory
+            if not results and not failed:
+                gc.collect()  # what they took is in cycles, and the next group needs it
             found |= {result.path: result for result in results}
             failures += failed
         return Trained([found[spec.out] for spec in specs if spec.out in found], failures)

@@ -144,8 +144,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content` to `path`, whole or not at all."""
-    with replacing(path) as file:
-        file.write(content)
+    write_together([(path, content)])
 
 
 def write_together(contents: Sequence[tuple[Path, bytes | memoryview]]) -> None:
@@ -153,17 +152,19 @@ def write_together(contents: Sequence[tuple[Path, bytes | memoryview]]) -> None:
 
     They take their places in the order given.
     """
-    path = Path()
+    path, made = Path(), []
     try:
         for path, content in contents:
-            with create(temporary_name(path)) as file:
+            file = create(temporary_name(path))
+            made.append(path)
+            with file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         for path, _ in contents:
             publish(temporary_name(path), path)
     except BaseException as error:
-        remove_stale(*(one for one, _ in contents))
+        remove_stale(*made)
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
         raise

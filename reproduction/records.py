@@ -17,7 +17,6 @@ from dive.recipe.teachers import model_name, teachers_in
 from reproduction.table import RUNS
 
 SHOTS = ("many", "medium", "few", "all")
-_USUAL_VIEWS = {"crop_flip": "all", "autoaugment": "50"}  # what an export stores unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Row:
         if record["kind"] == "student":
             stored = record.get("cache", {})
             teachers = teachers_in(record)
-            usual = _USUAL_VIEWS.get(record["recipe"]["views"]["kind"])
+            usual = build(record["recipe"]).views.usual
             if len(teachers) > 1:
                 parts.append(f"ensemble of {len(teachers)}")
             if record.get("free_views"):

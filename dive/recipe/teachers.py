@@ -82,7 +82,7 @@ KINDS: dict[str, Kind] = {
         name=lambda facts: f"foreign ({facts['network']})",
     ),
     # file: the name of the file that the logits came in, without folders and ending. logits_hash: of what
-    # was in it, among the facts too since 0.2.
+    # was in it; facts of earlier caches lack it.
     "imported": Kind(
         facts={"file": s.text, "prior": s.one_of(*PRIORS)},
         identity={"logits_hash": s.text, "prior": s.one_of(*PRIORS)},

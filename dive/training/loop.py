@@ -267,9 +267,7 @@ def _capture(runs: Sequence[Run], progress: Progress) -> None:
             run.prepare()
     except RuntimeError as error:
         causes: list[BaseException] = [error]
-        while (
-            earlier := causes[-1].__context__
-        ) is not None:  # torch reports the end of a capture over its cause
+        while earlier := causes[-1].__context__:  # torch reports the end of a capture over its cause
             causes.append(earlier)
         if len(runs) > 1 and any(isinstance(cause, torch.OutOfMemoryError) for cause in causes):
             raise NoRoomTogether from error

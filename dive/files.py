@@ -102,8 +102,8 @@ def publish(temporary: Path, final: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Where a file lies while it is written."""
-    return path.with_name(path.name + ".tmp")
+    """Where a file lies while it is written: a name that no other program gives."""
+    return path.with_name(f".{path.name}.dive-tmp")
 
 
 def remove_stale(*paths: Path) -> None:

@@ -410,17 +410,17 @@ def test_an_output_is_a_new_or_a_regular_file(tmp_path, force):
 
 def test_a_link_at_the_temporary_name_is_not_written_through():
     Path("mine").write_bytes(b"mine")
-    Path("result.bin.tmp").symlink_to("mine")
+    Path(".result.bin.dive-tmp").symlink_to("mine")
     files.write_bytes(PATH, b"new")
     assert PATH.read_bytes() == b"new" and Path("mine").read_bytes() == b"mine"
     assert names() == ["mine", "result.bin"]
 
 
 def test_what_is_no_file_at_the_temporary_name_is_named_and_left():
-    os.mkfifo("result.bin.tmp")
+    os.mkfifo(".result.bin.dive-tmp")
     with pytest.raises(OSError, match="a FIFO"):
         files.write_bytes(PATH, b"new")
-    assert names() == ["result.bin.tmp"]
+    assert names() == [".result.bin.dive-tmp"]
 
 
 def test_a_lock_that_is_a_link_is_not_followed():

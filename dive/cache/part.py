@@ -65,6 +65,14 @@ class DamagedError(OutputError):
     """What lies in the place of an unfinished export does not tell how it was begun."""
 
 
+class OtherVersionError(OutputError):
+    """An unfinished export was begun by a version of dive whose record this one does not read."""
+
+
+class _VersionError(ValueError):
+    """A record's version is not ours."""
+
+
 def part_path(path: Path) -> Path:
     """Where a cache lies while it is written."""
     return path.with_name(path.name + ".part")
@@ -141,12 +149,18 @@ def open_part(part: Path, flags: int) -> int:
 def begun(part: Path) -> Record | None:
     """The record of an unfinished export, None where there is none.
 
-    Raises DamagedError where it does not tell, OutputError where it cannot be read.
+    Raises DamagedError where it does not tell, OtherVersionError where it tells another version of dive,
+    OutputError where it cannot be read.
     """
     try:
         return _read(part)[0]
     except FileNotFoundError:
         return None
+    except _VersionError as error:
+        raise OtherVersionError(
+            f"{part} was begun by another version of dive ({error}); finish it with that one, or start over "
+            "with --force"
+        ) from error
     except OSError as error:
         raise OutputError(f"cannot read {part}: {error.strerror}; give another --out") from error
     except (*FOREIGN, CacheError) as error:
@@ -190,7 +204,7 @@ def _record_text(handle: int, size: int) -> bytes | None:
     if magic != _MAGIC:
         return None
     if version != VERSION:
-        raise ValueError(f"its record has version {version}; this version of dive reads version {VERSION}")
+        raise _VersionError(f"its record has version {version}; this one reads version {VERSION}")
     if length > _LARGEST_RECORD or begin + length + _FOOTER.size != size:
         raise ValueError("it is longer or shorter than it was begun")
     text = read_at(handle, length, begin)

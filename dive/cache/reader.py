@@ -10,9 +10,9 @@ The seal is checked before HDF5 code reads the file; a block's CRC when it is us
 Here it is read; `dive.cache.writer` writes it. NumPy and h5py alone.
 """
 
+import os
 import zlib
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,26 @@ def open_cache(path: str | Path) -> "LogitCache":
     return LogitCache(Path(path))
 
 
+def _opened_again(path: Path, expected: str) -> "LogitCache":
+    """The cache that was pickled; raises CacheError where another has taken its place since."""
+    cache = LogitCache(path)
+    if cache.hash != expected:
+        raise CacheError(
+            f"{path} was replaced after it was opened: its hash is {cache.hash[:12]}, not {expected[:12]}; open "
+            "it again"
+        )
+    return cache
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from another that takes its place; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 class LogitCache:
     """A finished cache, opened for reading; its rows stay in the file and are memory-mapped.
 
@@ -77,11 +97,17 @@ class LogitCache:
     def __init__(self, path: Path) -> None:
         """Open the cache at `path`; raises CacheError unless its seal and layout are whole."""
         self.path = path
+        before = _state(path)
         self._seal = seal.check(path)
         self._checked = np.zeros(len(self._seal.crcs), dtype=bool)
         try:
             with h5py.File(path, "r", locking="best-effort") as file:
                 tables = read_tables(path, file, self._seal, path.stat().st_size)
+            # Mapped at once, so that who replaces the file later changes nothing here, and copy-on-write, so
+            # that torch takes the rows (N, V, …) without a copy; unchecked.
+            row, place = tables.codec.row, self._seal.offset
+            shape = (*tables.views.shape, *row.shape)
+            self._mapped = np.asarray(np.memmap(path, row.base, mode="c", offset=place, shape=shape))
         except FOREIGN as error:
             raise CacheError(
                 f"{path} is not a logit cache that this version of dive can read: {error}"
@@ -91,10 +117,12 @@ class LogitCache:
         self.keys, self.classes, self.labels = tables.keys, tables.classes, tables.labels
         self.views, self.digests = tables.views, tables.digests
         self.class_counts, self.block_correct = tables.class_counts, tables.block_correct
+        if _state(path) != before:
+            raise CacheError(f"{path} was replaced while it was opened; run the command again")
 
-    def __reduce__(self) -> tuple[type["LogitCache"], tuple[Path]]:
-        """Pickled as its path: who unpickles it opens the file anew."""
-        return LogitCache, (self.path,)
+    def __reduce__(self) -> tuple[Callable[[Path, str], "LogitCache"], tuple[Path, str]]:
+        """Pickled as its path and hash: who unpickles it opens the file anew, if it is the same still."""
+        return _opened_again, (self.path, self.hash)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -140,16 +168,6 @@ class LogitCache:
     def hash(self) -> str:
         """The seal's digest in hexadecimal: the cache's name in every result made from it."""
         return self._seal.digest.hex()
-
-    @cached_property
-    def _mapped(self) -> np.ndarray:
-        """The rows (N, V, …), memory-mapped, unchecked.
-
-        Mapped copy-on-write, so that torch takes them without a copy; the file cannot change.
-        """
-        row, place = self.codec.row, self._seal.offset
-        shape = (*self.views.shape, *row.shape)
-        return np.asarray(np.memmap(self.path, row.base, mode="c", offset=place, shape=shape))
 
     @property
     def nbytes(self) -> int:

@@ -104,7 +104,8 @@ class Shard:
 def read_shard(file: Path) -> Shard | None:
     """The shard in a file, None where there is none.
 
-    Raises DamagedError where it does not tell how it was begun, OutputError where it is not dive's.
+    Raises DamagedError where it does not tell how it was begun, OtherVersionError where another version of
+    dive began it, OutputError where it is not dive's.
     """
     require_own_file(file)
     outputs.refuse_foreign(file, KIND)
@@ -120,7 +121,7 @@ def read_shard(file: Path) -> Shard | None:
 def shards_of(path: Path, progress: Progress) -> list[Shard]:
     """The shards of the cache `path` that tell how they were begun; a damaged one is warned of.
 
-    Raises OutputError where one is not dive's.
+    Raises OutputError where one is not dive's, or of another version of it.
     """
     found = []
     for file in shard_files(path):
@@ -236,7 +237,7 @@ def discard(path: Path, progress: Progress) -> None:
     A shard that another process is writing stays, with a warning; what is not dive's stays too.
     """
     discard_plan(path)
-    remains = re.compile(rf"\.?({re.escape(path.name)}{_ENDING})(?:\.tmp|\.lock)?")
+    remains = re.compile(rf"\.?({re.escape(path.name)}{_ENDING})(?:\.dive-tmp|\.lock)?")
     for file in _named(path, remains):
         try:
             with outputs.only_writer(file):

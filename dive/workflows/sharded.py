@@ -15,7 +15,7 @@ from typing import Any
 from dive import files, outputs
 from dive.cache import part, seal
 from dive.cache.layout import Content
-from dive.cache.part import DamagedError, part_path
+from dive.cache.part import DamagedError, OtherVersionError, part_path
 from dive.cache.plan import Plan, plan_path, planning, read_plan, write_plan
 from dive.cache.shards import (
     Shard,
@@ -177,7 +177,7 @@ def _is_of(file: Path, launch: str | None) -> bool:
     """Whether a shard was begun by this start of torchrun, which may have started this process again."""
     try:
         shard = read_shard(file)
-    except DamagedError:
+    except (DamagedError, OtherVersionError):
         return False
     return shard is not None and launch is not None and shard.record.launch == launch
 

@@ -446,7 +446,7 @@ KINDS = ["FIFO", "folder", "socket", "link to a device", "link to a file", "brok
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["cache.h5.part", "cache.h5.part.tmp"])
+@pytest.mark.parametrize("name", ["cache.h5.part", ".cache.h5.part.dive-tmp"])
 @pytest.mark.parametrize("force", [(), ("--force",)])
 def test_what_is_not_a_file_of_its_own_in_the_place_of_a_part_is_refused_before_it_is_opened(
     kind, name, force

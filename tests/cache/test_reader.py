@@ -1,6 +1,7 @@
 """Logits by sample and view against h5py's own array; what is corrupt or of another version is refused."""
 
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dive.cache import writer
+from dive.cache import seal, writer
 from dive.cache.reader import LogitCache
 from dive.errors import CacheError
 
@@ -233,4 +234,43 @@ def test_an_encoding_that_version_3_did_not_know_is_not_read_under_its_number(st
     caches.write_cache(PATH, caches.values(store, 5, 2, 3), store=store)
     caches.resealed(PATH, lambda file: file.attrs.modify("version", 3))
     with pytest.raises(CacheError, match="not a logit cache that this version of dive can read"):
+        LogitCache(PATH)
+
+
+def other_cache(path: Path) -> bytes:
+    """Another cache in the place of one that is there."""
+    caches.write_cache(Path("other.h5"), caches.random_logits(5, 2, 3, seed=9))
+    Path("other.h5").replace(path)
+    return path.read_bytes()
+
+
+def test_an_open_cache_stays_what_it_was_when_another_takes_its_place():
+    caches.write_cache(PATH, caches.random_logits(5, 2, 3))
+    before, cache = LogitCache(PATH).whole(), LogitCache(PATH)
+    other_cache(PATH)
+    assert np.array_equal(cache.whole(), before) and not np.array_equal(LogitCache(PATH).whole(), before)
+
+
+def test_a_cache_is_unpickled_as_itself_or_not_at_all():
+    caches.write_cache(PATH, caches.random_logits(5, 2, 3))
+    cache = LogitCache(PATH)
+    content = pickle.dumps(cache)
+    assert pickle.loads(content).hash == cache.hash
+    other_cache(PATH)
+    with pytest.raises(CacheError, match=f"was replaced after it was opened: its hash is .*, not {cache.hash[:12]}"):
+        pickle.loads(content)
+
+
+def test_a_cache_that_is_replaced_while_it_is_opened_is_told_so(monkeypatch):
+    caches.write_cache(PATH, caches.random_logits(5, 2, 3))
+    caches.write_cache(Path("other.h5"), caches.random_logits(5, 2, 3, seed=9))
+    real = seal.check
+
+    def slow(path: Path) -> seal.Seal:
+        found = real(path)
+        Path("other.h5").replace(path)
+        return found
+
+    monkeypatch.setattr(seal, "check", slow)
+    with pytest.raises(CacheError, match="was replaced while it was opened"):
         LogitCache(PATH)

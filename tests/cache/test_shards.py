@@ -263,6 +263,19 @@ def test_a_forged_record_of_a_shard_is_refused_in_one_line(case, place, value):
     assert "\n" not in str(refused.value)
 
 
+@of_logits
+def test_a_shard_of_a_later_version_is_named_and_left_alone(case):
+    """A later dive may have worked at it for a night; only --force removes it."""
+    file = case.write(Share(1, 2), finish=False)
+    content = bytearray(file.read_bytes())
+    content[-12:-8] = struct.pack("<I", 2)
+    file.write_bytes(content)
+    for action in (lambda: case.write(Share(1, 2)), lambda: merge_shards(PATH)):
+        with pytest.raises(OutputError, match="begun by another version of dive .its record has version 2; this"):
+            action()
+    assert file.read_bytes() == content
+
+
 # The plan.
 
 

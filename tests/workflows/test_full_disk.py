@@ -167,7 +167,7 @@ def test_a_training_run_that_fills_the_disk_goes_on_when_there_is_room(
         words += ("--cache", digits.cache)
     outcome = chain.dive(*words)
     assert outcome.code == 1 and f"{FULL} ({small_disk}/run." in outcome.complaint, outcome
-    assert not out.exists() and not list(small_disk.glob("*.tmp"))
+    assert not out.exists() and not list(small_disk.glob("*.dive-tmp"))
     filler.unlink()
     chain.succeed(*words)
     assert earlier.read_bytes() == digits.teacher.read_bytes()

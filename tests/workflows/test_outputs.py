@@ -71,7 +71,7 @@ def test_a_plot_replaces_a_plot_and_no_other_picture(digits, tree):
 
 def test_a_link_at_a_plots_temporary_name_is_not_written_through(digits):
     Path("mine").write_bytes(b"mine")
-    Path("p.png.tmp").symlink_to("mine")
+    Path(".p.png.dive-tmp").symlink_to("mine")
     chain.succeed("tune-tau", "--cache", digits.cache, "--plot", "p.png", "--quiet")
     assert sorted(chain.files_under()) == ["mine", "p.png"] and Path("mine").read_bytes() == b"mine"
 

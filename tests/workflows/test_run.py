@@ -313,7 +313,7 @@ def test_a_full_disk_at_the_end_leaves_the_earlier_result_whole(every_epoch, mon
     real = files.create
 
     def full(path: Path) -> BinaryIO:
-        if path.name == f"{OUT.name}.tmp":
+        if path.name == f".{OUT.name}.dive-tmp":
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(path)
 

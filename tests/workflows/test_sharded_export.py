@@ -211,7 +211,7 @@ def test_of_a_finished_cache_rank_0_alone_complains(words, whole):
     late = as_rank(1, 2, *words)
     assert (late.code, late.out, late.err) == (0, "", "")
     assert "cache.h5 exists already" in as_rank(0, 2, *words, "--quiet").complaint
-    for name in ("cache.h5.shard-000000-000004", "cache.h5.shard-000005-000009.tmp"):  # of a killed merge
+    for name in ("cache.h5.shard-000000-000004", ".cache.h5.shard-000005-000009.dive-tmp"):  # of a killed merge
         Path(name).write_bytes(b"DIVESHRD")
     Path(".cache.h5.shard-000005-000009.lock").touch()
     assert "cache.h5 exists already" in as_rank(0, 2, *words, "--quiet").complaint
@@ -315,7 +315,7 @@ def test_a_full_disk_is_one_line(words, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     complaint = chain.dive(*words, "--shard", "1/2", "--out", OUT, "--quiet").complaint
     assert "cache.h5.shard-000000-000004 needs" in complaint and "1.0 kB free" in complaint
-    assert [name for name in os.listdir() if "lock" in name or name.endswith(".tmp")] == []
+    assert [name for name in os.listdir() if "lock" in name or name.endswith(".dive-tmp")] == []
 
 
 def test_the_part_is_no_shard_and_a_shard_no_part(words):

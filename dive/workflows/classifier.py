@@ -68,12 +68,12 @@ class Classifier:
 
     def view(self, picture: np.ndarray) -> np.ndarray:
         """The clean view of a picture (h, w, 3) uint8 of any size: (H, W, channels) uint8."""
-        picture = self.channels_of(picture)
         if self.side is not None:
             picture = fit(picture, self.side)
         height, width = picture.shape[:2]
         space = _clean(self.views, (height, width))
-        return one_view(space, np.require(picture, requirements=("C", "W")), space.clean_id)
+        view = one_view(space, np.require(picture, requirements=("C", "W")), space.clean_id)
+        return self.channels_of(view)  # at the end, as an exported network does it
 
     def channels_of(self, picture: np.ndarray) -> np.ndarray:
         """A picture (h, w, 3) uint8 in the channels that the network takes: (h, w, channels) uint8."""

@@ -144,6 +144,19 @@ def test_a_network_of_one_channel_takes_rgb_as_predict_does(form, digits):
     assert one.top[0][0] == json.loads(metadata(out)["classes"])[ran(out, pictures[:1]).argmax()]
 
 
+def test_a_colour_picture_cut_as_the_file_says_is_grey_as_predict_makes_it(digits):
+    """Grey is made of the cut picture: making it of the whole one first rounds otherwise."""
+    exported = dive.export_model(digits.teacher, dive.ModelExportOptions("pt2", Path("digits.pt2")))
+    assert "bicubic, Pillow's" in exported.record["preparation"]
+    large = Image.fromarray(noise(1, 20, 30)[0])
+    large.save("large.png")
+    resized = large.resize((12, 8), Image.Resampling.BICUBIC).crop((2, 0, 10, 8))
+    logits = torch.from_numpy(ran(exported.path, np.asarray(resized)[None])[0]).double()
+    (found,) = dive.predict(digits.teacher, ["large.png"], top=10).images
+    shares = dict(zip(exported.record["classes"], torch.softmax(logits, 0).tolist(), strict=True))
+    assert dict(found.top) == pytest.approx(shares, rel=1e-5)
+
+
 def test_grey_is_pillows_to_the_last_value():
     pictures = noise(4, 300, 300)
     deployed = Deployed(Seeing(), 1, (300, 300))

@@ -70,8 +70,8 @@ def _opened_again(path: Path, expected: str) -> "LogitCache":
     cache = LogitCache(path)
     if cache.hash != expected:
         raise CacheError(
-            f"{path} was replaced after it was opened: its hash is {cache.hash[:12]}, not {expected[:12]}; open "
-            "it again"
+            f"{path} was replaced after it was opened: its hash is {cache.hash[:12]}, not {expected[:12]}; "
+            "open it again"
         )
     return cache
 

@@ -41,8 +41,11 @@ class Objective(nn.Module, ABC):
 class LabelObjective(Objective):
     """An objective that takes labels alone.
 
-    label_smoothing: the share of each label that is spread evenly over all classes, in [0, 1).
+    learns_prior: whether logits trained with it follow the class sizes. label_smoothing: the share of each
+    label that is spread evenly over all classes, in [0, 1).
     """
+
+    learns_prior: ClassVar[bool] = False
 
     def __init__(self, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
         super().__init__(reduction)
@@ -72,6 +75,7 @@ class CrossEntropyLoss(LabelObjective):
     """
 
     name = "ce"
+    learns_prior = True
 
     def per_example(self, logits: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         """Cross-entropy: (B,), in nats."""

@@ -27,12 +27,16 @@ def load_dataset(recipe: Recipe, progress: Progress, check: bool = False) -> Dat
 
     check: decode every picture file, where pictures are read on demand.
 
-    Raises DataError where they are missing, incomplete or corrupt.
+    Raises DataError where they are missing, incomplete or corrupt, and where the view space needs pictures
+    of one size and the parts have different ones.
     """
     source = open_source(recipe.data.kind, **recipe.data.place())
     train = _training(source, recipe, progress, check)
     val = None if source.val is None else _untouched(source, "val", recipe, progress, check)
-    return Dataset(train, _untouched(source, "test", recipe, progress, check), val)
+    dataset = Dataset(train, _untouched(source, "test", recipe, progress, check), val)
+    if recipe.views.one_size:
+        _require_one_size(dataset)
+    return dataset
 
 
 def load_training(recipe: Recipe, progress: Progress) -> Samples:
@@ -93,6 +97,19 @@ def _untouched(source: Source, part: str, recipe: Recipe, progress: Progress, ch
         shown = ", ".join(lacking[:10]) + (f" and {len(lacking) - 10} more" if len(lacking) > 10 else "")
         progress.warn(f"no {images} image of {shown}: left out of accuracies by group and by class")
     return samples
+
+
+def _require_one_size(dataset: Dataset) -> None:
+    """Raise DataError where pictures of the test or validation part are of another size than training's."""
+    train = dataset.train.pictures.shape
+    for part, samples in (("test", dataset.test), ("validation", dataset.val)):
+        shape = train if samples is None else samples.pictures.shape
+        if shape != train and shape is not None and train is not None:
+            raise DataError(
+                f"training pictures have {train[1]}×{train[0]} pixels, those of the {part} part "
+                f"{shape[1]}×{shape[0]}; views.size brings them to one, for example "
+                f"--set views.size={min(train)}"
+            )
 
 
 def _announce(train: Samples, recipe: Recipe, progress: Progress) -> None:

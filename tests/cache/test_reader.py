@@ -257,7 +257,9 @@ def test_a_cache_is_unpickled_as_itself_or_not_at_all():
     content = pickle.dumps(cache)
     assert pickle.loads(content).hash == cache.hash
     other_cache(PATH)
-    with pytest.raises(CacheError, match=f"was replaced after it was opened: its hash is .*, not {cache.hash[:12]}"):
+    with pytest.raises(
+        CacheError, match=f"was replaced after it was opened: its hash is .*, not {cache.hash[:12]}"
+    ):
         pickle.loads(content)
 
 

@@ -271,7 +271,9 @@ def test_a_shard_of_a_later_version_is_named_and_left_alone(case):
     content[-12:-8] = struct.pack("<I", 2)
     file.write_bytes(content)
     for action in (lambda: case.write(Share(1, 2)), lambda: merge_shards(PATH)):
-        with pytest.raises(OutputError, match="begun by another version of dive .its record has version 2; this"):
+        with pytest.raises(
+            OutputError, match="begun by another version of dive .its record has version 2; this"
+        ):
             action()
     assert file.read_bytes() == content
 

@@ -224,6 +224,16 @@ def test_a_students_checkpoint_may_be_exported(digits):
     assert not np.array_equal(whole.encoded_whole(), LogitCache(digits.cache).encoded_whole())
 
 
+@pytest.mark.parametrize(("loss", "told"), [("ce", True), ("bsce", False)])
+def test_that_a_teachers_logits_follow_the_class_sizes_is_told(insects, loss, told):
+    config, _, images = insects
+    words = ("--config", config, "--precision", "fp32", "--epochs", 1)
+    chain.succeed("teacher", *words, "--loss", loss, "--quiet", "--out", "of_loss.pt")
+    words = ("--config", config, "--teacher", "of_loss.pt", "--views", "clean", "--out", OUT)
+    said = chain.dive("export-logits", *words).err
+    assert ("of_loss.pt was trained with ce: its logits" in said) == told
+
+
 def test_the_cache_names_its_teacher_draw_and_view_space(digits):
     document = torch.load(digits.teacher, weights_only=True)
     with h5py.File(digits.cache, "r") as file:

@@ -211,7 +211,10 @@ def test_of_a_finished_cache_rank_0_alone_complains(words, whole):
     late = as_rank(1, 2, *words)
     assert (late.code, late.out, late.err) == (0, "", "")
     assert "cache.h5 exists already" in as_rank(0, 2, *words, "--quiet").complaint
-    for name in ("cache.h5.shard-000000-000004", ".cache.h5.shard-000005-000009.dive-tmp"):  # of a killed merge
+    for name in (
+        "cache.h5.shard-000000-000004",
+        ".cache.h5.shard-000005-000009.dive-tmp",
+    ):  # of a killed merge
         Path(name).write_bytes(b"DIVESHRD")
     Path(".cache.h5.shard-000005-000009.lock").touch()
     assert "cache.h5 exists already" in as_rank(0, 2, *words, "--quiet").complaint

@@ -302,3 +302,18 @@ def test_lists_of_images_that_the_checkpoint_was_trained_on_are_refused(divided:
     (divided / "moved.txt").write_text((divided / "b.txt").read_text())
     assert "warning" not in succeed("eval", *words, *of_lists(divided, "a", "moved")).err
     succeed("eval", divided / "plain.pt", "--quiet", *of_lists(divided, "a", "b"))  # of another kind
+
+
+@pytest.mark.parametrize(("folder", "part"), [("test", "test"), ("val", "validation")])
+def test_a_part_whose_pictures_have_another_size_is_refused_and_told_what_to_give(
+    made, tmp_path, folder, part
+):
+    images = shutil.copytree(made / "images", tmp_path / "images")
+    for path in sorted((images / folder).rglob("*.png")):
+        Image.open(path).resize((7, 9)).save(path)
+    text = RECIPE.format(images=images)
+    (tmp_path / "insects.yaml").write_text(text.replace("  size: 8\n", ""))
+    words = ("teacher", "--config", tmp_path / "insects.yaml", "--device", "cpu", "--epochs", 1)
+    complaint = dive(*words, "--quiet", "--out", tmp_path / "teacher.pt").complaint
+    assert f"training pictures have 8×8 pixels, those of the {part} part 7×9; views.size brings" in complaint
+    succeed(*words, "--out", tmp_path / "teacher.pt", "--set", "views.size=8", "--quiet")

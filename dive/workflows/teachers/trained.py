@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dive.data.longtail import FILES, PIXELS, Samples
 from dive.errors import CheckpointError
+from dive.method.objectives import OF_LABELS, BalancedSoftmaxLoss
 from dive.models import checkpoint
 from dive.models.network import Architecture, Network, require_logits
 from dive.models.registry import network_versions
@@ -82,7 +85,16 @@ class Trained:
         warn_if_others(self.document["versions"], str(self.path), progress, self.versions)
 
     def shown(self, views: Shown, progress: Progress) -> "Trained":
-        """It; raises ModelError where it does not give logits of such views."""
+        """It; raises ModelError where it does not give logits of such views.
+
+        That its logits follow the sizes of the classes is told where they do.
+        """
+        loss = OF_LABELS.get(self.document["loss"])  # a student's is none of these
+        if loss is not None and loss.learns_prior and np.ptp(views.class_counts):
+            progress.note(
+                f"{self.path} was trained with {loss.name}: its logits, and the targets made of them, follow "
+                f"the sizes of the classes; those of a teacher trained with {BalancedSoftmaxLoss.name} do not"
+            )
         architecture = Architecture.of(self.document["architecture"])
         require_logits(self.network, architecture, self.network.blank(views.channels, views.shape))
         return self

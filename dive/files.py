@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +27,7 @@ KINDS = {
 }
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """`path` opened for reading, if it is a regular file or a link to one.
 
     Raises OSError that says what it is where it is something else: a FIFO would block, a device may
@@ -189,9 +190,9 @@ def json_text(document: Any, indent: int | None = None) -> bytes:
 
 
 def file_sha256(path: Path) -> str | None:
-    """Hexadecimal SHA-256 of a file's content, None where there is no file."""
+    """Hexadecimal SHA-256 of a regular file's content, None where there is nothing; raises OSError."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return None

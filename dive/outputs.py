@@ -81,6 +81,11 @@ def prepare_folder(path: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    _probe(folder, path)
+
+
+def _probe(folder: Path, path: Path) -> None:
+    """Raise OutputError where a folder takes no new file. path: what for."""
     probe = folder / f".{path.name}.probe-{uuid4().hex}"  # another machine's process may have this number
     try:
         probe.unlink(missing_ok=True)
@@ -91,12 +96,11 @@ def prepare_folder(path: Path) -> None:
 
 
 def require_place(path: Path) -> None:
-    """Raise OutputError where `path` could not be written; no folder is left that was not there."""
-    made = [folder for folder in path.parents if not folder.exists()]
-    prepare_folder(path)
-    for folder in made:
-        with suppress(OSError):  # another process has put something there
-            folder.rmdir()
+    """Raise OutputError where `path` could probably not be written; no folder is made."""
+    there = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not there.is_dir():
+        raise OutputError(f"cannot make the folder {path.parent}: {os.strerror(errno.ENOTDIR)}")
+    _probe(there, path)
 
 
 def require_space(path: Path, needed: int) -> None:

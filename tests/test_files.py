@@ -172,6 +172,26 @@ def test_of_files_that_are_written_together_none_is_replaced_where_one_finds_no_
     assert moved == ["a", "b", "c"]
 
 
+def test_what_is_no_regular_file_has_no_digest():
+    os.mkfifo("fifo")
+    with pytest.raises(OSError, match="a FIFO"):
+        files.file_sha256(Path("fifo"))
+    assert files.file_sha256(Path("nothing")) is None
+
+
+def test_a_place_is_looked_at_without_making_a_folder():
+    """Another process may look at the same place meanwhile."""
+    outputs.require_place(Path("new/deeper/plot.png"))
+    assert names() == []
+    Path("file").touch()
+    with pytest.raises(OutputError, match="cannot make the folder file/deeper: Not a directory"):
+        outputs.require_place(Path("file/deeper/plot.png"))
+    Path("closed").mkdir(mode=0o500)
+    if os.geteuid():
+        with pytest.raises(OutputError, match="cannot write to the folder"):
+            outputs.require_place(Path("closed/new/plot.png"))
+
+
 def test_sha256_is_the_published_one():
     # FIPS 180-4: the digest of "abc"
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -6,6 +6,8 @@ finished one is sealed in place. `dive.cache.plan` is what the shards of a cache
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -225,10 +227,12 @@ def _copy(file: BinaryIO, memory: MemoryFile, start: int, stop: int, shift: int)
         start += len(piece)
 
 
-def discard_plan(path: Path) -> None:
-    """Remove the plan of the cache `path`: shards that are there are of no export then."""
+@contextmanager
+def without_plan(path: Path) -> Iterator[None]:
+    """Remove the plan of the cache `path`: shards are of no export then. Within it nobody makes another."""
     with planning(path):
         plan_path(path).unlink(missing_ok=True)
+        yield
 
 
 def discard(path: Path, progress: Progress) -> None:
@@ -236,7 +240,8 @@ def discard(path: Path, progress: Progress) -> None:
 
     A shard that another process is writing stays, with a warning; what is not dive's stays too.
     """
-    discard_plan(path)
+    with without_plan(path):
+        pass
     remains = re.compile(rf"\.?({re.escape(path.name)}{_ENDING})(?:\.dive-tmp|\.lock)?")
     for file in _named(path, remains):
         try:

@@ -7,7 +7,8 @@ and the producer of the export that began it; everything else must be what would
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,18 @@ class BlockWriter(BlockFile):
         except ValueError as error:
             raise CacheError(
                 f"{self._path}: the teacher's {error} (samples {rows.start} to {rows.stop - 1}); "
-                "--store float32 --force starts over and holds larger ones"
+                f"{self._remedy(values)}"
             ) from error
         self._put_block(block, stored.reshape(-1).view("u1").data, correct)
+
+    def _remedy(self, values: np.ndarray) -> str:
+        """What helps where values, or the logits that they make, are not finite as they are stored."""
+        head = self._codec.head
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits = values if head is None else head.logits(values)
+        if np.isfinite(logits).all():
+            return "--store float32 --force starts over and holds larger ones"
+        return "they are not in float32 either: try another --precision, or another teacher"
 
     def _seal(self, magic: bytes, length: int) -> None:
         """Mark the blocks complete and seal a file of this length; force it to the disk (fsync)."""
@@ -149,18 +159,17 @@ class CacheWriter(BlockWriter):
         new = new_record(content, producer)
         super().__init__(path, part, content, record, new, range(new.blocks))
 
-    def finish(self, sealed: Callable[[], None] | None = None) -> None:
+    def finish(self, publishing: AbstractContextManager[None] | None = None) -> None:
         """Mark the cache complete, seal it, flush it to the disk (fsync) and rename it to its final name.
 
         The record is cut off once the seal is on the disk: a kill in between leaves one of the two whole.
-        sealed: called when it is, before the cache is at its place.
+        publishing: entered when the seal is on the disk, left when the cache is at its place.
         """
         self._seal(seal.CACHE, self._layout.length)
         os.ftruncate(self._handle, self._layout.length)
         os.fsync(self._handle)
-        if sealed is not None:
-            sealed()
-        files.publish(self.file, self._path)
+        with publishing or nullcontext():
+            files.publish(self.file, self._path)
 
 
 def new_record(content: Content, producer: str | None = None) -> Record:

@@ -11,6 +11,7 @@ import time
 INTERRUPTED = 130
 MOST_CHARACTERS = 4000  # of a message: what a path may have
 LAST_SECONDS = 5.0  # that a process waits to be ended whose peers are gone
+_RESUMED_WITHOUT_FORCE = ("teacher", "student", "export-logits", "convert", "merge-caches", "import-logits")
 _OUT_OF_MEMORY = (
     "out of memory; try a larger schedule.accumulate, a smaller schedule.batch_size or views.size, "
     "fewer --views, or --device cpu"
@@ -72,7 +73,8 @@ def _interrupted_early() -> int:
 
 def _interrupted() -> int:
     if _speaks(all_have_it=True):
-        same = "the same command without --force" if "--force" in sys.argv else "the same command"
+        forced = "--force" in sys.argv and any(command in sys.argv for command in _RESUMED_WITHOUT_FORCE)
+        same = "the same command" + " without --force" * forced
         _tell(f"interrupted; {same} resumes from its last saved state, or starts again")
     return INTERRUPTED
 

@@ -197,11 +197,13 @@ def _verdict(gains: list[float]) -> str:
     """How the students stand to their teacher, in a sentence."""
     from dive.cli.tables import percent
 
+    if gains == [0.0]:
+        return "The student is as accurate as its teacher."
     if len(gains) == 1:
-        side = "above" if gains[0] >= 0 else "below"
+        side = "above" if gains[0] > 0 else "below"
         return f"The student is {percent(abs(gains[0]))} points {side} its teacher."
-    above = sum(gain >= 0 for gain in gains)
+    above = sum(gain > 0 for gain in gains)
     return (
-        f"{above} of {len(gains)} students are not below their teacher: "
+        f"{above} of {len(gains)} students are above their teacher: "
         f"{100 * min(gains):+.2f} to {100 * max(gains):+.2f} points."
     )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dive.errors import OutputError, TrainingError
+from dive.errors import ModelError, OutputError, TrainingError
 from dive.models.network import Network
 from dive.models.registry import network_versions
 from dive.progress import Bar, Progress
@@ -32,6 +32,7 @@ from dive.training.spec import RunSpec
 from dive.training.step import Inputs, Step
 from dive.versions import versions
 
+_START_OVER = ", with --force to start over"
 SAVING_SHARE = 0.02  # at most this share of the time goes into resumable state
 
 
@@ -177,7 +178,7 @@ class Run:
     def end_epoch(self) -> None:
         """Add the epoch's record to the history, and save the state if it is time; after `wait`.
 
-        A loss that is not finite ends the run instead.
+        A loss that is not finite ends the run instead, and so do logits in an evaluation.
         """
         epoch = self.epoch
         with self.on_stream(), self.runtime.computing():
@@ -201,30 +202,39 @@ class Run:
                 )
             )
             if self._eval_every and epoch % self._eval_every == 0:
-                self._ranks.share_buffers(self.network)
-                if self._validator is None:
-                    self._note(test_accuracy=self._evaluator(self.network).all)
-                else:
-                    self._note(val_accuracy=self._validator(self.network).all)
+                name = "test_accuracy" if self._validator is None else "val_accuracy"
+                accuracy = self._measured(self._validator or self._evaluator)
+                if accuracy is None:
+                    return
+                self._note(**{name: accuracy.all})
             self._note()
             if self._ranks.first and not self.finished and self._pace.due(SAVING_SHARE):
                 with self._pace:
                     self.journal.write(self._state())
 
-    def evaluate(self) -> Accuracy:
-        """The test accuracy of the network as it is now, which goes into the last epoch's record too."""
-        with self.runtime.computing():
-            self._ranks.share_buffers(self.network)
-            accuracy = self._evaluator(self.network)
-        self._note(test_accuracy=accuracy.all)
-        return accuracy
+    def evaluate(self) -> tuple[Accuracy, Accuracy | None] | None:
+        """The accuracies of the network as it is now, on the test and the validation part, None without one.
 
-    def validate(self) -> Accuracy | None:
-        """As `evaluate`, on the validation part; None where there is none."""
+        They go into the last epoch's record too. None where the run has failed, or fails here.
+        """
         with self.runtime.computing():
-            accuracy = None if self._validator is None else self._validator(self.network)
-        self._note(val_accuracy=accuracy and accuracy.all)
-        return accuracy
+            accuracy = None if self.failure else self._measured(self._evaluator)
+            if accuracy is None:
+                return None
+            validation = None if self._validator is None else self._measured(self._validator)
+        if self.failure:
+            return None
+        self._note(test_accuracy=accuracy.all, val_accuracy=validation and validation.all)
+        return accuracy, validation
+
+    def _measured(self, evaluator: Evaluator) -> Accuracy | None:
+        """What an evaluator finds; logits that are not finite end the run, and there is none then."""
+        self._ranks.share_buffers(self.network)
+        try:
+            return evaluator(self.network)
+        except ModelError as error:
+            self.failure = TrainingError(f"after epoch {len(self.history)} {error}{_START_OVER}")
+            return None
 
     def _note(self, **accuracy: Any) -> None:
         """Record an accuracy, or none, with the last epoch, and tell of the history."""
@@ -249,7 +259,8 @@ class Run:
 def train(runs: Sequence[Run], progress: Progress) -> None:
     """Train runs of equally many steps an epoch to their last epochs, side by side on the device.
 
-    A loss that is not finite ends its own run alone, which has the `failure` then. Raises NoRoomTogether.
+    A loss or a logit that is not finite ends its own run alone, which has the `failure` then. Raises
+    NoRoomTogether.
     """
     steps = runs[0].spec.steps_per_epoch
     total = sum(run.epochs for run in runs) * steps
@@ -294,5 +305,5 @@ def _epoch(runs: Sequence[Run], steps: int, bar: Bar) -> None:
 def _not_finite(loss: float, epoch: int, step: int) -> TrainingError:
     return TrainingError(
         f"the loss is {loss} at epoch {epoch}, step {step + 1}; "
-        "try a smaller optimizer.lr or --precision fp32, with --force to start over"
+        f"try a smaller optimizer.lr or --precision fp32{_START_OVER}"
     )

@@ -158,16 +158,21 @@ class Journal:
                     )
 
     def _led_to_the_result(self, state: dict[str, Any]) -> bool:
-        """Whether the finished result's history goes on from the state's, which then is of no more use."""
+        """Whether the finished result's history goes on from the state's, which then is of no more use.
+
+        That of a run that had not begun (`announce`) is of none once another result stands there.
+        """
+        if not state["history"]:
+            return bool(state["replaces"] != files.file_sha256(self._output))
         try:
             finished = files.read_json_lines(self.history_path)
         except (OSError, ValueError):
             return False
         begun = state["history"]
-        return bool(begun) and begun == finished[: len(begun)]
+        return bool(begun == finished[: len(begun)])
 
     def read(self, identity: dict[str, Any]) -> SavedState | None:
-        """The stopped run's state, None where there is none.
+        """The stopped run's state, None where there is none, or no epoch in it (`announce`).
 
         Raises OutputError where it is of another recipe, naming the keys that differ.
         """
@@ -179,7 +184,7 @@ class Journal:
                 f"{self.state_path} is an unfinished run of another recipe ({'; '.join(different)}); "
                 "resume it with that recipe, give another --out, or --force to start over"
             )
-        return SavedState.of(state)
+        return SavedState.of(state) if state["history"] else None
 
     def _load(self) -> dict[str, Any]:
         try:
@@ -201,6 +206,15 @@ class Journal:
         checkpoint.save(self.state_path, {"kind": "state", "replaces": replaces, **state.document()})
         if replaces is None:
             self.write_history(state.history)
+
+    def announce(self, identity: dict[str, Any], epochs: int) -> None:
+        """Record that a run is to replace the result that stands here, if one does, before it begins.
+
+        Whoever resumes a grid that was begun with --force knows by that which of its results are earlier
+        ones. epochs: of the whole run.
+        """
+        if self._output.exists():  # of what the run has not begun with nothing is read
+            self.write(SavedState(identity, {}, {}, [], epochs, "fp32", threads=1, worlds=[[1, 1]]))
 
     def write_history(self, history: list[EpochRecord]) -> None:
         """Replace the history file: one JSON document a line, one line an epoch."""

@@ -53,21 +53,22 @@ def has_batch_norm(network: nn.Module) -> bool:
 class SharedNetwork:
     """A network as the step of a process calls it; the network itself where the process is alone.
 
-    Every process of a run makes it, joins the others, and goes through equally many passes.
+    Every process of a run makes it, joins the others, and goes through equally many passes. Raises DiveError
+    where the processes cannot bring gradients together.
     """
 
     def __init__(self, network: Network, ranks: Ranks, spec: RunSpec) -> None:
         self._network, self._spec, self._ranks = network, spec, ranks
         self._parallel: DistributedDataParallel | None = None
-        self._unused = not ranks.alone and not _uses_every_parameter(network, self._blank(2))
+        self._unused = False
+        if not ranks.alone:
+            ranks.require_exchange(next(network.parameters()).device)
+            with lost_peers():  # batch norm that is synchronised meets the others in any pass
+                self._unused = not _uses_every_parameter(network, self._blank(2))
 
     def join(self) -> None:
-        """Take the weights and buffers of the first process; to be called when the buffers are settled.
-
-        Raises DiveError where the processes cannot bring gradients together.
-        """
+        """Take the weights and buffers of the first process; to be called when the buffers are settled."""
         if not self._ranks.alone:
-            self._ranks.require_exchange(next(self._network.parameters()).device)
             with lost_peers():
                 self._parallel = DistributedDataParallel(self._network, find_unused_parameters=self._unused)
 

@@ -8,14 +8,12 @@ from dive.data.images import LabelledImages
 from dive.data.longtail import Dataset, Samples, long_tailed, untouched
 from dive.data.pictures import HeldPictures
 from dive.data.reading import Pictures, Reading
-from dive.data.sources.names import collapsed
 from dive.data.sources.registry import open_source
 from dive.data.sources.source import Source, Split
 from dive.errors import DataError
 from dive.feeds.images import Images
 from dive.files import readable_size
 from dive.progress import SILENT, Progress
-from dive.recipe.data import Data
 from dive.recipe.reading import load
 from dive.recipe.recipe import Recipe
 from dive.recipe.shipped import locate
@@ -52,26 +50,6 @@ def load_test(recipe: Recipe, progress: Progress = SILENT) -> Samples:
 def load_part(recipe: Recipe, part: str, progress: Progress) -> Samples:
     """The recipe's samples of `test` or `val` alone; raises DataError also where there is no such part."""
     return _untouched(open_source(recipe.data.kind, **recipe.data.place()), part, recipe, progress)
-
-
-def training_images_in(part: str, here: Data, division: Mapping[str, Any]) -> int | None:
-    """How many pictures of a part of `here` are training pictures where its pictures are divided otherwise.
-
-    division: other values of the keys `here.dividing`. None where the pictures cannot be divided so. Images
-    that the long-tailed draw leaves out count too.
-    """
-    asked = open_source(here.kind, **here.place())
-    try:
-        other = open_source(here.kind, **here.place() | dict(division))
-    except DataError:
-        return None
-    return len(_files(getattr(asked, part)) & _files(other.train))
-
-
-def _files(split: Split | None) -> set[str]:
-    if split is None or split.files is None:
-        return set()
-    return {collapsed(name) for name in split.files.names}
 
 
 def _training(source: Source, recipe: Recipe, progress: Progress, check: bool = False) -> Samples:

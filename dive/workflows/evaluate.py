@@ -15,9 +15,8 @@ from dive.data.longtail import Samples
 from dive.errors import CheckpointError, ModelError
 from dive.feeds.images import Images
 from dive.models import checkpoint
-from dive.printable import excerpt, printable
+from dive.printable import printable
 from dive.progress import SILENT, Progress
-from dive.recipe.data import Data
 from dive.recipe.reading import build, load
 from dive.recipe.recipe import Recipe
 from dive.recipe.records import alike_but_for_precision, of_one_run, precisions_told
@@ -26,14 +25,14 @@ from dive.training.device import choose_device
 from dive.training.evaluation import Evaluator
 from dive.training.ranks import Ranks, ranks_on
 from dive.views.registry import view_space
-from dive.workflows.data import load_part, training_images_in, warn_of_workers
+from dive.workflows.data import load_part, warn_of_workers
 from dive.workflows.prepared import room_of
 from dive.workflows.results import Result
 from dive.workflows.together import require_same_pictures
 from dive.workflows.tune import PLOT_SUFFIXES
+from dive.workflows.untrained import require_untrained
 
 PARTS = {"test": "Test accuracy", "val": "Validation accuracy"}
-_IMAGES = {"test": "test", "val": "validation"}
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def _evaluate(
     evaluators = []
     for path, _, document in loaded:  # before the bar, as an index of the pictures has one of its own
         own_recipe = build(document["recipe"], where=str(path))
-        _check_untrained(path, own_recipe.data, recipe.data, part, progress)
+        require_untrained(path, document, own_recipe, recipe, part, progress)
         views = own_recipe.views
         if (pictures := (views.picture_size, views.one_size)) not in tests:
             with ranks.one_a_machine_first():
@@ -165,34 +164,6 @@ def _evaluate(
                 raise CheckpointError(f"{path}: {error}") from error
             bar.advance()
     return evaluated
-
-
-def _check_untrained(path: Path, own: Data, here: Data, part: str, progress: Progress) -> None:
-    """Raise CheckpointError where by its own recipe the checkpoint was trained on pictures of the part."""
-    if own.kind != here.kind:
-        return
-    division = {key: getattr(own, key) for key in own.dividing if getattr(own, key) != getattr(here, key)}
-    if not division:
-        return
-    shown = ", ".join(
-        f"data.{key} is {_value(getattr(here, key))} here and {_value(value)} there"
-        for key, value in division.items()
-    )
-    count = training_images_in(part, here, division)
-    if count is None:
-        progress.warn(
-            f"whether {path} was trained on images of this part is not known, as these pictures cannot be "
-            f"divided by its recipe: {shown}"
-        )
-    elif count:
-        raise CheckpointError(
-            f"{path} was trained on {count} of these {_IMAGES[part]} images by its own recipe: {shown}; "
-            "evaluate it with its own recipe, without --config and without --set of these keys"
-        )
-
-
-def _value(value: Any) -> str:
-    return "null" if value is None else excerpt(value)
 
 
 def _refuse_plot(plot: Path, paths: Sequence[Path], force: bool) -> None:

@@ -13,7 +13,7 @@ from dive.cache.layout import Content
 from dive.cache.part import DamagedError, part_path, require_own_files
 from dive.cache.plan import plan_path, read_plan
 from dive.cache.reader import LogitCache
-from dive.cache.shards import Shard, Share, content_of, discard, discard_plan, shards_of
+from dive.cache.shards import Shard, Share, content_of, discard, shards_of, without_plan
 from dive.cache.writer import CacheWriter, require_same
 from dive.errors import OutputError
 from dive.progress import SILENT, Progress, duration
@@ -119,7 +119,7 @@ def merge(
                     )
                 missing = [block for block in missing if block not in shard.held]
                 bar.advance(len(wanted))
-        writer.finish(lambda: discard_plan(path))
+        writer.finish(without_plan(path))
     discard(path, progress)
 
 

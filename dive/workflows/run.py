@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from dive import outputs
-from dive.errors import ModelError, OutputError, TrainingError
+from dive.errors import OutputError, TrainingError
 from dive.models import checkpoint
 from dive.models.network import Network
 from dive.models.registry import parameter_count
@@ -89,7 +89,7 @@ class _Runs:
 
     def __init__(self, prepared: Prepared, options: TrainOptions, progress: Progress, of_grid: bool) -> None:
         self._prepared, self._options, self._progress = prepared, options, progress
-        self._keeps_finished = of_grid or started_again()
+        self._of_grid, self._keeps_finished = of_grid, of_grid or started_again()
         self._device, self._ranks = prepared.device, prepared.ranks
         self._runtime: Runtime | None = None
 
@@ -160,7 +160,10 @@ class _Runs:
         journal.refuse_finished(self._options.force, spec.reads)
         if self._options.force and not (started_again() and journal.replaces_result()):
             journal.discard()
-        return journal.read(spec.identity)
+        state = journal.read(spec.identity)
+        if state is None and self._options.force and self._of_grid:
+            journal.announce(spec.identity, spec.epochs)
+        return state
 
     def _train(
         self, group: Sequence[tuple[RunSpec, SavedState | None]]
@@ -181,13 +184,11 @@ class _Runs:
         with logged(runs, self._options.tensorboard if self._ranks.first else None):
             train(runs, self._progress)
             for (spec, _), done in zip(group, runs, strict=True):
-                if done.failure is None:
-                    try:
-                        results.append(self._finish(done, len(group)))
-                    except ModelError as error:
-                        failures.append(TrainingError(f"{spec.out}: {error}"))
-                else:
+                if (measured := done.evaluate()) is None:
                     failures.append(TrainingError(f"{spec.out}: {done.failure}"))
+                else:
+                    write = partial(self._write, done, len(group), *measured)
+                    results.append(self._ranks.from_first(write))
         return results, failures
 
     def _begin(self, spec: RunSpec, state: SavedState | None) -> Run:
@@ -226,12 +227,8 @@ class _Runs:
             self._progress.note(f"precision {self._runtime.precision}: {self._runtime.reason}")
         return self._runtime
 
-    def _finish(self, done: Run, together: int) -> Result:
-        """Evaluate a trained model and write its history, record and checkpoint."""
-        accuracy, validation = done.evaluate(), done.validate()
-        return self._ranks.from_first(partial(self._write, done, together, accuracy, validation))
-
     def _write(self, done: Run, together: int, accuracy: Accuracy, validation: Accuracy | None) -> Result:
+        """Write history, record and checkpoint of a trained model."""
         journal, spec = done.journal, done.spec
         weights = {name: tensor.cpu() for name, tensor in done.network.body.state_dict().items()}
         samples = self._prepared.dataset.train
@@ -248,7 +245,7 @@ class _Runs:
 
 
 def _is_being_replaced(out: Path) -> bool:
-    """Whether a run that was begun with `force` has a state that goes on; a damaged one does not."""
+    """Whether a run with `force` was begun, or announced, and has a state; a damaged one does not count."""
     with contextlib.suppress(OutputError):
         return Journal(out).replaces_result()
     return False

@@ -22,11 +22,11 @@ from dive.cache.shards import (
     ShardWriter,
     Share,
     discard,
-    discard_plan,
     is_sealed,
     read_shard,
     shard_path,
     shards_of,
+    without_plan,
 )
 from dive.cache.writer import BlockWriter, CacheWriter, new_record
 from dive.errors import BusyError, OutputError
@@ -103,7 +103,7 @@ def write_whole(job: Job, progress: Progress) -> None:
         with CacheWriter(job.out, job.content(facts), begun.producer if begun else None) as writer:
             missing = _take(writer, shards_of(job.out, progress), writer.resumed(progress), progress)
             job.compute(writer, runtime, missing)
-            writer.finish(lambda: discard_plan(job.out))
+            writer.finish(without_plan(job.out))
         discard(job.out, progress)
 
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dive import files, outputs
 from dive.cache import writer as cache_writer
 from dive.cache.layout import Content
 from dive.cache.part import DamagedError, part_path
@@ -152,6 +153,25 @@ def test_a_merge_that_was_stopped_goes_on(case, monkeypatch):
     shard_files(PATH)[0].unlink()  # whose blocks are in the part
     merge_shards(PATH)
     assert PATH.read_bytes() == case.whole and os.listdir() == [PATH.name]
+
+
+@of_logits
+def test_nobody_plans_while_the_finished_cache_goes_to_its_place(case, monkeypatch):
+    """A late shard would not see the cache yet, and nothing of the export any more."""
+    case.write(Share(1, 1))
+    real, published = files.publish, []
+
+    def publish(temporary: Path, final: Path) -> None:
+        if final == PATH:
+            assert not plan_path(PATH).exists()
+            with pytest.raises(BusyError), outputs.only_writer(plan_path(PATH)):
+                pass
+            published.append(final)
+        real(temporary, final)
+
+    monkeypatch.setattr(files, "publish", publish)
+    merge_shards(PATH)
+    assert published == [PATH] and os.listdir() == [PATH.name]
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -109,6 +109,7 @@ def test_a_file_of_class_names_names_the_classes(write: Writer, tmp_path: Path) 
         ("train/zebra/a.jpg\n", "line 1: give `relative/path label`"),
         ("/train/zebra/a.jpg 0\n", "line 1: '/train/zebra/a.jpg' must be a path below the root"),
         ("../a.jpg 0\n", "must be a path below the root"),
+        ("train/zebra/a\0.jpg 0\n", "line 1: no file in UTF-8 has the name"),
         ("train/zebra/a.jpg 0\ntrain/zebra/a.jpg 0\n", "names train/zebra/a.jpg twice"),
         ("train/zebra/a.jpg 0\ntrain/ant/c.jpg 2\n", "labels up to 2 but no image of class 1"),
         ("train/zebra/a.jpg 0\nval/zebra/y.jpg 0\ntrain/ant/c.jpg 1\n", "val/zebra/y.jpg is in .* and in "),
@@ -235,6 +236,18 @@ def test_a_json_label_that_is_no_whole_number_is_refused_in_one_line(
     with pytest.raises(DataError, match="annotation 2: the label must be a whole number from 0") as caught:
         open_lists(root, str(tmp_path / "train.json"), test)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["train/\ud800.jpg", "train/a\0.jpg"])
+def test_a_json_name_that_no_file_has_is_refused_in_one_line(
+    write: Writer, tmp_path: Path, name: str
+) -> None:
+    root, _, test = write()
+    entries = [{"fpath": name, "category_id": 0}]
+    (tmp_path / "train.json").write_text(json.dumps({"annotations": entries}))
+    with pytest.raises(DataError, match="annotation 1: no file in UTF-8 has the name") as caught:
+        open_lists(root, str(tmp_path / "train.json"), test)
+    assert str(caught.value).isprintable()
 
 
 def test_a_json_label_may_be_a_text_of_digits(write: Writer, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from dive.errors import ModelError, PeerError
+from dive.errors import DiveError, ModelError, PeerError
 from dive.models.network import Network
 from dive.recipe.recipe import Schedule
 from dive.training.ranks import ALONE, Ranks, ranks_on
@@ -75,6 +75,20 @@ def test_a_pass_over_nothing_has_gradients_of_zero_and_leaves_batch_norm_alone()
     assert gradients and all(gradient is not None and not gradient.any() for gradient in gradients)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert net.training and all(module.training for module in net.modules())
+
+
+def test_processes_that_cannot_exchange_say_so_before_the_first_pass(monkeypatch):
+    """Batch norm that is synchronised meets the others in any pass."""
+
+    def refuse(self: Ranks, device: torch.device) -> None:
+        raise DiveError("no exchange")
+
+    monkeypatch.setattr(Ranks, "require_exchange", refuse)
+    net, passes = network(), []
+    net.register_forward_hook(lambda *_: passes.append(1))
+    with pytest.raises(DiveError, match="no exchange"):
+        SharedNetwork(net, Ranks(World(rank=0, size=2)), SPEC)
+    assert passes == []
 
 
 def test_synchronised_batch_norm_is_refused_on_a_cpu_and_batch_norm_is_known():

@@ -10,10 +10,9 @@ import pytest
 import torch
 from recorder import tf32_settings
 
-from dive.errors import ModelError, TrainingError
+from dive.errors import TrainingError
 from dive.progress import Progress
 from dive.training import loop
-from dive.training.evaluation import Accuracy
 from dive.training.loop import Run
 from dive.training.ranks import ALONE
 from dive.training.spec import RunSpec
@@ -146,7 +145,7 @@ def test_the_table_has_a_row_for_each_student_and_sums_up_seeds(digits):
             ]
             assert row.split()[-2] == f"{100 * record['accuracy']['all']:.2f}"
     assert outcome.out.count("2 seeds") == 2
-    assert "of 4 students are not below their teacher" in outcome.out
+    assert "of 4 students are above their teacher" in outcome.out
 
 
 def test_json_is_one_document_of_all_students(digits):
@@ -195,6 +194,34 @@ def test_a_grid_begun_with_force_is_resumed_without_it(digits, whole, monkeypatc
     assert all(same_weights(name, whole / name) for name in NAMES[:2])
 
 
+@pytest.mark.parametrize("before", [("--set", "optimizer.lr=0.01"), ()])
+def test_students_that_a_forced_grid_had_not_begun_are_trained_when_it_is_resumed(digits, whole, before):
+    """Whether their earlier results are of another recipe or of the same."""
+    arguments = ("--tau", 3, "--seed", 0, 1)
+    assert grid(digits, *arguments, *before).code == 0
+    earlier = Path(NAMES[1]).stat().st_mtime_ns
+    with chain.stopped_at(5):  # in the first epoch of the first student
+        assert grid(digits, *arguments, "--force").code == 130
+    assert Path(NAMES[1]).stat().st_mtime_ns == earlier
+    assert grid(digits, *arguments).code == 0
+    assert Path(NAMES[1]).stat().st_mtime_ns > earlier and not list(Path().glob("*.state"))
+    assert all(same_weights(name, whole / name) for name in NAMES[:2])
+
+
+def test_what_a_forced_grid_announced_is_of_no_use_beside_its_result(digits):
+    """Killed between the last two moves, before any epoch was saved."""
+    arguments = ("--tau", 3, "--seed", 0, 1, "--epochs", 1)
+    assert grid(digits, *arguments).code == 0
+    with chain.stopped_at(5):
+        assert grid(digits, *arguments, "--force").code == 130
+    announced = Path(NAMES[0]).with_suffix(".state").read_bytes()
+    assert grid(digits, *arguments).code == 0
+    Path(NAMES[0]).with_suffix(".state").write_bytes(announced)
+    written = Path(NAMES[0]).stat().st_mtime_ns
+    assert grid(digits, *arguments).code == 0
+    assert Path(NAMES[0]).stat().st_mtime_ns == written and not list(Path().glob("*.state"))
+
+
 def test_a_damaged_state_beside_a_finished_student_stops_no_grid(digits):
     arguments = ("--tau", 3, "--seed", 0, 1, "--epochs", 1)
     assert grid(digits, *arguments).code == 0
@@ -205,19 +232,23 @@ def test_a_damaged_state_beside_a_finished_student_stops_no_grid(digits):
     assert chain.files_under() == before
 
 
-def test_a_student_whose_logits_are_not_finite_fails_alone(digits, monkeypatch):
-    real = Run.evaluate
+@pytest.mark.parametrize("options", [(), ("--eval-every", 1)])
+def test_a_student_whose_logits_are_not_finite_fails_alone(digits, options, monkeypatch):
+    """Its last step took its weights beyond float32, after a loss that was finite."""
+    real = Run.end_epoch
 
-    def sick(self: Run) -> Accuracy:
+    def overflowed(self: Run) -> None:
         if self.spec.seed == 0:
-            raise ModelError("the network's logits of 3 of 9 images are not finite")
-        return real(self)
+            for parameter in self.network.parameters():
+                parameter.data.fill_(torch.inf)
+        real(self)
 
-    monkeypatch.setattr(Run, "evaluate", sick)
-    done = grid(digits, "--tau", 3, "--seed", 0, 1, "--epochs", 1)
-    assert done.code == 1 and done.err.splitlines()[-1] == (
-        f"dive: {NAMES[0]}: the network's logits of 3 of 9 images are not finite"
+    monkeypatch.setattr(Run, "end_epoch", overflowed)
+    done = grid(digits, "--tau", 3, "--seed", 0, 1, "--epochs", 1, *options)
+    assert done.code == 1 and done.err.splitlines()[-1].startswith(
+        f"dive: {NAMES[0]}: after epoch 1 the network's logits of 359 of 359 images are not finite"
     )
+    assert done.err.splitlines()[-1].endswith("with --force to start over")
     assert [path.name for path in Path().glob("*.pt")] == [NAMES[1]]
 
 

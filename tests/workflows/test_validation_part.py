@@ -293,6 +293,35 @@ def test_a_folder_with_a_test_part_of_its_own_is_evaluated_whatever_the_shares_w
     )
 
 
+def test_whether_pictures_elsewhere_are_those_that_it_was_trained_on_is_found_by_what_they_are(
+    divided, tmp_path
+):
+    """The names are the same, as those of many folders are."""
+    moved = shutil.copytree(divided / "images", tmp_path / "moved")
+    words = (divided / "t.pt", "--data", moved, *shares(0.6, 0.2), "--device", "cpu", "--quiet")
+    assert re.search(r"t\.pt was trained on \d+ of these test images", dive("eval", *words).complaint)
+    for path in sorted(moved.rglob("*.png")):
+        Image.fromarray(255 - np.array(Image.open(path))).save(path)
+    told = succeed("eval", *words).err
+    assert re.search(
+        r"warning: .*t\.pt was trained on other pictures than lie here, of which \d+ of these", told
+    )
+
+
+def test_how_lists_are_spelled_is_no_part_of_a_cache(divided, monkeypatch):
+    monkeypatch.chdir(divided)
+    caches = []
+    for number, place in enumerate((divided, Path("."))):
+        words = (*of_lists(divided, "a", "b"), "--set", f"data.train_list={place / 'a.txt'}")
+        config = ("--config", "insects.yaml", *words, "--device", "cpu", "--precision", "fp32", "--quiet")
+        succeed("teacher", *config, "--out", f"spelled{number}.pt")
+        caches.append(Path(f"spelled{number}.h5"))
+        words = ("--teacher", f"spelled{number}.pt", "--views", "clean", "--out", caches[-1])
+        succeed("export-logits", *config, *words)
+    one, other = (path.read_bytes() for path in caches)
+    assert one == other and b"a.txt" not in one
+
+
 def test_lists_of_images_that_the_checkpoint_was_trained_on_are_refused(divided: Path) -> None:
     words = (divided / "listed.pt", "--device", "cpu", "--quiet")
     for test in ("a", "a_again"):

@@ -16,7 +16,7 @@ import numpy as np
 
 from dive.data.sources.decode import refusing_huge_images
 from dive.data.sources.folder import PHOTOGRAPH_BYTES
-from dive.data.sources.names import collapsed, read_class_names
+from dive.data.sources.names import collapsed, is_text, read_class_names
 from dive.data.sources.picture_files import PictureFiles
 from dive.data.sources.source import Source, Split
 from dive.data.sources.tree import FolderFiles
@@ -126,6 +126,8 @@ def _checked(path: Path, where: str, name: Any, label: Any) -> tuple[str, int]:
         )
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
         raise DataError(f"{path}, {where}: {excerpt(name)} must be a path below the root")
+    if "\0" in name or not is_text(name):
+        raise DataError(f"{path}, {where}: no file in UTF-8 has the name {excerpt(name)}")
     number = _whole(label)
     if not 0 <= number < MOST_CLASSES:
         raise DataError(f"{path}, {where}: the label must be a whole number from 0, not {excerpt(label)}")

@@ -66,7 +66,7 @@ def one_spelling(name: str) -> str:
     return unicodedata.normalize("NFC", collapsed(name.replace("\\", "/")))
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
     """Whether the bytes of a name are UTF-8."""
     try:
         name.encode()
@@ -82,7 +82,7 @@ def check_names(root: Path, names: Iterable[str]) -> None:
     """
     spelled: dict[str, str] = {}
     for name in names:
-        if not _is_text(name):  # as keys are
+        if not is_text(name):  # as keys are
             raise DataError(f"{root}: the file name {ascii(name)} is not UTF-8; rename the file")
         if (spelling := one_spelling(name)) in spelled:
             raise DataError(f"{root}: {_likeness(spelled[spelling], name)}; rename or remove one of them")

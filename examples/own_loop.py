@@ -64,7 +64,7 @@ def accuracy(model: nn.Module, data: str) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cache", default="cache/digits_lt_bbn.h5")
-    parser.add_argument("--data", default="digits_lt/bbn", help="a recipe's name, a folder or a .zip")
+    parser.add_argument("--data", default="digits_lt/bbn", help="a recipe of grey pictures of 8×8")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=60)
     options = parser.parse_args()

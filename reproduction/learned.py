@@ -52,7 +52,7 @@ def lessons(folder: Path) -> Iterator[str]:
         name: json.loads(t.file(folder).read_text()) for name, t in _TUNE.items() if t.file(folder).exists()
     }
     yield "## What we learned"
-    yield "Unless it says otherwise, the difference of two runs is taken at the seeds that both have."
+    yield "Differences are averaged over the seeds that both runs have, unless it says otherwise."
     lines = []
     for entry in entries():
         text = f"{entry['text'].strip()} {entry['limits'].strip()}"

@@ -36,7 +36,7 @@ def section(folder: Path) -> Iterator[str]:
         else:
             before += step.seconds or 0.0
             pending.append("export" if not isinstance(step.what, Run) else f"weights of {step.what.name}")
-    yield f"Runs without a record, in the order in which they are made; together {plan.total(steps)}."
+    yield f"Runs not made yet, in the order in which they will be made; together {plan.total(steps)}."
     yield markdown(["run", "needs first", "about"], lines)
     yield f"{plan.basis(steps)} `make reproduce RUNS=NAME` makes one. {_on_gpus(records.values())}"
 

@@ -144,6 +144,6 @@ def basis(steps: Iterable[Step]) -> str:
     """From which recorded runs the times of steps are estimated."""
     like = sorted({step.like for step in steps if step.like is not None})
     return (
-        f"Estimated from the recorded times of {', '.join(like)}, the fastest of the runs alike, by images "
+        f"Estimated from the recorded times of {', '.join(like)}, the fastest comparable runs, by images "
         "and epochs; a view of an export counts as a third of one in training."
     )

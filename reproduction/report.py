@@ -39,15 +39,17 @@ def results(folder: Path, configs: Path) -> str:
         "# Results",
         "Recorded runs of this program and what the literature reports beside them. Accuracy is top-1 in "
         "percent on the 10,000 test images, after the last epoch. No epoch and no seed was selected. One "
-        "choice was made on the test set: the pair τ=6, p=1 of the runs with 200 views and with three "
-        "AutoAugment teachers is that of the best of three students of one teacher with 50 views. "
-        "`make results` makes this page of the records in `results/`; `make reproduce` makes those.",
+        "choice was made on the test set: the runs with 200 views and with three AutoAugment teachers use τ=6, "
+        "p=1, because that pair had the best test accuracy among three students of a single teacher with 50 "
+        "views. `make results` generates this page from the records in `results/`; `make reproduce` runs the "
+        "experiments that produce them.",
         f"![Accuracy by group of classes, ours beside the literature]({FIGURE})",
         *summary.quick(records),
         *learned.lessons(folder),
         *missing.section(folder),
         "## Details",
-        "Every finished run. In brackets: ours minus theirs.",
+        "Every finished run. In brackets: ours minus theirs. `make reproduce RUNS=NAME` makes a run again, with "
+        "the cache it needs. Commands are shown without `--out`, and without the export of their cache.",
     ]
     for name, members in records.items():
         parts += _section(members, folder / name, configs, run_of)
@@ -91,7 +93,7 @@ def _section(
         column = head.index("all, seed 0")
         head, *lines = [[*line[:column], *line[column + 1 :]] for line in (head, *lines)]
     yield markdown(head, lines)
-    head = ["run", "command", "seed", "machine", "precision", "time", "weights", "cache"]
+    head = ["name", "run", "command", "seed", "machine", "precision", "time", "weights", "cache"]
     yield markdown(head, [_making(row, record, configs, run_of) for row in rows for record in row.records])
     yield from tunes.virtual_examples(folder, rows)
 
@@ -118,6 +120,7 @@ def _making(row: Row, record: Mapping[str, Any], configs: Path, run_of: Mapping[
     cache_hash = record.get("cache_hash")
     run = run_of.get(record["weights_hash"])
     return [
+        "" if run is None else f"`{run.name}`",
         row.model,
         f"`{command(record, configs, run)}`",
         str(record["seed"]),

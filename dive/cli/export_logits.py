@@ -93,8 +93,8 @@ def command(
     train if it was trained with plain cross-entropy on these long-tailed images, none if its logits do not
     follow their class sizes.
 
-    Several processes export together: torchrun --nproc-per-node 4 -m dive export-logits; or jobs that share
-    a folder alone: dive export-logits --shard 3/16 is the third of sixteen, dive merge-shards the last step.
+    Several processes export together: those that torchrun starts, or jobs that share a folder alone: dive
+    export-logits --shard 3/16 is the third of sixteen, dive merge-shards the last step.
 
     \b
     Example:

@@ -21,7 +21,7 @@ COMMANDS = {
     "convert": "Store a logit cache in another encoding, without its teacher.",
     "merge-caches": "Merge logit caches into that of their teachers' ensemble.",
     "tune-tau": "Choose temperature and power normalisation from the cached logits.",
-    "student": "Train a student from the cache alone.",
+    "student": "Train a student from images and cache; the teacher is not run.",
     "eval": "Many, medium and few-shot accuracy of checkpoints.",
     "report": "Write a page to explore checkpoints and caches.",
     "predict": "Classify image files.",

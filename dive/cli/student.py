@@ -90,7 +90,7 @@ def command(
     quiet: bool,
     force: bool,
 ) -> None:
-    """Train a student from the cache alone, or a grid of students.
+    """Train a student, or a grid of students, from images and cache; the teacher is not run.
 
     The loss is (1-w)·BSCE + w·τ²·KL against the teacher's cached logits, flattened by τ and p; the
     views are drawn from those the cache holds. Several values of τ, p, w or seed train every

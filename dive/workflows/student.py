@@ -1,4 +1,4 @@
-"""Training a student from the cache alone: the teacher's weights are not read."""
+"""Training a student from images and cache: the teacher is not run, and its weights are not read."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

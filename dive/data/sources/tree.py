@@ -18,6 +18,7 @@ from dive.data.sources.names import (
     is_image,
     one_spelling,
 )
+from dive.data.sources.positioned import positioned
 from dive.data.sources.walk import walk
 from dive.errors import DataError
 from dive.files import open_regular
@@ -92,7 +93,7 @@ class ArchiveFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._lock = threading.Lock()  # one file position is shared by all readers
+        self._lock = threading.Lock()  # one file position is shared by all threads
         self._archive = _open_zip(root)
         self.spelled = [entry.filename for entry in self._archive.infolist() if not entry.is_dir()]
         self.top = _common_top([collapsed(name) for name in self.spelled])
@@ -192,7 +193,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     except OSError as error:
         raise DataError(f"{path} is neither a folder nor a readable .zip: {_reason(error)}") from error
     try:
-        archive = zipfile.ZipFile(file)
+        archive = zipfile.ZipFile(positioned(file))
     except BaseException as error:
         file.close()
         if isinstance(error, (*READ_ERRORS, UnicodeDecodeError)):

@@ -1,0 +1,39 @@
+"""A file whose position is this process's own: processes that are forked share that of the system's."""
+
+import io
+import os
+from typing import BinaryIO
+
+
+class _Positioned(io.RawIOBase):
+    """The bytes of an open file, each read at a place that it names (pread)."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        size = os.fstat(self._file.fileno()).st_size if whence == os.SEEK_END else 0
+        at = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: size}[whence] + offset
+        if at < 0:
+            raise OSError(f"there is no position {at} in a file")
+        self._at = at
+        return at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # of any buffer
+        count = os.preadv(self._file.fileno(), [buffer], self._at)
+        self._at += count
+        return count
+
+
+def positioned(file: BinaryIO) -> BinaryIO:
+    """A reader of an open file, from its beginning, that forked processes may use at the same time.
+
+    The file stays open until its owner closes it.
+    """
+    return io.BufferedReader(_Positioned(file))

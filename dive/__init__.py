@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dive.workflows.convert import convert as convert
     from dive.workflows.data import load_recipe as load_recipe
     from dive.workflows.data import open_images as open_images
+    from dive.workflows.drawn_views import DrawnViews as DrawnViews
     from dive.workflows.evaluate import evaluate as evaluate
     from dive.workflows.export import ExportOptions as ExportOptions
     from dive.workflows.export import export_logits as export_logits
@@ -50,6 +51,7 @@ _HOMES = {
     "ConvertOptions": "dive.workflows.convert",
     "DiVELoss": "dive.method.objectives",
     "DiveError": "dive.errors",
+    "DrawnViews": "dive.workflows.drawn_views",
     "ExportOptions": "dive.workflows.export",
     "ImportOptions": "dive.workflows.import_logits",
     "LabelledImages": "dive.data.images",

@@ -101,12 +101,12 @@ class Images:
         return StreamedImages(self._pictures, self.space, batch_size, self._device, self._workers)
 
 
-def one_view(space: ViewSpace, picture: np.ndarray, view_id: int) -> np.ndarray:
-    """One view of one picture (h, w, channels), made here: (H, W, channels) uint8."""
+def one_view(space: ViewSpace, picture: Picture, view_id: int) -> np.ndarray:
+    """One view of one picture, pixels (h, w, channels) where the device makes it: (H, W, channels) uint8."""
     if space.made == "host":
         return cast(HostSpace, space).view(picture, view_id)
     on_device = cast(DeviceSpace, space)
-    prepared = on_device.prepare(torch.from_numpy(np.ascontiguousarray(picture))[None])
+    prepared = on_device.prepare(torch.from_numpy(np.ascontiguousarray(cast(np.ndarray, picture)))[None])
     return on_device.render(prepared, torch.zeros(1, dtype=torch.int64), torch.tensor([view_id]))[0].numpy()
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import caches
 import chain
 import foreign
-import h5py
 import numpy as np
 import pytest
+import torch
 
 from dive.cache import writer
 from dive.cache.encodings.registry import ENCODINGS
@@ -18,6 +18,7 @@ from dive.cache.reader import LogitCache
 from dive.cache.writer import part_path
 from dive.data.logit_files.logit_file import LogitFile
 from dive.errors import DataError, DiveError
+from dive.models.load import load_model
 from dive.workflows import joined_logits
 from dive.workflows.data import load_recipe
 from dive.workflows.import_logits import ImportOptions, import_logits
@@ -387,16 +388,29 @@ def test_an_h5_is_read_in_pieces_first_in_its_own_order(monkeypatch, logits):
     np.testing.assert_array_equal(first, np.arange(399))
 
 
-def test_the_documents_script_makes_a_file_that_is_imported(repository):
+def test_the_documents_scripts_make_files_that_are_imported(repository, digits):
     page = (repository / "docs" / "import-logits.md").read_text()
-    (script,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    script, several, in_h5 = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert len(script.splitlines()) <= 10
-    found: dict = {}
-    exec(script, found)
+    of_script: dict = {}
+    exec(script, of_script)
+    (commands,) = re.findall(r"\n\n((?:    dive .*\n)+)", page)
+    for words in (line.split()[1:] for line in commands.splitlines()):
+        epoch = ("--epochs", 1, "--device", "cpu") if words[0] == "student" else ()
+        chain.succeed(*words, *epoch, "--quiet")
+    cache = LogitCache(Path("cache/imported.h5"))
+    assert cache.shape == (399, 1, 10) and cache.accuracy > 0.8 and Path("imported.pt").is_file()
+
+    network = load_model(digits.teacher)
+    found: dict = {"network": lambda batch: network((batch * 255).round().to(torch.uint8))}
+    exec(several, found)
     record = chain.succeed(*IMPORT, "none", "--json").document
-    assert record["shape"] == [399, 1, 10] and record["stored_views_accuracy"] > 0.8
-    (in_h5,) = re.findall(r"^    with h5py.File.*\n        .*$", page, flags=re.MULTILINE)
-    exec(re.sub("^    ", "", in_h5, flags=re.MULTILINE), found | {"h5py": h5py})
-    first = OUT.read_bytes()
-    chain.succeed("import-logits", H5, *DIGITS, "--out", OUT, "--teacher-prior", "none", "--force")
-    assert OUT.read_bytes() == first
+    assert (record["shape"], record["missing"], record["unknown"]) == ([399, 4, 10], 0, 0)
+    wanted = LogitCache(digits.drawn_cache)
+    np.testing.assert_array_equal(LogitCache(OUT).views, wanted.views)
+    np.testing.assert_allclose(LogitCache(OUT).whole(), wanted.whole(), rtol=2**-10, atol=1e-5)
+    for names, out in ((found, OUT), (of_script, Path("cache/imported.h5"))):
+        exec(in_h5, names)
+        first = out.read_bytes()
+        chain.succeed("import-logits", H5, *DIGITS, "--out", out, "--teacher-prior", "none", "--force")
+        assert out.read_bytes() == first

@@ -39,7 +39,7 @@ def results(folder: Path, configs: Path) -> str:
         "# Results",
         "Recorded runs of this program and what the literature reports beside them. Accuracy is top-1 in "
         "percent on the 10,000 test images, after the last epoch. No epoch and no seed was selected. One "
-        "choice was made on the test set: the runs with 200 views and with three AutoAugment teachers use τ=6, "
+        "choice was made on the test set: runs with 200 views and with three AutoAugment teachers use τ=6, "
         "p=1, because that pair had the best test accuracy among three students of a single teacher with 50 "
         "views. `make results` generates this page from the records in `results/`; `make reproduce` runs the "
         "experiments that produce them.",
@@ -48,8 +48,8 @@ def results(folder: Path, configs: Path) -> str:
         *learned.lessons(folder),
         *missing.section(folder),
         "## Details",
-        "Every finished run. In brackets: ours minus theirs. `make reproduce RUNS=NAME` makes a run again, with "
-        "the cache it needs. Commands are shown without `--out`, and without the export of their cache.",
+        "Every finished run. In brackets: ours minus theirs. `make reproduce RUNS=NAME` makes a run again, "
+        "with the cache it needs. Commands are shown without `--out`, and without the export of their cache.",
     ]
     for name, members in records.items():
         parts += _section(members, folder / name, configs, run_of)

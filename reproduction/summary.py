@@ -42,14 +42,14 @@ def quick(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     head = ["imbalance, augmentation", "ours", "all", "over its teacher", "all, seed 0"]
     yield markdown([*head, *(work["name"] for work in works)], lines)
     yield (
-        "In brackets: ours minus theirs, in the column `all`. ± is the sample standard deviation over seeds; a "
-        "value without it is of one seed, 0 where none is named. To compare our own rows with each other, use "
-        "the column `all, seed 0`."
+        "In brackets: ours minus theirs, in the column `all`. ± is the sample standard deviation over seeds; "
+        "a value without it is of one seed, 0 where none is named. To compare our own rows with each other, "
+        "use the column `all, seed 0`."
     )
     yield (
-        "Many-shot classes have more than 100 training images, medium-shot 20 to 100, few-shot fewer than 20. "
-        "`ce` is plain cross-entropy, `bsce` balanced softmax. A student's targets are the teacher's softmax at "
-        "temperature τ, to the power p; w is the weight of its distillation term "
+        "Many-shot classes have more than 100 training images, medium-shot 20 to 100, few-shot fewer than "
+        "20. `ce` is plain cross-entropy, `bsce` balanced softmax. A student's targets are the teacher's "
+        "softmax at temperature τ, to the power p; w is the weight of its distillation term "
         "([docs/paper-experiment.md](docs/paper-experiment.md))."
     )
     yield "\n".join(f"- **{work['name']}**: [{work['title']}]({work['url']})." for work in works)

@@ -60,7 +60,8 @@ def command(
 
     Seal, CRCs, shapes, finiteness, labels against class counts, view ids against the space or the draw
     that the cache says they are of, and how many views the teacher classifies rightly against the number
-    that the export counted, which finds rows that slipped against their labels. With --sample and --teacher the teacher itself is asked again, of an ensemble each of its teachers; --data says where the
+    that the export counted, which finds rows that slipped against their labels. With --sample and
+    --teacher the teacher itself is asked again, of an ensemble each of its teachers; --data says where the
     images are, --seed which pairs. A recipe given to --teacher is a foreign teacher; where every teacher is
     one, --config is the recipe by which the cache was exported, needed where --data does not say it all, as
     of list files. --teacher takes every file behind it: the cache comes before it, or is

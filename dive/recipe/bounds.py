@@ -1,15 +1,15 @@
 """What the value of a recipe's key may be: ranges, choices, names and paths.
 
-A check takes a value of the right type and says what it must be, or nothing where it is sound.
+A check takes a value of the right type and says what it must be, or nothing where it is sound. What it allows
+it also says in words, for docs/recipe.md.
 """
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from dive.printable import excerpt, printable, shortened
-
-Check = Callable[[Any], str | None]
 
 # What `dive tune-tau` tries is what a student can be trained with. Beyond, τ² and z/τ leave float32.
 TEMPERATURES = (1e-6, 1e6)
@@ -30,6 +30,32 @@ _TORCHVISION_RESNETS = tuple(f"resnet{depth}" for depth in (18, 34, 101))  # 50 
 MOST_NAME_BYTES = 200  # a file name may have 255, and suffixes follow
 
 
+@dataclass(frozen=True)
+class Check:
+    """What a value must be.
+
+    wanted: it in words. fault: takes a value and says what it must be and is not, None where it is sound.
+
+    >>> check = within(0, 1)
+    >>> check.wanted, check(0.5), check(2)
+    ('0 to 1', None, 'must be >= 0 and <= 1, not 2')
+    """
+
+    wanted: str
+    fault: Callable[[Any], str | None]
+
+    def __call__(self, value: Any) -> str | None:
+        """What is wrong with a value of the right type, None where it is sound."""
+        return self.fault(value)
+
+
+def _told(number: float) -> str:
+    """A number as people read it: 1e-6, 1024, 1 000 000."""
+    if isinstance(number, int):
+        return f"{number:,}".replace(",", " ") if number >= 10_000 else f"{number}"
+    return re.sub(r"e\+?(-?)0*", r"e\1", f"{number:g}")
+
+
 def within(low: float, high: float) -> Check:
     """A check that a number, or each of several, lies in [low, high]."""
     ends = (f"{end:g}" if isinstance(end, float) else f"{end}" for end in (low, high))
@@ -41,7 +67,7 @@ def within(low: float, high: float) -> Check:
             return None
         return f"{wanted}, not {excerpt(value)}"
 
-    return check
+    return Check(f"{_told(low)} to {_told(high)}", check)
 
 
 def interval(low: float, high: float) -> Check:
@@ -52,7 +78,7 @@ def interval(low: float, high: float) -> Check:
         right = len(value) == 2 and low <= value[0] <= value[1] <= high
         return None if right else f"{wanted}, not {excerpt(list(value))}"
 
-    return check
+    return Check(f"two numbers from {_told(low)} to {_told(high)}, the smaller first", check)
 
 
 def numbers(*ranges: tuple[float, float]) -> Check:
@@ -65,13 +91,17 @@ def numbers(*ranges: tuple[float, float]) -> Check:
         )
         return None if right else f"must be {len(ranges)} numbers ({wanted}), not {excerpt(list(value))}"
 
-    return check
+    return Check(f"{len(ranges)} numbers: {wanted}", check)
 
 
 def one_of(*choices: str) -> Check:
     """A check that a text is one of those."""
     wanted = f"must be one of {', '.join(choices)}"
-    return lambda value: None if value in choices else f"{wanted}, not {excerpt(value)}"
+
+    def check(value: Any) -> str | None:
+        return None if value in choices else f"{wanted}, not {excerpt(value)}"
+
+    return Check(" or ".join([", ".join(choices[:-1]), choices[-1]]), check)
 
 
 def resnet_depth(value: str) -> int | None:
@@ -82,8 +112,7 @@ def resnet_depth(value: str) -> int | None:
     return None
 
 
-def network(value: str) -> str | None:
-    """A check that a text has the form of a network's name; whether there is one shows where it is built."""
+def _network(value: str) -> str | None:
     named = _LIBRARY_NETWORK.fullmatch(value) or OWN_NETWORK.fullmatch(value)
     if resnet_depth(value) is not None or (named and len(value) <= LONGEST_NETWORK):
         return None
@@ -94,8 +123,7 @@ def network(value: str) -> str | None:
     )
 
 
-def file_name(value: str) -> str | None:
-    """A check that a text may begin a file's name."""
+def _file_name(value: str) -> str | None:
     if re.fullmatch(r"\w[\w .+-]{0,99}", value) and len(value.encode()) <= MOST_NAME_BYTES:
         return None
     return (
@@ -104,10 +132,17 @@ def file_name(value: str) -> str | None:
     )
 
 
-def path(value: str) -> str | None:
-    """A check that a text is a path that can be recorded with a result, as JSON in UTF-8."""
+def _path(value: str) -> str | None:
     try:
         value.encode()
     except UnicodeEncodeError:
         return f"must be a path in UTF-8, not '{printable(shortened(value))}'; rename it or give a link to it"
     return f"must be a path, which has no NUL, not {excerpt(value)}" if "\0" in value else None
+
+
+# A text of the form of a network's name; whether there is one shows where it is built.
+network = Check("resnetN with N = 6n+2, library/name or package.module:callable", _network)
+# A text that may begin a file's name.
+file_name = Check("letters, digits, _ - + . and spaces, at most 100", _file_name)
+# A path that can be recorded with a result, as JSON in UTF-8.
+path = Check("a path in UTF-8", _path)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from dive.printable import excerpt
 
 if TYPE_CHECKING:
-    from dive.recipe.recipe import Recipe, Schedule
+    from dive.recipe.recipe import Recipe
+    from dive.recipe.training import Schedule
 
 
 def _values_per_channel(key: str) -> "Callable[[Recipe], str | None]":

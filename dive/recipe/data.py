@@ -6,8 +6,17 @@ from typing import Any, ClassVar
 
 from dive.recipe import bounds
 from dive.recipe.bounds import within
-from dive.recipe.keys import IMBALANCE, SEED, key
+from dive.recipe.keys import SEED, key
 from dive.recipe.keys import kind as named
+
+# Keys of several kinds: what a value must be, and what it means.
+IMBALANCE = (
+    within(1.0, 1e9),
+    "ratio of the largest to the smallest class after the long-tailed draw; null draws every image",
+)
+DRAWN = (SEED, "seed of the long-tailed draw")
+_CIFAR = (bounds.path, "folder of the official files, or an image folder, or a .zip of one")
+_SHARES = within(*bounds.SHARES)
 
 
 @dataclass(frozen=True)
@@ -42,72 +51,70 @@ class Data:
 
 @dataclass(frozen=True)
 class Cifar100(Data):
-    """CIFAR-100 below `root`, downloaded if it is missing.
-
-    `imbalance` is the ratio of the largest to the smallest class after the draw by `seed`; null takes the
-    classes as they are.
-    """
+    """CIFAR-100 below `root`, downloaded if it is missing."""
 
     side: ClassVar[int | None] = 32
 
     kind: str = named("cifar100")
-    root: str = key("data", bounds.path)
-    imbalance: float | None = key(100.0, IMBALANCE)
-    seed: int = key(0, SEED)
+    root: str = key("data", *_CIFAR)
+    imbalance: float | None = key(100.0, *IMBALANCE)
+    seed: int = key(0, *DRAWN)
 
 
 @dataclass(frozen=True)
 class Cifar10(Data):
-    """CIFAR-10 below `root`, downloaded if it is missing; drawn as `cifar100` is."""
+    """CIFAR-10 below `root`, downloaded if it is missing."""
 
     side: ClassVar[int | None] = 32
 
     kind: str = named("cifar10")
-    root: str = key("data", bounds.path)
-    imbalance: float | None = key(100.0, IMBALANCE)
-    seed: int = key(0, SEED)
+    root: str = key("data", *_CIFAR)
+    imbalance: float | None = key(100.0, *IMBALANCE)
+    seed: int = key(0, *DRAWN)
 
 
 @dataclass(frozen=True)
 class Folder(Data):
-    """Your own pictures below `root`, a folder or a .zip of one.
+    """Your own pictures below `root` (docs/your-own-images.md).
 
-    Either `train/<class>/*` and `test/<class>/*`, and perhaps `val/<class>/*`, or `<class>/*` alone.
-    In the latter case `test_share` of each class is the test part, null is 0.2; in the former it must be
-    null. `val_share` of each class's training pictures is set aside for validation before the draw; null sets
-    none aside. Where there is a val/ it must be null. Shares depend on the file names alone, not on `seed`.
+    Either `train/<class>/*` and `test/<class>/*`, and perhaps `val/<class>/*`, or `<class>/*` alone. Shares
+    are of each class, taken before the draw, and depend on the file names alone, not on `seed`.
     """
 
     without_val: ClassVar[str] = "lay out a val/ or set data.val_share, and train with it"
     dividing: ClassVar[tuple[str, ...]] = ("test_share", "val_share")
 
     kind: str = named("folder")
-    root: str = key("data", bounds.path)
-    test_share: float | None = key(None, within(*bounds.SHARES))
-    val_share: float | None = key(None, within(*bounds.SHARES))
-    imbalance: float | None = key(None, IMBALANCE)
-    seed: int = key(0, SEED)
+    root: str = key("data", bounds.path, "folder of the pictures, or a .zip of one")
+    test_share: float | None = key(
+        None, _SHARES, "share of pictures that is the test part; null is 0.2, or what lies in `test/`"
+    )
+    val_share: float | None = key(
+        None,
+        _SHARES,
+        "share of training pictures set aside for validation; null is none, or what lies in `val/`",
+    )
+    imbalance: float | None = key(None, *IMBALANCE)
+    seed: int = key(0, *DRAWN)
 
 
 @dataclass(frozen=True)
 class Listed(Data):
-    """Pictures below `root` that list files name, `relative/path label` a line, as large sets come.
-
-    `val_list` names pictures for validation; null is none. `classes` is a file of class names, one a line;
-    null calls a class after the folder of its pictures.
-    """
+    """Pictures below `root` that list files name, `relative/path label` a line, as large sets come."""
 
     without_val: ClassVar[str] = "name a list of one with data.val_list"
     dividing: ClassVar[tuple[str, ...]] = ("train_list", "test_list", "val_list")
 
     kind: str = named("list")
-    root: str = key("data", bounds.path)
-    train_list: str = key("train.txt", bounds.path)
-    test_list: str = key("test.txt", bounds.path)
-    val_list: str | None = key(None, bounds.path)
-    classes: str | None = key(None, bounds.path)
-    imbalance: float | None = key(None, IMBALANCE)
-    seed: int = key(0, SEED)
+    root: str = key("data", bounds.path, "folder that the paths in the lists begin in")
+    train_list: str = key("train.txt", bounds.path, "file that lists the training pictures")
+    test_list: str = key("test.txt", bounds.path, "file that lists the test pictures")
+    val_list: str | None = key(None, bounds.path, "file that lists pictures for validation; null is none")
+    classes: str | None = key(
+        None, bounds.path, "file of class names, one a line; null calls a class after its pictures' folder"
+    )
+    imbalance: float | None = key(None, *IMBALANCE)
+    seed: int = key(0, *DRAWN)
 
 
 @dataclass(frozen=True)
@@ -119,5 +126,5 @@ class Digits(Data):
     side: ClassVar[int | None] = 8
 
     kind: str = named("digits")
-    imbalance: float | None = key(50.0, IMBALANCE)
-    seed: int = key(0, SEED)
+    imbalance: float | None = key(50.0, *IMBALANCE)
+    seed: int = key(0, *DRAWN)

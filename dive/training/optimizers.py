@@ -15,7 +15,7 @@ from torch import nn
 from dive.errors import ModelError
 from dive.models.head import last_linear
 from dive.models.network import Network
-from dive.recipe.recipe import AdamW, Optimizer, Sgd
+from dive.recipe.training import AdamW, Optimizer, Sgd
 from dive.training.spec import RunSpec
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from dive.recipe.recipe import Optimizer, Schedule
+from dive.recipe.training import Optimizer, Schedule
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:

@@ -13,7 +13,7 @@ from dive.feeds.logits import CachedLogits
 from dive.method.objectives import Objective
 from dive.models.network import Architecture
 from dive.models.weights import InitialWeights
-from dive.recipe.recipe import Optimizer, Schedule
+from dive.recipe.training import Optimizer, Schedule
 from dive.training.schedule import batch_of, epochs_of, parts_of, share_of, steps_per_epoch
 
 

@@ -20,8 +20,9 @@ from dive.models import checkpoint
 from dive.models.network import Architecture, Network
 from dive.progress import SILENT, Progress
 from dive.recipe.reading import build
-from dive.recipe.recipe import Recipe, Views
+from dive.recipe.recipe import Recipe
 from dive.recipe.shipped import recipes
+from dive.recipe.views import Views
 from dive.views.registry import view_space
 from dive.views.space import ViewSpace
 from dive.workflows.data import load_recipe

@@ -1,0 +1,97 @@
+"""The recipe's part `views`: a dataclass for each space of augmented views, with that space's keys alone."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from dive.recipe import bounds
+from dive.recipe.bounds import within
+from dive.recipe.keys import SEED, SIDE, key
+from dive.recipe.keys import kind as named
+
+# Keys of several kinds: what a value must be, and what it means.
+PAD = (within(0, 64), "pixels of zeros that are padded on each side before the crop")
+FLIP = (None, "whether half of the views are mirrored; must be false for `digits`")
+SIZE = (SIDE, "side in pixels that pictures are brought to; null leaves them as they are")
+DRAWN = (SEED, "seed of the draw of the views that a cache stores, where it does not store all")
+
+
+@dataclass(frozen=True)
+class Views:
+    """What every space of augmented views has in common.
+
+    colour: whether it needs pictures of three channels. one_size: whether it needs pictures of one size, to
+    which `size` brings them; if not, `size` is the size of the views, and pictures keep their own. usual: the
+    views that an export stores unless told otherwise.
+    """
+
+    colour: ClassVar[bool] = False
+    one_size: ClassVar[bool] = True
+    usual: ClassVar[str] = "all"
+
+    kind: str
+    size: int | None
+    seed: int
+
+    @property
+    def picture_size(self) -> int | None:
+        """The side in pixels that pictures are brought to, None for as they are."""
+        return self.size if self.one_size else None
+
+    def keys(self) -> dict[str, Any]:
+        """The keys that say what a view is; not the size pictures are brought to, nor the seed of draws."""
+        common = ("kind", "size", "seed") if self.one_size else ("kind", "seed")
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in common}
+
+
+@dataclass(frozen=True)
+class CropFlip(Views):
+    """Pad with zeros, crop back at random, perhaps flip."""
+
+    kind: str = named("crop_flip")
+    pad: int = key(4, *PAD)
+    flip: bool = key(True, *FLIP)
+    size: int | None = key(None, *SIZE)
+    seed: int = key(0, *DRAWN)
+
+
+@dataclass(frozen=True)
+class AutoAugment(Views):
+    """For colour: `crop_flip`, then AutoAugment (CIFAR-10 policy) and Cutout, a hole of half the side."""
+
+    colour: ClassVar[bool] = True
+    usual: ClassVar[str] = "50"
+
+    kind: str = named("autoaugment")
+    pad: int = key(4, *PAD)
+    flip: bool = key(True, *FLIP)
+    size: int | None = key(None, *SIZE)
+    seed: int = key(0, *DRAWN)
+
+
+@dataclass(frozen=True)
+class ResizedCrop(Views):
+    """For photographs, which may have any size: crop at random, resize, perhaps flip, change colours."""
+
+    one_size: ClassVar[bool] = False
+    usual: ClassVar[str] = "50"
+
+    kind: str = named("resized_crop")
+    size: int = key(224, SIDE, "side of a view, in pixels")
+    scale: tuple[float, ...] = key(
+        (0.08, 1.0),
+        bounds.interval(*bounds.CROP_SCALES),
+        "least and greatest area of a crop, as a share of the picture's",
+    )
+    ratio: tuple[float, ...] = key(
+        (3 / 4, 4 / 3),
+        bounds.interval(*bounds.CROP_RATIOS),
+        "least and greatest width of a crop, as a multiple of its height",
+    )
+    flip: bool = key(True, *FLIP)
+    jitter: tuple[float, ...] = key(
+        (0.4, 0.4, 0.4, 0.0),
+        bounds.numbers(*bounds.JITTER),
+        "strength of changes in brightness, contrast, saturation and hue; 0 leaves one out",
+    )
+    seed: int = key(0, *DRAWN)

@@ -1,5 +1,5 @@
 # make demo: the five commands on a data set that needs no download, start to end.
-# make docs: docs/cli.md again, from the commands.
+# make docs: docs/cli.md again, from the commands, and docs/recipe.md, from the keys of a recipe.
 # make pictures: docs/figures/*.svg again, tables of dive as a terminal shows them.
 # make test: lint and the whole test suite.
 # make bench: what every stage costs on this CPU (bench-full: all rows; bench-gpu: on a CUDA device).
@@ -34,6 +34,7 @@ demo: env
 
 docs: env
 	$(VENV)/bin/python tests/cli_reference.py
+	$(VENV)/bin/python tests/recipe_reference.py
 
 pictures: env
 	$(VENV)/bin/python tests/terminal_pictures.py

@@ -34,7 +34,7 @@ or, after `compinit`, into `~/.zshrc`
     eval "$(_DIVE_COMPLETE=zsh_source dive)"
 
 An option shown with `...` takes several values: `--tau 1 3 6`. One for which no default is named here is off,
-or leaves the recipe's value as it is.
+or leaves the recipe's value as it is. `--set` changes any key of a recipe: [recipe.md](recipe.md) lists them.
 """
 AS_IT_IS = "\b"  # what begins a paragraph that click does not wrap: an example
 # Option help that ends in `[value]`, perhaps with more behind the bracket: what is used without the option.

@@ -22,18 +22,17 @@ from dive.models.network import Network
 from dive.models.registry import network_versions
 from dive.progress import Bar, Progress
 from dive.randomness import epoch_order
+from dive.training import diverged
 from dive.training.device import Runtime
 from dive.training.draws import network_draws
 from dive.training.evaluation import Accuracy, Evaluator
+from dive.training.pace import SAVING_SHARE, SavingPace
 from dive.training.ranks import ALONE, Ranks
-from dive.training.saved_state import EpochRecord, Journal, Listener, SavedState, SavingPace, worlds_with
+from dive.training.saved_state import EpochRecord, Journal, Listener, SavedState, worlds_with
 from dive.training.schedule import rates_of
 from dive.training.spec import RunSpec
 from dive.training.step import Inputs, Step
 from dive.versions import versions
-
-_START_OVER = ", with --force to start over"
-SAVING_SHARE = 0.02  # at most this share of the time goes into resumable state
 
 
 class NoRoomTogether(Exception):
@@ -159,7 +158,7 @@ class Run:
         if self._stream is None and self._ranks.alone:
             loss = self._step.losses[step].item()
             if not math.isfinite(loss):
-                self.failure = _not_finite(loss, self.epoch, step)
+                self.failure = diverged.of_loss(loss, self.epoch, step)
         else:
             loss = self.history[-1].loss if self.history else math.nan
         return f"epoch {self.epoch} · loss {loss:.3f} · lr {self._rates[step]:.3g}"
@@ -186,7 +185,7 @@ class Run:
             correct = int(self._ranks.sum(self._step.correct.cpu()))
             if not torch.isfinite(losses).all():
                 step = int((~torch.isfinite(losses)).int().argmax())
-                self.failure = _not_finite(losses[step].item(), epoch, step)
+                self.failure = diverged.of_loss(losses[step].item(), epoch, step)
                 return
             n = len(self.spec.hashes)
             sizes = torch.full_like(losses, self.spec.schedule.batch_size)
@@ -203,8 +202,7 @@ class Run:
             )
             if self._eval_every and epoch % self._eval_every == 0:
                 name = "test_accuracy" if self._validator is None else "val_accuracy"
-                accuracy = self._measured(self._validator or self._evaluator)
-                if accuracy is None:
+                if (accuracy := self._measured(self._validator or self._evaluator)) is None:
                     return
                 self._note(**{name: accuracy.all})
             self._note()
@@ -215,7 +213,7 @@ class Run:
     def evaluate(self) -> tuple[Accuracy, Accuracy | None] | None:
         """The accuracies of the network as it is now, on the test and the validation part, None without one.
 
-        They go into the last epoch's record too. None where the run has failed, or fails here.
+        They are recorded with the last epoch. None where the run has failed, or fails here.
         """
         with self.runtime.computing():
             accuracy = None if self.failure else self._measured(self._evaluator)
@@ -233,7 +231,7 @@ class Run:
         try:
             return evaluator(self.network)
         except ModelError as error:
-            self.failure = TrainingError(f"after epoch {len(self.history)} {error}{_START_OVER}")
+            self.failure = diverged.of_logits(error, len(self.history))
             return None
 
     def _note(self, **accuracy: Any) -> None:
@@ -300,10 +298,3 @@ def _epoch(runs: Sequence[Run], steps: int, bar: Bar) -> None:
     for phase in (Run.plan_ahead, Run.wait, Run.end_epoch):
         for run in runs:
             phase(run)
-
-
-def _not_finite(loss: float, epoch: int, step: int) -> TrainingError:
-    return TrainingError(
-        f"the loss is {loss} at epoch {epoch}, step {step + 1}; "
-        f"try a smaller optimizer.lr or --precision fp32{_START_OVER}"
-    )

@@ -1,6 +1,5 @@
 """The resumable state of a run, and what stands in its way: a finished result, another run's state."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -263,24 +262,6 @@ def worlds_with(worlds: Sequence[Sequence[int]], epoch: int, size: int) -> list[
     """
     before = [list(entry) for entry in worlds if entry[0] < epoch]
     return before if before and before[-1][1] == size else [*before, [epoch, size]]
-
-
-class SavingPace:
-    """Saves often, but spends no more than a share of the time on it."""
-
-    def __init__(self) -> None:
-        self._cost, self._last = 0.0, time.monotonic()
-
-    def due(self, share: float) -> bool:
-        """Whether it is time to save; share: of the time, spent on it."""
-        return time.monotonic() - self._last >= self._cost / share
-
-    def __enter__(self) -> None:
-        self._last = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        now = time.monotonic()
-        self._cost, self._last = now - self._last, now
 
 
 def fault_of_state(state: dict[str, Any]) -> str:

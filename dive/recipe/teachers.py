@@ -189,10 +189,15 @@ def _in_both(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple
 def recipe_of_run(document: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe, completed, without what seeds of one run may differ in.
 
-    That is the seed, the precision, which a record tells as it was, and where images, lists and weights lie;
-    what those are is among the facts.
+    That is the seed, the precision, which a record tells as it was, and where images and weights lie; what
+    those are is among the facts.
     """
-    recipe = build(document)
-    whole = recipe.as_dict() | {"data": recipe.data.identity()}
-    del whole["seed"], whole["precision"], whole["model"]["weights"]
-    return whole
+    recipe = build(document).as_dict()
+    del recipe["seed"], recipe["precision"], recipe["model"]["weights"]
+    recipe["data"].pop("root", None)
+    return recipe
+
+
+def recipe_without_paths(document: Mapping[str, Any]) -> dict[str, Any]:
+    """`recipe_of_run` with what a cache's identity has of the data, which leaves out where lists lie."""
+    return recipe_of_run(document) | {"data": build(document).data.identity()}

@@ -15,7 +15,7 @@ from dive.models.network import Architecture, Network, require_logits
 from dive.models.registry import network_versions
 from dive.progress import Progress
 from dive.recipe.recipe import Recipe
-from dive.recipe.teachers import recipe_of_run
+from dive.recipe.teachers import recipe_without_paths
 from dive.versions import warn_if_others
 from dive.workflows.results import INITIAL
 from dive.workflows.teachers.teacher import Shown, require_same
@@ -113,7 +113,7 @@ class Trained:
         kept = ("kind", "loss", "seed", "epochs", "accuracy", "precision")
         facts = {key: self.document[key] for key in kept}
         facts |= {key: self.document[key] for key in ("val_accuracy", INITIAL) if key in self.document}
-        return facts | {"recipe": recipe_of_run(self.recipe)}
+        return facts | {"recipe": recipe_without_paths(self.recipe)}
 
     def as_stated(self, identity: Mapping[str, Any]) -> "Trained":
         """It; raises CheckpointError where a cache states a teacher of another kind."""

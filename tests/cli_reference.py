@@ -18,25 +18,30 @@ INTRODUCTION = """\
 
     dive COMMAND [OPTIONS]
 
-`make docs` writes this page from the commands; `dive COMMAND --help` shows the same. Every command also has
-`-h`, `--help`; `dive --version` shows the version. Results go to stdout, progress and warnings to stderr.
+`make docs` writes this page from the commands. `dive COMMAND --help` shows the same text, and
+`dive --version` shows the version.
 
-The exit code is 0 where everything was done, 2 for a mistake in the command line or the recipe, 1 for any
-other error and 130 after Ctrl-C. An error is one line on stderr.
+- **Options.** An option shown with `...` takes several values: `--tau 1 3 6`. An option without a default is
+  off, or leaves the recipe's value unchanged. `--set` changes any key of a recipe; [recipe.md](recipe.md)
+  lists the keys. Every command also has `-h` and `--help`.
+- **Output.** Results go to stdout, progress and warnings to stderr. An error is one line on stderr.
+- **Exit codes.** 0: success. 2: a mistake in the command line or the recipe. 1: any other error. 130: after
+  Ctrl-C.
 
-Tab completes commands, options, choices, the names of recipes after `--config`, and files, once the shell
-knows how: put a line into `~/.bashrc` (bash 4.4 or later)
+## Shell completion
+
+Tab completes commands, options, choices, the names of recipes after `--config`, and files. For bash 4.4 or
+later, add this line to `~/.bashrc`:
 
     eval "$(_DIVE_COMPLETE=bash_source dive)"
 
-or, after `compinit`, into `~/.zshrc`
+For zsh, add this line to `~/.zshrc`, after `compinit`:
 
     eval "$(_DIVE_COMPLETE=zsh_source dive)"
 
-An option shown with `...` takes several values: `--tau 1 3 6`. One for which no default is named here is off,
-or leaves the recipe's value as it is. `--set` changes any key of a recipe: [recipe.md](recipe.md) lists them.
+## Commands
 """
-AS_IT_IS = "\b"  # what begins a paragraph that click does not wrap: an example
+AS_IT_IS = "\b"  # what begins a paragraph that click does not wrap: an example, or a list
 # Option help that ends in `[value]`, perhaps with more behind the bracket: what is used without the option.
 DEFAULT = re.compile(r"(?P<before>.*?) \[(?P<default>[^\]]+)\](?P<after>.*)")
 
@@ -58,11 +63,24 @@ def _command(name: str) -> list[str]:
     lines = ["", f"## dive {name}", "", f"    {usage}"]
     for paragraph in inspect.cleandoc(command.help).split("\n\n"):
         if paragraph.startswith(AS_IT_IS):
-            heading, *words = paragraph.removeprefix(AS_IT_IS).strip().splitlines()
-            lines += ["", heading, "", *(f"    {line.strip()}" for line in words)]
+            heading, *words = map(str.strip, paragraph.removeprefix(AS_IT_IS).strip().splitlines())
+            is_list = words[0].startswith("- ")
+            shown = _items(words) if is_list else [f"    {line}" for line in words]
+            lines += ["", _escaped(heading), "", *shown]
         else:
             lines += ["", _escaped(" ".join(paragraph.split()))]
     return [*lines, "", *map(_option, options)]
+
+
+def _items(lines: list[str]) -> list[str]:
+    """A list whose items begin with a dash, one item a line."""
+    items: list[str] = []
+    for line in lines:
+        if line.startswith("- "):
+            items.append(line.removeprefix("- "))
+        else:
+            items[-1] += f" {line}"
+    return [f"- {_escaped(item)}" for item in items]
 
 
 def _option(option: click.Option) -> str:

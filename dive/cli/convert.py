@@ -10,15 +10,15 @@ from dive.cli import options
 
 @click.command("convert")
 @click.argument("cache", type=options.FILE)
-@click.option("--store", type=click.Choice(list(ENCODINGS)), required=True, help="The encoding to write.")
+@click.option("--store", type=click.Choice(list(ENCODINGS)), required=True, help="Encoding to write.")
 @click.option("--out", type=options.FILE, help="Cache to write [NAME-<store>.h5 beside NAME.h5].")
 @options.apply(options.as_json, options.quiet, options.force)
 def command(cache: Path, store: str, out: Path | None, as_json: bool, quiet: bool, force: bool) -> None:
-    """Store a logit cache in another encoding, without its teacher.
+    """Re-encode a logit cache, without its teacher.
 
-    A cache of features can be stored in any encoding, one of logits in any of logits. The result names the
-    cache it was made of; dive verify --against shows how far its targets are from those. Started again after
-    a stop, it resumes.
+    A cache of features can be stored in any encoding, a cache of logits in any encoding of logits. The new
+    cache records the cache it was made from. dive verify --against shows how far its targets are from those
+    of the original. A stopped conversion resumes when it is started again.
 
     \b
     Example:

@@ -6,14 +6,19 @@ from dive.cli import options
 
 
 @click.command("doctor")
-@click.option("--quick", is_flag=True, help="Leave out the trial of precisions, which takes some seconds.")
+@click.option("--quick", is_flag=True, help="Skip the trial of precisions, which takes some seconds.")
 @options.apply(options.as_json)
 def command(quick: bool, as_json: bool) -> None:
-    """Show what dive finds on this machine, for bug reports.
+    """Show versions, devices and memory, for bug reports.
 
-    Versions, CUDA devices, the processor and its threads, memory, the disks of cache/ and checkpoints/, the
-    extras that are installed, and which precision --precision auto takes for the paper's network, and why.
-    What is broken is a line that says how.
+    \b
+    The table lists:
+      - the versions and the installed extras
+      - CUDA devices, the processor and its threads, and memory
+      - the disks of cache/ and checkpoints/
+      - which precision --precision auto takes for the paper's network, and why
+
+    What does not work is shown as broken, with the reason.
 
     \b
     Example:

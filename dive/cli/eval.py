@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     type=click.Choice(["test", "val"]),
     default="test",
     show_default=True,
-    help="Which pictures: those of the test, or those for validation.",
+    help="Which images to evaluate on: test or validation.",
 )
-@click.option("--per-class", is_flag=True, help="Every class's accuracy too.")
+@click.option("--per-class", is_flag=True, help="Also show the accuracy of every class.")
 @click.option(
     "--plot",
     type=options.FILE,
     metavar="FILE",
-    help="Draw each class's accuracy against its training images (.png, .svg or .pdf).",
+    help="Plot the accuracy of each class against its number of training images (.png, .svg or .pdf).",
 )
 @click.option("--force", is_flag=True, help="Replace the figure of --plot.")
 @options.apply(
@@ -59,13 +59,16 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Many, medium and few-shot accuracy of checkpoints.
+    """Evaluate checkpoints: many-, medium- and few-shot accuracy.
 
-    In fp32, on the whole test set, or on the validation part with --part val. Several seeds of one
-    run are summed up as mean ± standard deviation. Without an argument: the recipe's teacher and
-    student. The test set is the recipe's of --config, or the one the first checkpoint was trained
-    with. A checkpoint of a network of your own is opened where --model, or the recipe of --config,
-    names that network.
+    Accuracy is computed in fp32 on the whole test set, or with --part val on the validation part. Several
+    seeds of one run are summarised as mean ± standard deviation.
+
+    Without arguments, the recipe's teacher and student are evaluated. The test set is that of the recipe
+    given with --config, or the one with which the first checkpoint was trained.
+
+    A checkpoint of a network of your own is opened only if --model or the recipe of --config names that
+    network.
 
     \b
     Example:

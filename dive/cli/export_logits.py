@@ -16,16 +16,16 @@ from dive.workflows.places import cache_of, checkpoint_of
     "--teacher",
     "teachers",
     "FILE",
-    "Checkpoint to export, a student's too, or the recipe of a foreign teacher; of several the mean of their "
-    "logits [checkpoints/<recipe>/teacher.pt].",
+    "Checkpoint of a teacher or student, or the recipe of a teacher that dive did not train. Several are "
+    "averaged [checkpoints/<recipe>/teacher.pt].",
     options.FILE,
 )
 @click.option(
     "--teacher-prior",
     "prior",
     type=click.Choice(PRIORS),
-    help="Of a foreign teacher: whether its logits follow the class sizes of these images; train subtracts "
-    "log n of the class counts n.",
+    help="For a teacher that dive did not train: whether its logits follow the class sizes of these images. "
+    "train subtracts log n, where n are the class counts.",
 )
 @click.option(
     "--views",
@@ -37,14 +37,14 @@ from dive.workflows.places import cache_of, checkpoint_of
     type=click.Choice(list(ENCODINGS)),
     default=DEFAULT,
     show_default=True,
-    help="What the cache holds of a view: its logits, or the input of the teacher's last Linear.",
+    help="What the cache holds for each view: the logits, or the input of the teacher's last linear layer.",
 )
 @click.option("--out", type=options.FILE, help="Cache to write [cache/<recipe>.h5].")
 @click.option(
     "--shard",
     type=options.SHARE,
     metavar="K/N",
-    help="Write the K-th of N shards alone, from 1, for dive merge-shards.",
+    help="Write only the K-th of N shards, counted from 1, for dive merge-shards.",
 )
 @options.apply(
     options.config,
@@ -76,25 +76,33 @@ def command(
     quiet: bool,
     force: bool,
 ) -> None:
-    """Run the teacher once over every view and keep its logits.
+    """Run the teacher once on every view and cache its logits.
 
-    Says how large the file will be before it starts, and how large with every --store. float16 and float32
-    keep logits as they are, int8 with a scale and an offset for each view. features keeps what the teacher's
-    last linear layer turns into logits, in float16, and that layer once: smaller where there are fewer
-    features than classes, and more exact than float16 logits; features-int8 keeps it in int8. Started again
-    after a stop, it resumes with the first block that is missing.
+    Before it starts, the export shows how large the file will be, and how large it would be with every
+    --store. A stopped export resumes at the first missing block.
 
-    Several teachers are an ensemble: the cache holds the mean of their logits, or their features side by
-    side. Their networks and inputs may differ, the images that they were trained on may not.
+    \b
+    Values of --store:
+      - float16, float32: the logits as they are
+      - int8: the logits, with a scale and an offset for each view
+      - features: the input of the teacher's last linear layer in float16,
+        and that layer once
+      - features-int8: the same in int8
 
-    A recipe (a YAML file, or the name of one) given to --teacher is a foreign teacher, one that dive did not
-    train: its part model says the network, its own or the library's weights, head keep, and the input. Data,
-    draw and views are those of --config. Output i is taken for class i of the data. Give --teacher-prior
-    train if it was trained with plain cross-entropy on these long-tailed images, none if its logits do not
-    follow their class sizes.
+    features is smaller if there are fewer features than classes, and more exact than float16 logits.
 
-    Several processes export together: those that torchrun starts, or jobs that share a folder alone: dive
-    export-logits --shard 3/16 is the third of sixteen, dive merge-shards the last step.
+    Several teachers form an ensemble. The cache then holds the mean of their logits, or their concatenated
+    features. Their networks and inputs may differ. The images that they were trained on must be the same.
+
+    --teacher also accepts a recipe (a YAML file, or the name of one) for a teacher that dive did not train.
+    Its part model states the network, the weights (a file, or a name that the library knows), head keep, and
+    the input. The data, the draw and the views are those of --config. Output i is taken as class i of the
+    data. Such a teacher needs --teacher-prior: train if it was trained with plain cross-entropy on these
+    long-tailed images, none if its logits do not follow their class sizes.
+
+    Several processes can export together: processes started by torchrun, or jobs that share only a folder.
+    For example, dive export-logits --shard 3/16 writes the third of sixteen shards, and dive merge-shards
+    merges them (docs/distributed.md).
 
     \b
     Example:

@@ -32,14 +32,14 @@ class Size(click.ParamType):
     "format_",
     type=click.Choice(list(FORMATS)),
     required=True,
-    help="pt2: a program of torch.export; onnx: for ONNX Runtime and others (the extra onnx).",
+    help="pt2: a torch.export program; onnx: for ONNX Runtime and others (needs the onnx extra).",
 )
 @click.option("--out", type=options.FILE, required=True, help="File to write, ending in .pt2 or .onnx.")
 @click.option(
     "--size",
     type=Size(),
     metavar="N|HxW",
-    help="Pixels of the pictures it is to take, for a checkpoint that does not say which size its own had.",
+    help="Input size in pixels, for a checkpoint that does not state the size of its images.",
 )
 @options.apply(options.own, options.as_json, options.quiet, options.force)
 def command(
@@ -52,13 +52,17 @@ def command(
     quiet: bool,
     force: bool,
 ) -> None:
-    """Write a network as a file that runs without dive.
+    """Export a network to a file that runs without dive.
 
-    It takes pictures (B, H, W, 3) uint8 RGB of any B, in the size of the checkpoint's own view without
-    augmentation, and gives logits; resizing to the network's input, and normalising, are inside. The file's
-    metadata have the names of the classes, the input's size, how a picture is brought to it, and the hash of
-    the weights. It is run before it is written, and refused where its logits are not the checkpoint's. With a
-    recipe as dive predict takes one too.
+    The exported network takes uint8 RGB images (B, H, W, 3) for any B and returns logits. H and W are the
+    size of the checkpoint's own view without augmentation. Resizing to the network's input, and
+    normalisation, are part of the network.
+
+    The metadata of the file contain the class names, the input size, how to bring an image to that size, and
+    the hash of the weights. The network is run before the file is written, and refused if its logits differ
+    from those of the checkpoint.
+
+    The model may also be a recipe, as for dive predict.
 
     \b
     Example:

@@ -12,23 +12,23 @@ import click
 from dive.version import __version__
 
 COMMANDS = {
-    "init": "Look at your pictures and write a recipe for them.",
-    "recipes": "List the recipes that dive ships.",
+    "init": "Inspect your images and write a recipe for them.",
+    "recipes": "List the recipes shipped with dive.",
     "teacher": "Train the teacher.",
-    "export-logits": "Run the teacher once over every view and keep its logits.",
-    "merge-shards": "Make one cache of the shards that several export-logits wrote.",
-    "import-logits": "Make a logit cache of logits that another program wrote.",
-    "convert": "Store a logit cache in another encoding, without its teacher.",
-    "merge-caches": "Merge logit caches into that of their teachers' ensemble.",
-    "tune-tau": "Choose temperature and power normalisation from the cached logits.",
-    "student": "Train a student from images and cache; the teacher is not run.",
-    "eval": "Many, medium and few-shot accuracy of checkpoints.",
-    "report": "Write a page to explore checkpoints and caches.",
+    "export-logits": "Run the teacher once on every view and cache its logits.",
+    "merge-shards": "Merge the shards of a parallel export into one cache.",
+    "import-logits": "Create a logit cache from logits of another program.",
+    "convert": "Re-encode a logit cache, without its teacher.",
+    "merge-caches": "Merge the logit caches of several teachers into an ensemble.",
+    "tune-tau": "Choose the temperature and power from the cached logits.",
+    "student": "Train a student from images and cached logits.",
+    "eval": "Evaluate checkpoints: many-, medium- and few-shot accuracy.",
+    "report": "Write an HTML page to explore checkpoints and caches.",
     "predict": "Classify image files.",
-    "export-model": "Write a network as a file that runs without dive.",
-    "inspect": "Show what a cache or a checkpoint is.",
-    "verify": "Check a logit cache from its seal to its last row.",
-    "doctor": "Show what dive finds on this machine, for bug reports.",
+    "export-model": "Export a network to a file that runs without dive.",
+    "inspect": "Show what a cache or checkpoint contains.",
+    "verify": "Check the integrity of a logit cache.",
+    "doctor": "Show versions, devices and memory, for bug reports.",
 }
 COMPLETION = "_DIVE_COMPLETE"
 
@@ -61,8 +61,8 @@ class LazyGroup(click.Group):
 def group(ctx: click.Context) -> None:
     """Distil virtual examples for long-tailed recognition from a logit cache.
 
-    With no option at all each command does its part of the paper's experiment: CIFAR-100-LT at
-    imbalance 100. Other experiments: --config NAME; dive recipes lists them.
+    Without options, each command does its part of the paper's experiment: CIFAR-100-LT at imbalance 100.
+    For other experiments, give --config NAME; dive recipes lists the names.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -17,7 +17,7 @@ _STORES = [name for name, encoding in ENCODINGS.items() if not encoding.of_featu
     "--teacher-prior",
     "prior",
     type=click.Choice(PRIORS),
-    help="Whether the logits contain the class prior of the training set (train) or not (none); required.",
+    help="Whether the logits contain the class prior of the training set (train) or not (none). Required.",
 )
 @click.option(
     "--store",
@@ -25,7 +25,7 @@ _STORES = [name for name, encoding in ENCODINGS.items() if not encoding.of_featu
     metavar="|".join(_STORES),
     default=DEFAULT,
     show_default=True,
-    help="What the cache holds of a view.",
+    help="How the logits of each view are stored.",
 )
 @click.option("--out", type=options.FILE, help="Cache to write [cache/<recipe>.h5].")
 @options.apply(
@@ -43,18 +43,24 @@ def command(
     quiet: bool,
     force: bool,
 ) -> None:
-    """Make a logit cache of logits that another program wrote.
+    """Create a logit cache from logits of another program.
 
-    FILE is a .npz or an .h5 with keys (N texts <class>/<file name>, as dive.open_images has them), logits
-    (N, C) or (N, V, C) of floating type, classes (C names, in the order of the logits' columns) and, unless
-    they are of the clean view, views (N, V) or (V,) of view ids. Rows are joined by key, columns by class
-    name; labels are those of the data. Rows of other images are left out and training images that FILE lacks
-    are not in the cache; both are counted. An .h5 is read block by block, the logits of a .npz are held in
-    memory. Started again after a stop, it resumes.
+    \b
+    FILE is a .npz or an .h5 with these arrays:
+      - keys: N strings <class>/<file name>, as in dive.DrawnViews
+      - logits: (N, C) or (N, V, C), of floating type
+      - classes: C names, in the order of the columns of logits
+      - views: (N, V) or (V,) view ids; may be omitted for the clean view
 
-    --teacher-prior train is for a network that learned by plain cross-entropy on the long-tailed training
-    set, whose logits contain its class prior: log n is subtracted from them, n being the training images of
-    the class. none is for one that learned on balanced data, or by balanced softmax.
+    Rows are joined with the data by key, and columns by class name. Labels are those of the data. Rows of
+    other images are skipped. Training images that FILE lacks are not in the cache. Both are counted.
+
+    An .h5 is read block by block; the logits of a .npz are held in memory. A stopped import resumes when it
+    is started again.
+
+    Give --teacher-prior train for a network trained with plain cross-entropy on the long-tailed training set.
+    Its logits contain the class prior, so log n is subtracted, where n is the number of training images of
+    the class. Give none for a network trained on balanced data or with balanced softmax.
 
     \b
     Example:

@@ -21,13 +21,13 @@ LISTS = ("train_list", "test_list", "val_list", "classes")
 
 @click.command("init")
 @click.argument("root", metavar="FOLDER|ZIP")
-@click.option("--train-list", metavar="FILE", help="A list of the training images below the folder.")
-@click.option("--test-list", metavar="FILE", help="A list of the test images; goes with --train-list.")
-@click.option("--val-list", metavar="FILE", help="A list of images for validation.")
-@click.option("--classes", metavar="FILE", help="The names of the lists' classes, one a line.")
-@click.option("--check", is_flag=True, help="Decode every picture, which finds those that are cut short.")
-@click.option("--out", type=options.FILE, help="Recipe to write [the folder's name and .yaml].")
-@click.option("--force", is_flag=True, help="Replace a recipe that this command wrote.")
+@click.option("--train-list", metavar="FILE", help="List of the training images below the folder.")
+@click.option("--test-list", metavar="FILE", help="List of the test images; required with --train-list.")
+@click.option("--val-list", metavar="FILE", help="List of the validation images.")
+@click.option("--classes", metavar="FILE", help="File of the class names of the lists, one per line.")
+@click.option("--check", is_flag=True, help="Decode every image, which finds truncated ones.")
+@click.option("--out", type=options.FILE, help="Recipe to write [the name of the folder with .yaml].")
+@click.option("--force", is_flag=True, help="Replace a recipe written by this command.")
 @options.apply(options.as_json, options.quiet)
 def command(
     root: str,
@@ -41,11 +41,13 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Look at your pictures and write a recipe for them.
+    """Inspect your images and write a recipe for them.
 
-    The pictures lie in train/<class>/ and test/<class>/, or in <class>/ alone, in a folder or a .zip
-    of one; or list files name them. Shows how many images each class has and how large they are,
-    and names files that are no pictures. The recipe's name names what is made with it.
+    The images are in train/<class>/ and test/<class>/, or only in <class>/, in a folder or a .zip of a
+    folder. Alternatively, list files name them.
+
+    The command shows how many images each class has and how large they are, and lists files that are not
+    images. The name of the recipe becomes the name of the results made with it.
 
     \b
     Example:

@@ -12,10 +12,10 @@ from dive.cli import options
 @click.argument("file", type=options.FILE)
 @options.apply(options.as_json)
 def command(file: Path, as_json: bool) -> None:
-    """Show what a cache or a checkpoint is.
+    """Show what a cache or checkpoint contains.
 
-    Its seal is checked first. Of a shard, an unfinished export (.h5.part) or run (.state) it shows how far
-    it is.
+    The seal of the file is checked first. For a shard, an unfinished export (.h5.part) or an unfinished run
+    (.state), the progress is shown.
 
     \b
     Example:

@@ -9,14 +9,14 @@ from dive.cli import options
 
 
 @click.command("merge-caches", cls=options.VariadicCommand, variadic=("--cache", "--weights"))
-@options.several("--cache", "caches", "FILE", "Logit caches of the same samples and views.", options.FILE)
+@options.several("--cache", "caches", "FILE", "Logit caches with the same samples and views.", options.FILE)
 @options.several(
-    "--weights", "weights", "W", "Weight of each cache in the mean [equal]; their sum counts as 1."
+    "--weights", "weights", "W", "Weight of each cache in the mean [equal]; normalised to a sum of 1."
 )
 @click.option(
     "--store",
     type=click.Choice(list(ENCODINGS)),
-    help="The encoding to write [that of the caches; features or float16 where they differ].",
+    help="Encoding to write [that of the caches; features or float16 if they differ].",
 )
 @click.option("--out", type=options.FILE, required=True, help="Cache to write.")
 @options.apply(options.as_json, options.quiet, options.force)
@@ -29,11 +29,13 @@ def command(
     quiet: bool,
     force: bool,
 ) -> None:
-    """Merge logit caches into that of their teachers' ensemble.
+    """Merge the logit caches of several teachers into an ensemble.
 
-    The new cache holds the mean of their logits; where all hold features, these side by side. It names the
-    teachers of all. Caches must be of the same samples, classes and views; their encodings may differ.
-    Started again after a stop, it resumes.
+    The new cache holds the mean of the logits. If all caches hold features, it holds the concatenated
+    features. It records the teachers of all caches.
+
+    The caches must have the same samples, classes and views. Their encodings may differ. A stopped merge
+    resumes when it is started again.
 
     \b
     Example:

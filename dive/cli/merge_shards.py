@@ -9,13 +9,15 @@ from dive.workflows.places import cache_of
 
 
 @click.command("merge-shards")
-@click.option("--out", type=options.FILE, help="Cache whose shards lie beside it [cache/<recipe>.h5].")
+@click.option("--out", type=options.FILE, help="Cache to write, beside its shards [cache/<recipe>.h5].")
 @options.apply(options.config, options.as_json, options.quiet, options.force)
 def command(out: Path | None, config: Path | None, as_json: bool, quiet: bool, force: bool) -> None:
-    """Make one cache of the shards that several export-logits wrote.
+    """Merge the shards of a parallel export into one cache.
 
-    The last step of dive export-logits --shard K/N; under torchrun it is done already. Checks every block,
-    copies it, and removes the shards, or says which are missing. Needs no GPU, no pictures and no teacher.
+    This is the last step after dive export-logits --shard K/N. Under torchrun it is not needed.
+
+    Every block is checked and copied, and then the shards are removed. If shards are missing, the command
+    names them and changes nothing. It needs no GPU, no images and no teacher.
 
     \b
     Example:

@@ -154,45 +154,45 @@ config = click.option(
     type=FILE,
     shell_complete=_recipes,
     metavar="FILE|NAME",
-    help="Recipe: a YAML file or one that dive recipes lists; what it leaves out is the paper's.",
+    help="Recipe: a YAML file, or a name that dive recipes lists. Missing keys have the paper's values.",
 )
 assignments = click.option(
     "--set",
     "assignments",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override a key of the recipe; repeatable.",
+    help="Set a key of the recipe; may be repeated.",
 )
-data = click.option("--data", metavar="PATH", help="Where the images are, or are downloaded to.")
+data = click.option("--data", metavar="PATH", help="Where the images are, or where to download them.")
 device = click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to compute."
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Device to compute on."
 )
 precision = click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "tf32", "bf16"]),
-    help="Precision (tf32: CUDA alone); auto is the fastest that agrees with fp32.",
+    help="Precision; tf32 needs CUDA. auto takes the fastest that agrees with fp32.",
 )
 seed = click.option("--seed", type=SEED, metavar="N", help="Seed of initialisation, sample order and views.")
 clean = click.option(
-    "--clean", is_flag=True, help="The clean view alone, as in the paper's Figure 5, not all stored views."
+    "--clean", is_flag=True, help="Use only the clean view, as in the paper's Figure 5, not all stored views."
 )
-sample_seed = click.option("--seed", type=SEED, metavar="N", help="Seed of what --sample draws [0].")
+sample_seed = click.option("--seed", type=SEED, metavar="N", help="Seed of the sample of --sample [0].")
 own = click.option(
     "--model",
     "own",
     multiple=True,
     metavar="MODULE:CALLABLE",
-    help="A network of your own that a checkpoint may be of; repeatable.",
+    help="Network of your own that a checkpoint may contain; may be repeated.",
 )
-as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
-quiet = click.option("--quiet", is_flag=True, help="No progress, warnings only.")
-force = click.option("--force", is_flag=True, help="Start over and replace a finished result.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead of tables.")
+quiet = click.option("--quiet", is_flag=True, help="Show no progress, only warnings.")
+force = click.option("--force", is_flag=True, help="Start over, and replace a finished result.")
 eval_every = click.option(
     "--eval-every",
     type=Whole(0, bounds.EPOCHS[1]),
     default=0,
     metavar="N",
-    help="Accuracy every N epochs too: on the validation part if there is one, else on the test part.",
+    help="Also evaluate every N epochs, on the validation part if there is one, otherwise on the test part.",
 )
 
 
@@ -216,16 +216,17 @@ workers = click.option(
     type=Whole(0, 1024),
     callback=_workers,
     metavar="N",
-    help="Processes that read photographs [one less than there are cores].",
+    help="Number of processes that read photographs [one less than there are cores].",
 )
 check_images = click.option(
-    "--check-images", is_flag=True, help="Decode every photograph before the run, not its header alone."
+    "--check-images", is_flag=True, help="Decode every photograph before the run, instead of only its header."
 )
 tensorboard = click.option(
     "--tensorboard",
     type=FILE,
     metavar="DIR",
-    help="Write each run's scalars and recipe for TensorBoard, into DIR/<recipe>/<checkpoint> (an extra).",
+    help="Write the scalars and recipe of each run for TensorBoard to DIR/<recipe>/<checkpoint>. Needs the "
+    "tensorboard extra.",
 )
 
 

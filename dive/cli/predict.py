@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     default=1,
     show_default=True,
     metavar="K",
-    help="Classes for each image, likeliest first.",
+    help="Number of classes for each image, most likely first.",
 )
 @click.option("--csv", "table", type=options.FILE, help="Write a new CSV file instead of a table.")
 @options.apply(options.device, options.own, options.as_json, options.quiet)
@@ -40,11 +40,14 @@ def command(
 ) -> None:
     """Classify image files.
 
-    With a checkpoint, or with a recipe (a YAML file, or the name of one) whose model.weights are kept
-    with their head (model.head keep). Images are seen as the model's own recipe says, in the view without
-    augmentation. A folder is searched for images. A probability is the softmax of the logits; no prior is
-    added. Classes of a recipe are numbered unless its data.classes (data.kind list) is a file of
-    their names, one a line. An image that cannot be read is told at the end, and the exit code is 1.
+    The model is a checkpoint, or a recipe (a YAML file, or the name of one) whose model.weights are kept with
+    their head (model.head keep). Folders are searched for images. Images are prepared as the model's own
+    recipe states, in the view without augmentation.
+
+    A probability is the softmax of the logits; no prior is added. The classes of a recipe are numbered,
+    unless its data.classes (data.kind list) is a file of their names, one per line.
+
+    Images that cannot be read are listed at the end, and the exit code is then 1.
 
     \b
     Example:

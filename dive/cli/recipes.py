@@ -10,10 +10,10 @@ from dive.cli import options
 @click.command("recipes")
 @options.apply(options.as_json)
 def command(as_json: bool) -> None:
-    """List the recipes that dive ships.
+    """List the recipes shipped with dive.
 
-    Each is an experiment that --config takes by its name, with or without .yaml. A file of that path, seen
-    from the working directory, comes first.
+    Each recipe is an experiment that --config accepts by name, with or without .yaml. A file of that path,
+    relative to the working directory, takes precedence.
 
     \b
     Example:

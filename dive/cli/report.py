@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 @click.command("report")
 @click.argument("files", nargs=-1, type=options.FILE, metavar="[CHECKPOINT|CACHE ...]")
 @click.option(
-    "--out", type=options.FILE, default=Path("report.html"), show_default=True, help="The page to write."
+    "--out", type=options.FILE, default=Path("report.html"), show_default=True, help="Page to write."
 )
 @click.option(
     "--sample",
     type=options.Whole(2, 10**9),
     metavar="N",
-    help="Estimate virtual examples from N random images; for large caches.",
+    help="Estimate virtual examples from N random images, for large caches.",
 )
 @options.apply(
     options.clean, options.sample_seed, options.config, options.assignments, options.data, options.as_json,
@@ -42,13 +42,22 @@ def command(
     quiet: bool,
     force: bool,
 ) -> None:
-    """Write a page to explore checkpoints and caches: one HTML file that loads nothing.
+    """Write an HTML page to explore checkpoints and caches.
 
-    Of a cache: virtual examples of every class over τ/p, with a slider, the information kept and where
-    few-shot classes overtake many-shot ones; with --data pictures in stored views and their targets. Of a
-    checkpoint, or of its record (NAME.json): accuracies by group and class, confusion between groups,
-    training curves, recipe and origin. Without an argument: the recipe's teacher, student and cache, as far
-    as they are there. Needs plotly.
+    The page is one file that loads nothing from elsewhere. Writing it needs plotly.
+
+    \b
+    For a cache it shows:
+      - the virtual examples of every class over τ/p, with a slider
+      - the information kept, and where few-shot classes overtake many-shot
+      - with --data, images in their stored views and their targets
+
+    \b
+    For a checkpoint, or its record (NAME.json), it shows:
+      - accuracy by group and by class, and the confusion between groups
+      - the training curves, the recipe and the origin
+
+    Without arguments, the page shows the recipe's teacher, student and cache, as far as they exist.
 
     \b
     Example:

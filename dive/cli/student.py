@@ -28,27 +28,27 @@ GRID = ("--tau", "--power", "--student-tau", "--weight", "--seed")
 
 @click.command("student", cls=options.VariadicCommand, variadic=GRID)
 @click.option("--cache", type=options.FILE, help="Logit cache to train from [cache/<recipe>.h5].")
-@options.several("--tau", "taus", "T", "Teacher temperatures; auto tunes τ and p [3].", Tau())
+@options.several("--tau", "taus", "T", "Temperatures of the teacher; auto chooses τ and p [3].", Tau())
 @options.several("--power", "powers", "P", "Power normalisations of the target [0.5].")
-@options.several("--student-tau", "student_taus", "T", "The student's own temperatures [the teacher's].")
-@options.several("--weight", "weights", "W", "Weights of distillation against the labels [0.5].")
+@options.several("--student-tau", "student_taus", "T", "Temperatures of the student [the teacher's].")
+@options.several("--weight", "weights", "W", "Weights w of the distillation loss [0.5].")
 @options.several("--seed", "seeds", "N", "Seeds of initialisation, sample order and views.", options.SEED)
 @click.option("--free-views", is_flag=True, help="With a one-view cache: augment freely over its logits.")
-@click.option("--fixed-view", is_flag=True, help="With a one-view cache: train on that view alone.")
-@click.option("--allow-missing", is_flag=True, help="Leave out training images that the cache lacks.")
+@click.option("--fixed-view", is_flag=True, help="With a one-view cache: train only on that view.")
+@click.option("--allow-missing", is_flag=True, help="Skip training images that the cache lacks.")
 @click.option(
-    "--split", is_flag=True, help="Under torchrun, of several: each student in all processes, in turn."
+    "--split", is_flag=True, help="Under torchrun: train each student of a grid in all processes, in turn."
 )
 @click.option(
     "--epochs",
     type=options.EPOCHS,
     metavar="N",
-    help="Train for N epochs; warm-up and milestones keep their share of them.",
+    help="Train for N epochs; warm-up and milestones are scaled to N.",
 )
 @click.option(
     "--out",
     type=options.FILE,
-    help="Checkpoint to write [checkpoints/<recipe>/student.pt]; of several, how their names begin.",
+    help="Checkpoint to write [checkpoints/<recipe>/student.pt]; for a grid, the names are derived from it.",
 )
 @options.apply(
     options.eval_every,
@@ -90,13 +90,16 @@ def command(
     quiet: bool,
     force: bool,
 ) -> None:
-    """Train a student, or a grid of students, from images and cache; the teacher is not run.
+    """Train a student, or a grid of students, from images and cached logits.
 
-    The loss is (1-w)·BSCE + w·τ²·KL against the teacher's cached logits, flattened by τ and p; the
-    views are drawn from those the cache holds. Several values of τ, p, w or seed train every
-    combination, each to a file of its own (student-t6-p0.5-w0.5-s1.pt). Started again after a stop,
-    it resumes. Processes that torchrun starts train one student together, and of several each
-    its own (docs/distributed.md).
+    The teacher is not run. The loss is (1-w)·BSCE + w·τ²·KL against the teacher's cached logits, flattened by
+    τ and p. The views are drawn from those in the cache.
+
+    With several values of τ, p, w or seed, every combination is trained and written to its own file
+    (student-t6-p0.5-w0.5-s1.pt). A stopped run resumes when it is started again.
+
+    Under torchrun, the processes train a single student together, and of a grid each process trains students
+    of its own (docs/distributed.md).
 
     \b
     Example:

@@ -10,13 +10,15 @@ from dive.workflows.places import checkpoint_of
 
 @click.command("teacher")
 @click.option(
-    "--loss", type=click.Choice(["bsce", "ce"]), help="Balanced softmax (default) or cross-entropy."
+    "--loss",
+    type=click.Choice(["bsce", "ce"]),
+    help="Balanced softmax (default) or cross-entropy.",
 )
 @click.option(
     "--epochs",
     type=options.EPOCHS,
     metavar="N",
-    help="Train for N epochs; warm-up and milestones keep their share of them.",
+    help="Train for N epochs; warm-up and milestones are scaled to N.",
 )
 @click.option("--out", type=options.FILE, help="Checkpoint to write [checkpoints/<recipe>/teacher.pt].")
 @options.apply(
@@ -54,9 +56,10 @@ def command(
 ) -> None:
     """Train the teacher.
 
-    Ends with the accuracy of the last epoch; nothing is selected on the test set. Started again
-    after a stop, it resumes. Processes that torchrun starts train it together
-    (docs/distributed.md).
+    At the end, the accuracy of the last epoch is shown; nothing is selected on the test set. A stopped run
+    resumes when it is started again.
+
+    Under torchrun, the processes train the teacher together (docs/distributed.md).
 
     \b
     Example:

@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 @options.several("--power", "powers", "P", "Power normalisations to try [0.5 1].")
 @options.clean
 @click.option(
-    "--plot", type=options.FILE, metavar="FILE", help="Write the paper's Figure 5 (.png, .svg or .pdf)."
+    "--plot", type=options.FILE, metavar="FILE", help="Plot the paper's Figure 5 (.png, .svg or .pdf)."
 )
 @click.option(
     "--rule",
     type=click.Choice(["crossing", "grid"]),
     default="crossing",
-    help="Recommend from the crossing, or as the paper from the grid of --tau and --power [crossing].",
+    help="Recommend from the crossing, or like the paper from the grid of --tau and --power [crossing].",
 )
 @click.option(
     "--sample",
     type=options.Whole(2, 10**9),
     metavar="N",
-    help="Estimate from N random images, with standard errors; reads their blocks alone.",
+    help="Estimate from N random images, with standard errors; only their blocks are read.",
 )
 @options.sample_seed
 @options.apply(options.config, options.assignments, options.as_json, options.quiet, options.force)
@@ -54,15 +54,20 @@ def command(
     quiet: bool,
     force: bool,
 ) -> None:
-    """Choose temperature and power normalisation from the cached logits.
+    """Choose the temperature and power from the cached logits.
 
-    Shows the mean virtual examples per class in many, medium and few, and how much information the
-    targets keep. Finds the τ/p at which few-shot classes overtake many-shot ones, in a few more passes over
-    the cache, and recommends half of it as τ with p = 0.5, as the paper does; the last row is of that pair.
-    Where they never do, or a group has no class, the fallback is the largest τ/p that keeps a fifth of the
-    information at τ/p = 1. Several caches are shown one after the other, and side by side in the plot. Needs
-    no GPU and no torch. With --sample the figures are estimates from a simple random sample of images, each
-    in all its stored views; ± is one standard error.
+    For every τ and p, the table shows the mean virtual examples per class in the many-, medium- and few-shot
+    groups, and how much information the targets keep. The command needs no GPU and no torch.
+
+    It then finds the τ/p at which few-shot classes overtake many-shot classes, with a few more passes over
+    the cache. Like the paper, it recommends half of this τ/p as τ, with p = 0.5. The last row of the table is
+    this pair. If there is no such τ/p, or a group has no class, the fallback is the largest τ/p that keeps a
+    fifth of the information at τ/p = 1.
+
+    Several caches are shown one after the other, and side by side in the plot.
+
+    With --sample, the figures are estimates from a simple random sample of images, each in all its stored
+    views. ± is one standard error.
 
     \b
     Example:

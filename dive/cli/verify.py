@@ -10,27 +10,27 @@ from dive.cli import options
 
 @click.command("verify", cls=options.VariadicCommand, variadic=("--teacher",))
 @click.argument("place", metavar="[CACHE]", required=False, type=options.FILE)
-@click.option("--cache", "named", type=options.FILE, help="The cache, where it does not come first.")
+@click.option("--cache", "named", type=options.FILE, help="The cache, if it is not the first argument.")
 @click.option(
     "--sample",
     type=options.Whole(1, 10**9),
     metavar="N",
-    help="N random (sample, view) pairs, for --teacher or --against.",
+    help="Number of random (sample, view) pairs, for --teacher or --against.",
 )
 @options.several(
     "--teacher",
     "teachers",
     "FILE",
-    "With --sample: the teacher to run again, or those of an ensemble: checkpoints, or recipes as those of "
+    "With --sample: the teacher to run again, or all teachers of an ensemble. Checkpoints, or recipes as for "
     "dive export-logits.",
     options.FILE,
 )
-@click.option("--against", type=options.FILE, help="A cache of the same samples and views, taken as exact.")
+@click.option("--against", type=options.FILE, help="Cache of the same samples and views, taken as exact.")
 @click.option(
     "--config",
     type=options.FILE,
     metavar="FILE|NAME",
-    help="With --teacher: the recipe of the images [that of the checkpoint].",
+    help="With --teacher: recipe of the images [that of the checkpoint].",
 )
 @options.apply(
     options.assignments,
@@ -56,18 +56,29 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Check a logit cache from its seal to its last row.
+    """Check the integrity of a logit cache.
 
-    Seal, CRCs, shapes, finiteness, labels against class counts, view ids against the space or the draw
-    that the cache says they are of, and how many views the teacher classifies rightly against the number
-    that the export counted, which finds rows that slipped against their labels. With --sample and
-    --teacher the teacher itself is asked again, of an ensemble each of its teachers; --data says where the
-    images are, --seed which pairs. A recipe given to --teacher is a foreign teacher; where every teacher is
-    one, --config is the recipe by which the cache was exported, needed where --data does not say it all, as
-    of list files. --teacher takes every file behind it: the cache comes before it, or is
-    given by --cache. With --against the logits of another cache take its place. Either way it shows how
-    far the stored targets are from the exact ones: KL(exact ‖ stored) in nats at T = τ/p = 1, 2, 6 and 12,
-    and as a share of KL(exact ‖ uniform), what the target tells.
+    \b
+    The command checks:
+      - the seal, the CRCs and the shapes
+      - that all logits are finite
+      - the labels against the class counts
+      - the view ids against the space or draw that the cache states
+      - how many views the teacher classifies correctly, against the number
+        counted by the export; this finds rows shifted against their labels
+
+    With --sample and --teacher, the teacher is run again on random (sample, view) pairs; for an ensemble,
+    give every teacher. --data states where the images are, --seed which pairs are drawn. --teacher takes all
+    files after it, so give the cache before it or with --cache.
+
+    --teacher also accepts a recipe, for a teacher that dive did not train. If every teacher is such a recipe,
+    --config is the recipe with which the cache was exported. It is needed if --data alone does not describe
+    the images, as with list files.
+
+    With --against, the logits of another cache are used instead of the teacher's.
+
+    Either way, the command shows how far the stored targets are from the exact ones, at T = τ/p = 1, 2, 6 and
+    12: KL(exact ‖ stored) in nats, and its share of KL(exact ‖ uniform), the information in the target.
 
     \b
     Example:

@@ -57,11 +57,10 @@ def test_a_default_that_the_help_names_in_brackets_is_told_as_such():
     student = sections()["student"]
     assert "`--power P [P ...]`: Power normalisations of the target. Default: `0.5`.\n" in student
     assert (
-        "`--out FILE`: Checkpoint to write; of several, how their names begin. Default: `checkpoints"
+        "`--out FILE`: Checkpoint to write; for a grid, the names are derived from it. Default: `checkpoints"
         in student
     )
-    assert "`--student-tau T [T ...]`: The student's own temperatures. Default: the teacher's.\n" in student
-    assert (
-        "`--store float16|float32|int8|features|features-int8`: What the cache holds of a view: its logits, "
-        "or the input of the teacher's last Linear. Default: `float16`.\n" in sections()["export-logits"]
-    )
+    assert "`--student-tau T [T ...]`: Temperatures of the student. Default: the teacher's.\n" in student
+    store = "`--store float16|float32|int8|features|features-int8`: What the cache holds for each view: the "
+    store += "logits, or the input of the teacher's last linear layer. Default: `float16`.\n"
+    assert store in sections()["export-logits"]

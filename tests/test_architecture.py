@@ -112,3 +112,30 @@ def test_every_file_that_a_document_names_is_there(repository):
             if not list(repository.glob(name)):
                 missing.append(f"{document.name}: {name}")
     assert missing == []
+
+
+def test_every_module_is_listed_with_its_package(repository):
+    """And none that is not there: a line of the list begins with its modules."""
+    text = (repository / "ARCHITECTURE.md").read_text()
+    listed = re.search(r"^## Modules\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)[1]
+    sections = re.split(r"^### `dive/([a-z]*)/?`\n", listed, flags=re.MULTILINE)
+    told = {
+        package: set(re.findall(r"`(\w+)/?`", words))
+        for package, words in zip(sections[1::2], sections[2::2], strict=True)
+    }
+    there: dict[str, set[str]] = {}
+    for path in (repository / "dive").rglob("*.py"):
+        package, *inner = path.relative_to(repository / "dive").with_suffix("").parts
+        package, inner = (package, inner) if inner else ("", [package])
+        there.setdefault(package, set()).update(part for part in inner if part != "__init__")
+    lacking = {f"{package}/{name}" for package, names in there.items() for name in names - told[package]}
+    assert there.keys() == told.keys() and lacking == set()
+    begin = {
+        f"{package}/{name}"
+        for package, words in zip(sections[1::2], sections[2::2], strict=True)
+        for line in re.findall(r"^ *- ([^:]+):", words, re.MULTILINE)
+        for name in re.findall(r"`(\w+)/?`", line)
+    }
+    folders = {f"{path.parent.name}/{path.name}" for path in (repository / "dive").glob("*/*/")}
+    modules_there = {f"{package}/{name}" for package, names in there.items() for name in names}
+    assert begin - modules_there - folders <= {"/__init__", "cli/__init__", "report/assets"}

@@ -1,7 +1,7 @@
 """dive: distil virtual examples for long-tailed recognition from a logit cache.
 
-The names below are the public interface; each is loaded when it is first used, and torch with those that need
-it. docs/python-api.md shows them at work.
+The names below are the public interface. Each is imported when it is first used, and torch only with those
+that need it. docs/python-api.md introduces them with examples.
 """
 
 TYPE_CHECKING = False  # true for a type checker; typing itself would cost a third of the import

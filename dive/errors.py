@@ -1,25 +1,30 @@
-"""The errors dive raises on purpose.
+"""The exceptions that dive raises.
 
-Each message is one line for a person: what is wrong, where, and what to do next. The command
-line prints it and exits with `exit_code`; nothing else in the package prints or exits.
+Each message is one line for the user: what is wrong, where, and what to do next. The command line prints it
+and exits with `exit_code`; the library neither prints an error nor exits.
 """
 
 from collections.abc import Sequence
 
 
 class DiveError(Exception):
-    """Something the user can mend. Base of all errors dive raises on purpose."""
+    """An error that the user can resolve; the base class of the exceptions that dive raises.
+
+    Its subclasses are in `dive.errors`.
+
+    exit_code: the exit status of a command that ends with this error: 2 for a bad recipe or option, else 1.
+    """
 
     exit_code = 1
 
     @property
     def messages(self) -> tuple[str, ...]:
-        """What to tell, one line each."""
+        """The messages to print, one line each; more than one only for `SeveralErrors`."""
         return (str(self),)
 
 
 class SeveralErrors(DiveError):
-    """Several things went wrong in one command, each told on a line of its own."""
+    """Several errors of one command. errors: the exceptions, in order."""
 
     def __init__(self, errors: Sequence[DiveError]) -> None:
         super().__init__("; ".join(map(str, errors)))
@@ -27,12 +32,12 @@ class SeveralErrors(DiveError):
 
     @property
     def messages(self) -> tuple[str, ...]:
-        """What to tell, one line each."""
+        """The messages of all errors, one line each."""
         return tuple(message for error in self.errors for message in error.messages)
 
 
 def raise_any(errors: Sequence[DiveError]) -> None:
-    """Raise the error, or SeveralErrors where there are several; nothing where there is none."""
+    """Raise the error, or SeveralErrors if there are several; return if there is none."""
     if len(errors) > 1:
         raise SeveralErrors(errors)
     if errors:
@@ -46,7 +51,7 @@ class RecipeError(DiveError):
 
 
 class OptionError(DiveError):
-    """An option has a value that it does not take, is missing, or does not go with the others."""
+    """An option is missing, has an invalid value, or contradicts another option."""
 
     exit_code = 2
 
@@ -56,28 +61,28 @@ class DataError(DiveError):
 
 
 class ModelError(DiveError):
-    """There is no such network, it cannot be built or take its views, or weights do not fit it."""
+    """A network is unknown, cannot be built, does not accept its views, or does not fit its weights."""
 
 
 class CheckpointError(DiveError):
-    """A checkpoint is missing, corrupt or of another model or data set."""
+    """A checkpoint is missing, corrupt, or of another model or data set."""
 
 
 class CacheError(DiveError):
-    """A logit cache is missing, incomplete, corrupt or of another data set or view space."""
+    """A logit cache is missing, incomplete, corrupt, or of another data set or view space."""
 
 
 class OutputError(DiveError):
-    """A result exists already, is being written by another process, or cannot be written."""
+    """An output exists already, is being written by another process, or cannot be written."""
 
 
 class BusyError(OutputError):
-    """Another process is writing the result."""
+    """Another process is writing the output."""
 
 
 class PeerError(DiveError):
-    """Another process of the command failed, which tells why, or is gone."""
+    """Another process of the same command failed and reports the cause, or no longer exists."""
 
 
 class TrainingError(DiveError):
-    """Training cannot go on, for example because the loss is not finite."""
+    """Training cannot continue, for example because the loss is not finite."""

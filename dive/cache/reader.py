@@ -1,13 +1,14 @@
-"""The logit cache: one HDF5 file that anyone can open, and that proves itself.
+"""Reading a logit cache: one HDF5 file that any HDF5 library can open, protected by checksums.
 
-`/logits` or `/features` (N, V, …) holds a row for every sample in every stored view, contiguous, so that it
-can be memory-mapped; how a row gives the teacher's logits is its encoding (`dive.cache.encodings`). Each row
-is bound to its sample by key, label and a digest of the image, and each block to its labels by how many
-views the teacher classified rightly. In front of the HDF5 file lies a user block with the **seal**: SHA-256
-of every byte outside the rows, the place of the rows, the file's length, and a CRC32 for each block of rows.
-The seal is checked before HDF5 code reads the file; a block's CRC when it is used.
+`/logits` or `/features` (N, V, …) has a row for each sample in each stored view. It is contiguous, so that it
+can be memory-mapped. An encoding (`dive.cache.encodings`) defines how a row is decoded to the teacher's
+logits. Each row is tied to its sample by a key, a label and a digest of the image. Each block of rows is tied
+to its labels by the number of views that the teacher classified correctly. A user block in front of the HDF5
+data holds the **seal**: the SHA-256 of every byte outside the rows, the offset and size of the rows, the
+length of the file, and a CRC32 of each block. The seal is verified before HDF5 reads the file, and the CRC of
+a block when the block is first used.
 
-Here it is read; `dive.cache.writer` writes it. NumPy and h5py alone.
+`dive.cache.writer` writes the file. This module needs NumPy and h5py only.
 """
 
 import os
@@ -51,9 +52,12 @@ def crc(rows: np.ndarray) -> int:
 
 
 def open_cache(path: str | Path) -> "LogitCache":
-    """The logit cache at `path`, its seal checked; rows are read, and checked, when they are asked for.
+    """The logit cache at `path`, opened for reading after its seal is verified.
 
-    Raises CacheError where there is none, or it is not whole.
+    The rows stay in the file. A block of rows is read when it is needed, and its CRC is verified the first
+    time.
+
+    Raises CacheError if there is no cache at `path`, or it is incomplete, corrupt or of another version.
 
     >>> import dive
     >>> cache = dive.open_cache("cache/digits_lt_bbn.h5")
@@ -86,16 +90,31 @@ def _state(path: Path) -> tuple[int, ...] | None:
 
 
 class LogitCache:
-    """A finished cache, opened for reading; its rows stay in the file and are memory-mapped.
+    """A finished logit cache, as `dive.open_cache` returns it. Its rows are memory-mapped, not loaded.
 
-    shape: (N, V, C). views: (N, V). labels: (N,). keys: N texts. digests: (N, 16) uint8. classes: C names.
-    class_counts: (C,). block_correct: (blocks,) views classified rightly, as the export counted them.
-    codec: how rows are turned into logits. hash: the seal's digest in hexadecimal, which covers every byte
-    (the rows by their CRCs).
+    It can be pickled: its path and hash are pickled, and the file is opened again. N is the number of
+    samples, V that of stored views of each, C that of classes.
+
+    path: the file.
+    keys: the key of each sample, `<class>/<file name>`, N texts.
+    labels: (N,) integers, positions in `classes`.
+    views: (N, V) integers, the id of the view in each column.
+    digests: (N, 16) uint8, a digest of each image: of its pixels, or of the bytes of its file.
+    classes: C names.
+    class_counts: (C,) integers, the samples of each class.
+    block_correct: (blocks,) integers, the views in each block that the teacher classified correctly.
+    codec: decodes stored rows to logits.
+    identity: the images, views, teacher and encoding of the cache, in plain values.
+    facts: how it was made (precision, versions, the teacher's accuracy and more), in plain values.
+    version: the version of the file format.
+    producer: the program that wrote the file, with its version.
+
+    Raises:
+        CacheError: the file is missing, incomplete, corrupt or of another version.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the cache at `path`; raises CacheError unless its seal and layout are whole."""
+        """Open the cache at `path`; raises CacheError unless its seal and its tables are valid."""
         self.path = path
         before = _state(path)
         self._seal = seal.check(path)
@@ -126,18 +145,18 @@ class LogitCache:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(N, V, C): samples, stored views of each, classes."""
+        """(N, V, C): the numbers of samples, of stored views of each sample, and of classes."""
         return (*self.views.shape, len(self.classes))
 
     @property
     def store(self) -> str:
-        """The name of its encoding."""
+        """The name of the encoding: `float16`, `float32`, `int8`, `features` or `features-int8`."""
         return self.codec.encoding.name
 
     def require_origin(self) -> None:
-        """Raise CacheError unless the cache states of which images, views and teacher it is.
+        """Raise CacheError unless `identity` and `facts` name the images, the views and the teacher.
 
-        What dive exports always does; its format alone does not ask for it.
+        A cache that dive exported always does. The file format alone does not require it.
         """
         needed = _ORIGIN | (_OF_ENSEMBLE if "teachers" in self.identity else {})
         needed |= {f"identity/{key}": check for key, check in identity_checks(self.identity).items()}
@@ -150,44 +169,50 @@ class LogitCache:
 
     @property
     def teachers(self) -> list[dict[str, Any]]:
-        """What its identity has of its teacher, or of each of an ensemble; `require_origin` checks them."""
+        """The entries of the teachers in `identity`: one, or several of an ensemble.
+
+        `require_origin` checks them.
+        """
         return teachers_in(self.identity)
 
     @property
     def shares(self) -> list[float]:
-        """The weight of each of its teachers in the mean of their logits; their sum is 1."""
+        """The weight of each teacher in the mean of their logits; the weights sum to 1."""
         shares: list[float] = self.identity.get("teacher_weights", [1.0])
         return shares
 
     @property
     def accuracy(self) -> float:
-        """The teacher's accuracy over all stored views, as the export counted it; in [0, 1]."""
+        """The teacher's accuracy over all stored views, in [0, 1], as counted when the cache was written."""
         return float(self.block_correct.sum()) / (self.shape[0] * self.shape[1])
 
     @property
     def hash(self) -> str:
-        """The seal's digest in hexadecimal: the cache's name in every result made from it."""
+        """The digest of the seal in hexadecimal, which identifies the cache in every result made from it.
+
+        It covers every byte of the file; the rows are covered by their CRCs.
+        """
         return self._seal.digest.hex()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows."""
+        """The size of all rows in bytes."""
         return self._seal.size
 
     @property
     def block_rows(self) -> int:
-        """Samples in a block."""
+        """The number of samples in a block; the last block may have fewer."""
         return self._seal.block_bytes // (self.shape[1] * self.codec.row.itemsize)
 
     @property
     def block_count(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return len(self._seal.crcs)
 
     def encoded_block(self, number: int) -> tuple[slice, np.ndarray]:
-        """The samples of a block, and their rows (rows, V, …) as stored; its CRC is checked at its first use.
+        """The samples of block `number`, as a slice, and their rows (rows, V, …) as they are stored.
 
-        Raises CacheError where it does not match.
+        The CRC is verified at the first use of the block. Raises CacheError if it does not match.
         """
         start = number * self.block_rows
         rows = slice(start, min(start + self.block_rows, self.shape[0]))
@@ -202,10 +227,15 @@ class LogitCache:
         return rows, stored
 
     def encoded(self, rows: np.ndarray, columns: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """The stored rows of samples and columns, each (B,): (B, words) as `Codec.words` has them.
+        """The stored rows of samples `rows` (B,) in the views `columns` (B,): (B, words) integers.
 
-        In `out` if it is given. Every block that is read from is checked. Raises CacheError where one is
-        corrupt.
+        `codec.unpacked` turns them into rows, `codec.decode` those into logits. The CRC of every block that
+        is read is verified. Unlike `logits`, it does not check the indices against the shape.
+
+        rows, columns: integer arrays.
+        out: the array to write to; a new one if not given.
+
+        Raises CacheError if a block is corrupt.
         """
         if not self._checked.all():
             for number in np.unique(rows // self.block_rows):
@@ -214,22 +244,28 @@ class LogitCache:
         return np.take(self.codec.words(self._mapped), places, axis=0, out=out, mode="clip")
 
     def encoded_whole(self) -> np.ndarray:
-        """All rows (N, V, …) as they are stored, memory-mapped, every block checked; raises CacheError."""
+        """All rows (N, V, …) as they are stored, memory-mapped, after the CRC of every block is verified.
+
+        Raises CacheError if a block is corrupt.
+        """
         for number in range(self.block_count):
             self.encoded_block(number)
         return self._mapped
 
     def block(self, number: int) -> tuple[slice, np.ndarray]:
-        """A block's samples and their logits (rows, V, C) float32; raises CacheError if it is corrupt."""
+        """The samples of block `number`, as a slice, and their logits (rows, V, C) float32.
+
+        Raises CacheError if the block is corrupt.
+        """
         rows, stored = self.encoded_block(number)
         return rows, self.codec.decode(stored)
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """The samples of each block and their logits (rows, V, C) float32, in order, each checked."""
+        """An iterator over all blocks in order, of what `block` returns of each."""
         return map(self.block, range(self.block_count))
 
     def whole(self) -> np.ndarray:
-        """All logits (N, V, C) float32, in memory; raises CacheError where a block is corrupt."""
+        """All logits (N, V, C) float32, in memory; raises CacheError if a block is corrupt."""
         logits = np.empty(self.shape, np.float32)
         for rows, some in self.blocks():
             logits[rows] = some
@@ -238,7 +274,9 @@ class LogitCache:
     def logits(self, rows: ArrayLike, columns: ArrayLike) -> np.ndarray:
         """The logits of samples `rows` (B,) in the stored views `columns` (B,): (B, C) float32.
 
-        Raises IndexError where there is no such row or column, CacheError where the file is corrupt.
+        Item b is sample `rows[b]` in the view of column `columns[b]`. Negative indices are not accepted.
+
+        Raises IndexError if a row or column is out of range, CacheError if a block is corrupt.
         """
         places = [np.atleast_1d(np.asarray(index, dtype=np.int64)) for index in (rows, columns)]
         for name, index, count in zip(("row", "column"), places, self.shape[:2], strict=True):

@@ -1,4 +1,4 @@
-"""The pictures of a data set by key, for programs that join them with a logit cache."""
+"""The images of a data set as a mapping by key, for programs that combine them with a logit cache."""
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -18,15 +18,22 @@ SPLITS = ("train", "test", "val")
 
 
 class LabelledImages(Mapping[str, np.ndarray]):
-    """The pictures of one split of a source: a mapping of keys to (H, W, channels) uint8.
+    """The images of one part of a data set: a mapping from keys to arrays (H, W, channels) uint8.
 
-    keys: `<class>/<file name>`, in order. labels: (N,) int64, positions in `classes`. Pictures are read when
-    they are asked for. It can be pickled: what is pickled is where the pictures are, and they are opened
-    again.
+    `dive.open_images` returns it. The keys are `<class>/<file name>`, in ascending order. An image is read
+    when it is accessed. A `LabelledImages` can be pickled: the location of the images is pickled, and the
+    data set is opened again.
+
+    Args:
+        kind: the kind of data set, as `data.kind` of a recipe: `cifar100`, `cifar10`, `folder`, `list` or
+            `digits`.
+        place: the keys of `data` that locate the images, for example `{"root": "my_images"}`.
+        split: `train`, `test` or `val`.
 
     Raises:
-        DataError: the pictures are missing, or one cannot be read.
-        KeyError: there is no picture of that key.
+        DataError: the images or the validation part are missing; on access, an image cannot be read.
+        KeyError: on access, there is no image with that key.
+        ValueError: `split` has another value.
     """
 
     def __init__(self, kind: str, place: Mapping[str, Any], split: str = "train") -> None:
@@ -58,12 +65,12 @@ class LabelledImages(Mapping[str, np.ndarray]):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in label order."""
+        """The class names, in the order of the labels."""
         return self._source.classes
 
     @property
     def labels(self) -> np.ndarray:
-        """The class of each picture, (N,) int64."""
+        """The label of each image, (N,) int64: a position in `classes`."""
         return self._split.labels
 
     def __len__(self) -> int:
@@ -82,9 +89,12 @@ class LabelledImages(Mapping[str, np.ndarray]):
             return self._split.read(self._position[key])
 
     def known_by(self, key: str, digests_of: str) -> tuple[np.ndarray, bytes]:
-        """The picture of a key and the digest it is known by: of its `pixels`, or of its file (`files`).
+        """The image of a key, (H, W, channels) uint8, and its digest, 16 bytes.
 
-        Raises KeyError and DataError as reading does, and DataError where pictures have no files.
+        digests_of: `pixels` for the digest of the pixels, `files` for that of the file's bytes.
+
+        Raises KeyError if there is no such key, DataError if the image cannot be read or, for `files`, has no
+        file of its own.
         """
         if digests_of == PIXELS:
             return (picture := self[key]), digest(picture)
@@ -96,7 +106,10 @@ class LabelledImages(Mapping[str, np.ndarray]):
             return decode(content, files.where(position), files.side), file_digest(content)
 
     def require(self, keys: list[str], where: str) -> None:
-        """Raise DataError, naming the first, unless there is a picture of every key. where: what has them."""
+        """Raise DataError, with the first missing key, unless there is an image for every key.
+
+        where: the origin of the keys, for the message.
+        """
         if missing := [key for key in keys if key not in self._position]:
             raise DataError(
                 f"{len(missing)} of {len(keys)} keys of {where} are not among the pictures, for example "

@@ -1,4 +1,4 @@
-"""A torch data set of stored views with the teacher's logits, for training loops of your own."""
+"""A torch data set of stored views with the teacher's logits, for custom training loops."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,23 +19,26 @@ from dive.views.space import ViewSpace, require_ids, require_same
 
 
 class CachedViews(Dataset[tuple[Any, int, torch.Tensor]]):
-    """The samples of a cache: (picture in a stored view, label, the teacher's logits of that view).
+    """A torch data set of a cache's samples: (image in a stored view, label, teacher's logits of that view).
 
-    The picture is a uint8 tensor (channels, H, W), or what `transform` makes of it; the label an int; the
-    logits float32 (C,). Which of its stored views a sample is seen in is a function of (seed, epoch, key):
-    call `set_epoch` before each epoch, which reaches the workers of a DataLoader too, those that live on
-    between epochs (`persistent_workers`) included. Samples are joined with pictures by key, and a picture
-    whose pixels are not those that the teacher saw is an error. It can be pickled; files are opened again.
+    The image is a uint8 tensor (channels, H, W), or what `transform` returns for it. The label is an int, the
+    logits are a float32 tensor (C,). The stored view of a sample is a function of (seed, epoch, key). Call
+    `set_epoch` before each epoch; the workers of a DataLoader see the change too, also with
+    `persistent_workers=True`.
+
+    Samples and images are joined by key. An image is compared with its digest in the cache when it is read.
+    The data set can be pickled; the files are opened again.
 
     Args:
-        cache: the logit cache, of `dive.open_cache`.
-        images: the pictures that it is of, by key, of `dive.open_images`.
-        seed: of the choice of views.
-        transform: called on the uint8 tensor of a view. It should not augment: the teacher has not seen that.
+        cache: the logit cache, from `dive.open_cache`.
+        images: the training images of the cache, from `dive.open_images`.
+        seed: seed of the choice of views.
+        transform: called with the uint8 tensor of a view. It should not augment, as the logits are those of
+            the view without that augmentation.
 
     Raises:
-        CacheError: the cache does not say of which views it is, or this version makes those of other pixels.
-        DataError: a sample of the cache has no picture, or, when it is read, another one.
+        CacheError: the cache does not describe its views, or this version computes other pixels for them.
+        DataError: a sample has no image; on access, its image cannot be read or differs from its digest.
 
     Example:
         >>> import dive
@@ -65,15 +68,15 @@ class CachedViews(Dataset[tuple[Any, int, torch.Tensor]]):
 
     @property
     def epoch(self) -> int:
-        """The epoch whose views are given, from 1."""
+        """The current epoch, 1 at first."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Give the views of epoch `epoch` from now on."""
+        """Use the views of epoch `epoch` from now on, in the workers of a DataLoader too."""
         self._epoch.fill_(epoch)
 
     def column(self, row: int) -> int:
-        """The column of the cache that a sample is seen in in this epoch."""
+        """The column of `cache.views` from which sample `row` is taken in the current epoch."""
         hashes = self._hashes[row : row + 1]
         return int(epoch_choice(self.seed, self.epoch, hashes, self.cache.shape[1])[0])
 
@@ -87,9 +90,9 @@ class CachedViews(Dataset[tuple[Any, int, torch.Tensor]]):
         return view if self.transform is None else self.transform(view), int(cache.labels[row]), logits
 
     def pixels(self, row: int, column: int) -> np.ndarray:
-        """A sample in the view of a column of the cache: (H, W, channels) uint8.
+        """Sample `row` in the view of column `column`: (H, W, channels) uint8.
 
-        Raises DataError where its picture cannot be read, or is another one than the teacher saw.
+        Raises DataError if the image cannot be read or differs from its digest in the cache.
         """
         cache = self.cache
         picture, found = self.images.known_by(cache.keys[row], cache.identity.get("digests", PIXELS))

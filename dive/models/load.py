@@ -1,4 +1,4 @@
-"""A finished model for programs that only use it."""
+"""Loading the network of a finished checkpoint."""
 
 from pathlib import Path
 
@@ -7,12 +7,17 @@ from dive.models.network import Network
 
 
 def load_model(path: str | Path, own: str | None = None) -> Network:
-    """The network of a finished checkpoint, in eval mode, on the CPU.
+    """The network of a finished checkpoint, a `torch.nn.Module` in eval mode on the CPU.
 
-    It takes uint8 views (B, channels, H, W) and gives logits (B, C); its `body` is the bare network, which
-    takes normalised views. own: the name of a network of your own, `package.module:callable`; a checkpoint of
-    such a network is refused where it is not named here. Raises CheckpointError where the file is not a
-    whole checkpoint.
+    It takes uint8 views (B, channels, H, W), resizes and normalises them itself, and returns logits (B, C).
+    Its attribute `body` is the network without this preprocessing.
+
+    path: the checkpoint.
+    own: the name of a custom network, `package.module:callable`, which is imported and called. A checkpoint
+        of a custom network is refused unless its name is given here.
+
+    Raises CheckpointError if the file is missing or corrupt, is not a finished model, or has a network that
+    cannot be built.
 
     >>> import dive, torch
     >>> network = dive.load_model("checkpoints/digits_lt_bbn/teacher.pt")

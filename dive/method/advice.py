@@ -1,8 +1,8 @@
-"""Which temperature to take: rules over a cache's virtual examples. RULES lists them, the default first.
+"""Recommending τ and p from the virtual examples of a cache. RULES has the rules, the default first.
 
-`crossing` is the rule of thumb of the paper (He, Wu, Wei 2021) made exact: the proper τ/p is where few-shot
-classes overtake many-shot ones. `grid` is the same read off a grid, as the paper reads its Figure 5. Where
-the curves do not cross, `information` stands in for `crossing`.
+`crossing` computes exactly what the paper (He, Wu, Wei 2021) estimates: the τ/p at which few-shot classes
+overtake many-shot ones. `grid` reads it off a grid of τ/p, as the paper does in its Figure 5. `information`
+is the fallback of `crossing` for curves that do not cross.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,10 +26,12 @@ UNIFORM, UNIFORM_A_CLASS = 1e-4, 1e-7
 
 @dataclass(frozen=True)
 class Advice:
-    """A recommended pair of τ and p; both None where the rule `grid` finds none on its grid.
+    """A recommended pair of τ and p, with the reason.
 
-    rule: that recommends it, `crossing`, `grid` or, where the curves do not cross, `information`. reason:
-    why, in one or more sentences.
+    tau: temperature τ; None if the rule `grid` finds no pair on its grid.
+    power: power normalisation p; None if `tau` is.
+    rule: the rule that recommends it: `crossing`, `grid` or the fallback `information`.
+    reason: one or more sentences.
     """
 
     tau: float | None
@@ -39,7 +41,7 @@ class Advice:
 
     @property
     def sentence(self) -> str:
-        """All of it for a person."""
+        """The recommendation as text: τ, p, the rule and the reason."""
         if self.tau is None:
             return f"No recommendation: {self.reason}"
         told = "fallback" if self.rule == INFORMATION else f"rule {self.rule}"
@@ -47,11 +49,19 @@ class Advice:
 
 
 def recommend(cache: LogitCache, clean: bool = False, sample: int | None = None, seed: int = 0) -> Advice:
-    """The τ and p that a cache's crossing recommends, or the fallback where its curves do not cross.
+    """The recommended τ and p for a cache, an `Advice`, from the crossing of its curves.
 
-    τ is half the crossing's τ/p and p is 0.5. The fallback is the largest τ/p whose targets keep a fifth of
-    the information that those at τ/p = 1 keep; it is taken too where they keep less than 2 % at the crossing.
-    clean, sample, seed, and what is raised: as `virtual_examples` has them.
+    p is 0.5, and τ is half the τ/p at which few-shot classes overtake many-shot ones (`find_crossing`). If
+    the curves do not cross, the fallback is the largest τ/p whose targets keep a fifth of the information at
+    τ/p = 1. The fallback is also used if the targets at the crossing keep less than 2 % of it. Logits that
+    carry no information at all give the paper's τ = 3.
+
+    cache: the logit cache, from `open_cache`.
+    clean: use the clean views only, not all stored views.
+    sample: the number of images to estimate from; None for all images.
+    seed: seed of the draw of the sample.
+
+    Raises CacheError and ValueError as `virtual_examples` does.
 
     >>> import dive
     >>> cache = dive.open_cache("cache/digits_lt_bbn.h5")

@@ -1,10 +1,10 @@
-"""The crossing: the τ/p at which few-shot classes get more virtual examples than many-shot ones.
+"""Finding the crossing: the τ/p at which few-shot classes overtake many-shot ones in virtual examples.
 
-The few-shot mean minus the many-shot mean is a smooth function of log(τ/p). A first pass over the cache
-takes its sign at temperatures a factor of 2 apart. A second one takes it close to where a polynomial through
-those has its root. A third shows that it changes its sign within TOLERANCE of the root of a polynomial
-through all of them, and has the rounded τ that is recommended. Where that fails, the interval is divided
-further.
+The few-shot mean minus the many-shot mean is a smooth function of log(τ/p), whose root is searched. A first
+pass over the cache evaluates it at temperatures a factor of 2 apart. A second pass evaluates it close to the
+root of a polynomial through these points. A third pass verifies that the sign changes within TOLERANCE of the
+root of a polynomial through all points; it also evaluates the rounded τ that is recommended. If the sign does
+not change there, the interval is divided further.
 """
 
 import math
@@ -30,10 +30,10 @@ Height = Callable[[Distribution], float]
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where the few-shot mean of virtual examples overtakes the many-shot mean, seen from small τ/p.
+    """The point at which the few-shot mean of virtual examples overtakes the many-shot mean as τ/p grows.
 
-    distribution: there, to a relative 2.5e-4 of τ/p. error: the standard error of `ratio` where it is
-    estimated from a sample.
+    distribution: the virtual examples there. Its τ/p has a relative error of at most 2.5e-4.
+    error: the standard error of `ratio` if it is estimated from a sample, else None.
     """
 
     distribution: Distribution
@@ -41,17 +41,17 @@ class Crossing:
 
     @property
     def ratio(self) -> float:
-        """τ/p."""
+        """The τ/p of the crossing."""
         return self.distribution.temperature
 
     @property
     def few(self) -> float:
-        """The few-shot mean, all but equal to the many-shot one."""
+        """The mean number of virtual examples of a few-shot class, almost equal to `many`."""
         return _mean(self.distribution, "few")
 
     @property
     def many(self) -> float:
-        """The many-shot mean."""
+        """The mean number of virtual examples of a many-shot class."""
         return _mean(self.distribution, "many")
 
 
@@ -75,10 +75,17 @@ class Search:
 def find_crossing(
     cache: LogitCache, clean: bool = False, sample: int | None = None, seed: int = 0
 ) -> Crossing | None:
-    """The smallest τ/p at which few-shot classes overtake many-shot ones; None where they never do.
+    """The smallest τ/p at which few-shot classes overtake many-shot ones, a `Crossing`, or None.
 
-    Accurate to a relative 2.5e-4, in three passes over the cache as a rule. clean, sample, seed, and what is
-    raised: as `virtual_examples` has them; with a sample the crossing has a standard error.
+    None means that they never do, or that no class is few-shot or none is many-shot. τ/p is accurate to a
+    relative 2.5e-4. The search usually takes three passes over the cache.
+
+    cache: the logit cache, from `open_cache`.
+    clean: use the clean views only, not all stored views.
+    sample: the number of images to estimate from, which gives the crossing a standard error; None for all.
+    seed: seed of the draw of the sample.
+
+    Raises CacheError and ValueError as `virtual_examples` does.
 
     >>> import dive
     >>> cache = dive.open_cache("cache/digits_lt_bbn.h5")

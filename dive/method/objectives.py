@@ -1,7 +1,7 @@
-"""What a network is trained to minimise: the losses of `dive.method.losses` as modules with parameters.
+"""Training losses as `torch.nn.Module`s with parameters; `dive.method.losses` has their formulas.
 
-Each takes logits (B, C), labels (B,) and what else it needs of a batch, and gives its mean over the batch, or
-with `reduction="none"` the loss of each example.
+Each is called with logits (B, C), labels (B,) and, for some, further tensors of the batch. It returns the
+mean over the batch or, with `reduction="none"`, the loss of each example (B,), in nats.
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ REDUCTIONS = ("mean", "none")
 
 
 class Objective(nn.Module, ABC):
-    """A loss by name. name: as recipes and records have it."""
+    """The base class of the losses. name: the name of the loss in recipes and records."""
 
     name: ClassVar[str]
 
@@ -33,16 +33,19 @@ class Objective(nn.Module, ABC):
         """The loss of each example: (B,), in nats."""
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
-        """The mean loss over the batch, or that of each example, in nats."""
+        """The mean loss over the batch, a scalar, or with `reduction="none"` that of each example (B,).
+
+        logits: (B, C). labels: (B,) int64.
+        """
         each = self.per_example(logits, labels, *more)
         return each if self.reduction == "none" else each.mean()
 
 
 class LabelObjective(Objective):
-    """An objective that takes labels alone.
+    """The base class of the losses that need logits and labels only.
 
-    learns_prior: whether logits trained with it follow the class sizes. label_smoothing: the share of each
-    label that is spread evenly over all classes, in [0, 1).
+    learns_prior: whether the logits of a network trained with it contain the class prior.
+    label_smoothing: the share of each label that is spread evenly over all classes, in [0, 1).
     """
 
     learns_prior: ClassVar[bool] = False
@@ -55,45 +58,46 @@ class LabelObjective(Objective):
 
     @classmethod
     def for_counts(cls, class_counts: np.ndarray, label_smoothing: float = 0.0) -> "LabelObjective":
-        """The objective for training images of so many per class (C,)."""
+        """The loss for a training set with `class_counts` (C,) images of each class."""
         return cls(label_smoothing=label_smoothing)
 
     def extra_repr(self) -> str:
-        """The parameters, as `print` shows the module."""
+        """The parameters that `print` shows."""
         return f"label_smoothing={self.label_smoothing:g}"
 
 
 class CrossEntropyLoss(LabelObjective):
-    """Plain cross-entropy of logits (B, C) against labels (B,).
+    """Plain cross-entropy of logits (B, C) against labels (B,), in nats.
 
     Args:
         reduction: `mean` over the batch, or `none` for the loss of each example.
         label_smoothing: the share of each label that is spread evenly over all classes, in [0, 1).
 
     Raises:
-        ValueError: a parameter is out of its range.
+        ValueError: a parameter is out of range.
     """
 
     name = "ce"
     learns_prior = True
 
     def per_example(self, logits: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy: (B,), in nats."""
+        """Cross-entropy of each example, (B,), in nats."""
         return losses.cross_entropy(logits, labels, self.label_smoothing)
 
 
 class BalancedSoftmaxLoss(LabelObjective):
-    """Balanced softmax (BSCE; Ren et al. 2020): cross-entropy of `logits + log n` against the labels.
+    """Balanced softmax (BSCE; Ren et al. 2020): cross-entropy of `logits + log n` against labels, in nats.
 
-    The prior belongs to training alone; a prediction is the largest of the raw logits.
+    It is called with logits (B, C) and labels (B,). n are the class counts. They are for training only: a
+    prediction is the argmax of the raw logits.
 
     Args:
-        class_counts: (C,) training images of each class, at least one of each.
+        class_counts: (C,) the training images of each class, at least one each.
         reduction: `mean` over the batch, or `none` for the loss of each example.
         label_smoothing: the share of each label that is spread evenly over all classes, in [0, 1).
 
     Raises:
-        ValueError: a class has no image, or a parameter is out of its range.
+        ValueError: a class has no image, or a parameter is out of range.
 
     Example:
         >>> import dive, torch
@@ -116,30 +120,32 @@ class BalancedSoftmaxLoss(LabelObjective):
 
     @classmethod
     def for_counts(cls, class_counts: np.ndarray, label_smoothing: float = 0.0) -> "BalancedSoftmaxLoss":
-        """The objective for training images of so many per class (C,)."""
+        """The loss for a training set with `class_counts` (C,) images of each class."""
         return cls(class_counts, label_smoothing=label_smoothing)
 
     def per_example(self, logits: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
-        """Balanced softmax: (B,), in nats."""
+        """Balanced softmax of each example, (B,), in nats."""
         return losses.balanced_softmax(logits, labels, self.log_counts, self.label_smoothing)
 
 
 class DiVELoss(Objective):
-    """DiVE's student loss (He, Wu, Wei 2021): (1-w)·BSCE(s, y) + w·τ²·KL(t ‖ softmax(s/τ)).
+    """DiVE's student loss (He, Wu, Wei 2021), in nats: (1-w)·BSCE(s, y) + w·τ²·KL(t ‖ softmax(s/τ)).
 
-    The target t is softmax(z/τ) of the teacher's logits z, to the power p, normalised again. The KL term
-    takes the student's raw logits, without a prior.
+    It is called with the student's logits s (B, C), labels y (B,) and the teacher's logits z (B, C). BSCE is
+    `BalancedSoftmaxLoss`. The target t is softmax(z/τ) raised to the power p and normalised again. The class
+    counts do not enter the KL term.
 
     Args:
-        class_counts: (C,) training images of each class, at least one of each.
-        tau: temperature τ of the teacher.
+        class_counts: (C,) the training images of each class, at least one each.
+        tau: temperature τ, above 0.
         power: power normalisation p of the target, in (0, 1].
-        weight: w, in [0, 1].
-        student_tau: the student's own temperature; the teacher's τ if not given. The factor stays τ².
+        weight: weight w of the KL term, in [0, 1].
+        student_tau: temperature of the student's softmax in the KL term; `tau` if None. The factor τ² is that
+            of `tau` in either case.
         reduction: `mean` over the batch, or `none` for the loss of each example.
 
     Raises:
-        ValueError: a class has no image, or a parameter is out of its range.
+        ValueError: a class has no image, or a parameter is out of range.
 
     Example:
         >>> import dive, torch
@@ -174,7 +180,7 @@ class DiVELoss(Objective):
         self.register_buffer("log_counts", _log_counts(class_counts), persistent=False)
 
     def per_example(self, logits: torch.Tensor, labels: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
-        """DiVE's loss against the teacher's logits (B, C): (B,), in nats."""
+        """DiVE's loss of each example, (B,), in nats. more: the teacher's logits (B, C)."""
         (teacher_logits,) = more
         return losses.dive(
             logits,
@@ -188,7 +194,7 @@ class DiVELoss(Objective):
         )
 
     def extra_repr(self) -> str:
-        """The parameters, as `print` shows the module."""
+        """The parameters that `print` shows."""
         names = ("tau", "power", "weight", "student_tau")
         return ", ".join(f"{name}={getattr(self, name):g}" for name in names)
 

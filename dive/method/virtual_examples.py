@@ -1,8 +1,8 @@
-"""Virtual examples: the sums by class of a cache's softened logits at a temperature.
+"""Virtual examples: the softened targets of a cache, summed by class, at one or more temperatures.
 
-The virtual examples of class c are Σ_i t_ic over the training set (He, Wu, Wei 2021, section 3.2),
-t = softmax(p·z/τ). Only the effective temperature T = τ/p matters to them. One pass over the cache
-serves every temperature. NumPy alone, on all cores.
+The virtual examples of class c are Σ_i t_ic over the training set (He, Wu, Wei 2021, section 3.2), with the
+target t = softmax(p·z/τ). They depend on the effective temperature T = τ/p only. One pass over the cache
+computes them for any number of temperatures. This module needs NumPy only and uses all cores.
 """
 
 import math
@@ -30,11 +30,16 @@ MOST_WORKERS = 16  # more would wait for memory
 class Distribution:
     """Virtual examples at one effective temperature.
 
-    per_class: (C,) virtual examples, summing to the number of samples. shots: their mean per class
-    in many, medium and few, None where there is no such class. information: the mean over samples
-    of log C − H(t), in nats. errors: where they are estimated from a sample, the standard errors of shots
-    and `information`. difference_error: that of the few-shot mean minus the many-shot mean, None where
-    nothing is estimated or one of the two has no class.
+    temperature: T = τ/p.
+    per_class: (C,) the virtual examples of each class; their sum is the number of samples.
+    shots: the mean of `per_class` over the many-, medium- and few-shot classes, by `many`, `medium` and
+        `few`; None for a group without classes. Many-shot classes have more than 100 training images,
+        few-shot classes fewer than 20.
+    information: the mean over the samples of log C − H(t), in nats.
+    errors: the standard errors of `shots` (by the same names) and of `information`, if estimated from a
+        sample; else None.
+    difference_error: the standard error of the few-shot mean minus the many-shot mean; None if nothing is
+        estimated or one of the groups has no class.
     """
 
     temperature: float
@@ -46,7 +51,7 @@ class Distribution:
 
     @property
     def ratio(self) -> float:
-        """Largest over smallest of the shots' means: 1 is flat, infinite where one got nothing."""
+        """The largest mean in `shots` over the smallest: 1 if all are equal, infinity if one is 0."""
         means = [mean for mean in self.shots.values() if mean is not None]
         return max(means) / min(means) if min(means) > 0 else math.inf
 
@@ -58,13 +63,20 @@ def virtual_examples(
     sample: int | None = None,
     seed: int = 0,
 ) -> list[Distribution]:
-    """The virtual examples of every class at each effective temperature T = τ/p, in one pass over the cache.
+    """The virtual examples of every class at each effective temperature, a `Distribution` for each.
 
-    Averaged over the stored views, or with `clean` of the clean view alone. Rows are decoded in chunks. With
-    `sample` they are estimated from so many images, drawn by `seed` without replacement, each in all its
-    views, and `errors` are their standard errors; only the blocks that hold one are read. Raises CacheError
-    where the cache is corrupt, not finite, or has no clean view; ValueError where a temperature is not above
-    0 or a sample has less than two images.
+    They are averaged over the stored views of each image. All temperatures take one pass over the cache,
+    which is decoded in chunks.
+
+    cache: the logit cache, from `open_cache`.
+    temperatures: the effective temperatures T = τ/p, each above 0.
+    clean: use the clean view of each image only, not all stored views.
+    sample: the number of images to estimate from, at least 2, drawn without replacement; only the blocks that
+        contain them are read, and `errors` has the standard errors. None, or N or more, takes all N images.
+    seed: seed of the draw of the sample.
+
+    Raises CacheError if the cache is corrupt, has logits that are not finite, or lacks the clean view of an
+    image with `clean`; ValueError if a temperature is not above 0 or `sample` is less than 2.
 
     >>> import dive
     >>> cache = dive.open_cache("cache/digits_lt_bbn.h5")

@@ -1,4 +1,4 @@
-"""The recipe's part `data`: a dataclass for each kind, with that kind's keys alone."""
+"""The part `data` of a recipe: a dataclass for each kind, with the keys of that kind only."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from dive.recipe.keys import kind as named
 # Keys of several kinds: what a value must be, and what it means.
 IMBALANCE = (
     within(1.0, 1e9),
-    "ratio of the largest to the smallest class after the long-tailed draw; null draws every image",
+    "ratio of the largest to the smallest class after the long-tailed draw; null keeps every image",
 )
 DRAWN = (SEED, "seed of the long-tailed draw")
-_CIFAR = (bounds.path, "folder of the official files, or an image folder, or a .zip of one")
+_CIFAR = (bounds.path, "folder of the official files, an image folder, or a .zip of one")
 _SHARES = within(*bounds.SHARES)
 
 
@@ -51,7 +51,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Cifar100(Data):
-    """CIFAR-100 below `root`, downloaded if it is missing."""
+    """CIFAR-100, in the folder `root`; downloaded if it is missing."""
 
     side: ClassVar[int | None] = 32
 
@@ -63,7 +63,7 @@ class Cifar100(Data):
 
 @dataclass(frozen=True)
 class Cifar10(Data):
-    """CIFAR-10 below `root`, downloaded if it is missing."""
+    """CIFAR-10, in the folder `root`; downloaded if it is missing."""
 
     side: ClassVar[int | None] = 32
 
@@ -75,24 +75,25 @@ class Cifar10(Data):
 
 @dataclass(frozen=True)
 class Folder(Data):
-    """Your own pictures below `root` (docs/your-own-images.md).
+    """An image folder, `root` (docs/your-own-images.md).
 
-    Either `train/<class>/*` and `test/<class>/*`, and perhaps `val/<class>/*`, or `<class>/*` alone. Shares
-    are of each class, taken before the draw, and depend on the file names alone, not on `seed`.
+    Its layout is either `train/<class>/*` and `test/<class>/*`, with an optional `val/<class>/*`, or
+    `<class>/*` alone. `test_share` and `val_share` are taken of each class, before the long-tailed draw. The
+    files that they select depend on the file names only, not on `seed`.
     """
 
     without_val: ClassVar[str] = "lay out a val/ or set data.val_share, and train with it"
     dividing: ClassVar[tuple[str, ...]] = ("test_share", "val_share")
 
     kind: str = named("folder")
-    root: str = key("data", bounds.path, "folder of the pictures, or a .zip of one")
+    root: str = key("data", bounds.path, "the image folder, or a .zip of one")
     test_share: float | None = key(
-        None, _SHARES, "share of pictures that is the test part; null is 0.2, or what lies in `test/`"
+        None, _SHARES, "share of the images set aside as the test set; null: `test/` if it exists, else 0.2"
     )
     val_share: float | None = key(
         None,
         _SHARES,
-        "share of training pictures set aside for validation; null is none, or what lies in `val/`",
+        "share of the training images set aside for validation; null: `val/` if it exists, else none",
     )
     imbalance: float | None = key(None, *IMBALANCE)
     seed: int = key(0, *DRAWN)
@@ -100,18 +101,18 @@ class Folder(Data):
 
 @dataclass(frozen=True)
 class Listed(Data):
-    """Pictures below `root` that list files name, `relative/path label` a line, as large sets come."""
+    """Images below `root`, named by list files with a line `relative/path label` for each image."""
 
     without_val: ClassVar[str] = "name a list of one with data.val_list"
     dividing: ClassVar[tuple[str, ...]] = ("train_list", "test_list", "val_list")
 
     kind: str = named("list")
-    root: str = key("data", bounds.path, "folder that the paths in the lists begin in")
-    train_list: str = key("train.txt", bounds.path, "file that lists the training pictures")
-    test_list: str = key("test.txt", bounds.path, "file that lists the test pictures")
-    val_list: str | None = key(None, bounds.path, "file that lists pictures for validation; null is none")
+    root: str = key("data", bounds.path, "folder to which the paths in the lists are relative")
+    train_list: str = key("train.txt", bounds.path, "list file of the training images")
+    test_list: str = key("test.txt", bounds.path, "list file of the test images")
+    val_list: str | None = key(None, bounds.path, "list file of the validation images; null: none")
     classes: str | None = key(
-        None, bounds.path, "file of class names, one a line; null calls a class after its pictures' folder"
+        None, bounds.path, "file with one class name per line; null names a class after its images' folder"
     )
     imbalance: float | None = key(None, *IMBALANCE)
     seed: int = key(0, *DRAWN)
@@ -119,7 +120,7 @@ class Listed(Data):
 
 @dataclass(frozen=True)
 class Digits(Data):
-    """The grey digits of 8×8 pixels that come with scikit-learn, for a first run without a download."""
+    """The greyscale digits of 8×8 pixels that come with scikit-learn. They need no download."""
 
     channels: ClassVar[int] = 1
     mirrored: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""The recipe's parts `optimizer`, a dataclass for each kind, and `schedule`."""
+"""The parts `optimizer` (a dataclass for each kind) and `schedule` of a recipe."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from dive.recipe.keys import RATE, key
 from dive.recipe.keys import kind as named
 
 # Of every optimiser: what a value must be, and what it means.
-LR = (RATE, "learning rate that the warm-up ends at and the decay begins from")
+LR = (RATE, "learning rate at the end of the warm-up, from which the decay starts")
 _DECAY = within(0, 1)
 _STEPS = 10**9  # of the longest schedule
 
@@ -28,7 +28,7 @@ class Optimizer:
     clip_norm: float | None = key(
         None,
         within(1e-6, 1e6),
-        "largest L2 norm of all gradients together, to which a larger one is scaled down; null is none",
+        "largest L2 norm of all gradients together; larger gradients are scaled down; null: no limit",
     )
 
 
@@ -38,8 +38,10 @@ class Sgd(Optimizer):
 
     kind: str = named("sgd")
     lr: float = key(0.1, *LR)
-    weight_decay: float = key(2e-4, _DECAY, "share of each parameter that is added to its gradient")
-    momentum: float = key(0.9, within(0, 0.9999), "share of the sum of earlier gradients that a step keeps")
+    weight_decay: float = key(
+        2e-4, _DECAY, "weight decay: this multiple of each parameter is added to its gradient"
+    )
+    momentum: float = key(0.9, within(0, 0.9999), "momentum factor")
 
 
 @dataclass(frozen=True)
@@ -49,48 +51,52 @@ class AdamW(Optimizer):
     kind: str = named("adamw")
     lr: float = key(1e-3, *LR)
     weight_decay: float = key(
-        0.05, _DECAY, "share of each parameter, times the learning rate, that a step takes away"
+        0.05, _DECAY, "weight decay: a step subtracts this, times the learning rate, times the parameter"
     )
     betas: tuple[float, ...] = key(
         (0.9, 0.999),
         bounds.numbers(*bounds.BETAS),
-        "decay rates of the means of gradients and of their squares",
+        "decay rates of the running means of the gradient and of its square",
     )
-    eps: float = key(1e-8, within(1e-12, 1), "what is added to the root of the mean of squares")
+    eps: float = key(1e-8, within(1e-12, 1), "term added to the denominator for numerical stability")
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Linear warm-up of the learning rate, then decay.
 
-    The length is `epochs` with `warmup_epochs`, or `iterations` with `warmup_iterations`, which are steps;
-    the pair that is not used is null. A step is one batch. The epoch in which the iterations end is gone
-    through to its end: with `steps` at the same rate, with a cosine at 0, which moves the statistics of batch
-    norm alone.
+    The length is given by `epochs` and `warmup_epochs`, or by `iterations` and `warmup_iterations` in steps
+    of one batch; the other two are null. The epoch in which the iterations end is always completed: with
+    `steps` at an unchanged learning rate, with `cosine` at rate 0, which only updates the statistics of batch
+    norm.
     """
 
     epochs: int | None = key(200, within(*bounds.EPOCHS), "length in epochs")
     iterations: int | None = key(None, within(1, _STEPS), "length in steps")
-    batch_size: int = key(128, within(1, 1_000_000), "images of a batch, in all processes together")
+    batch_size: int = key(128, within(1, 1_000_000), "images per batch, over all processes together")
     accumulate: int = key(
         1,
         within(1, 1024),
-        "parts that a batch is gone through in, to take the memory of one; batch norm sees the parts",
+        "parts of a batch, processed in turn to save memory; batch norm sees one part at a time",
     )
     warmup_epochs: int | None = key(5, within(0, 1_000_000), "warm-up in epochs, at most `epochs`")
     warmup_iterations: int | None = key(None, within(0, _STEPS), "warm-up in steps, at most `iterations`")
-    warmup_from: float = key(0.0, within(0, 1), "share of `optimizer.lr` that the warm-up begins from")
+    warmup_from: float = key(
+        0.0, within(0, 1), "learning rate at the start of the warm-up, as a share of `optimizer.lr`"
+    )
     decay: str = key(
         "steps",
         one_of("steps", "cosine"),
-        "`steps`: times `gamma` after each milestone; `cosine`: to 0 at the end",
+        "`steps`: multiply by `gamma` after each milestone; `cosine`: decay to 0 at the end",
     )
     milestones: tuple[int, ...] = key(
         (120, 160),
         within(1, 1_000_000),
-        "epochs after which the rate is lowered, increasing; `[]` with a cosine or `iterations`",
+        "epochs after which the rate is lowered, in ascending order; `[]` with `cosine` or `iterations`",
     )
-    gamma: float = key(0.01, within(0, 1), "factor of the learning rate after each milestone")
+    gamma: float = key(
+        0.01, within(0, 1), "factor by which the learning rate is multiplied after each milestone"
+    )
 
     @property
     def length(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The recipe's part `views`: a dataclass for each space of augmented views, with that space's keys alone."""
+"""The part `views` of a recipe: a dataclass for each view space, with the keys of that space only."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from dive.recipe.keys import SEED, SIDE, key
 from dive.recipe.keys import kind as named
 
 # Keys of several kinds: what a value must be, and what it means.
-PAD = (within(0, 64), "pixels of zeros that are padded on each side before the crop")
-FLIP = (None, "whether half of the views are mirrored; must be false for `digits`")
-SIZE = (SIDE, "side in pixels that pictures are brought to; null leaves them as they are")
-DRAWN = (SEED, "seed of the draw of the views that a cache stores, where it does not store all")
+PAD = (within(0, 64), "zero padding on each side before the crop, in pixels")
+FLIP = (None, "whether half of the views are flipped horizontally; must be false for `digits`")
+SIZE = (SIDE, "side in pixels to which images are resized and centre-cropped; null keeps their size")
+DRAWN = (SEED, "seed of the draw of the views that a cache stores, if it does not store all")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Views:
 
 @dataclass(frozen=True)
 class CropFlip(Views):
-    """Pad with zeros, crop back at random, perhaps flip."""
+    """Zero padding, random crop to the original size, random horizontal flip."""
 
     kind: str = named("crop_flip")
     pad: int = key(4, *PAD)
@@ -57,7 +57,7 @@ class CropFlip(Views):
 
 @dataclass(frozen=True)
 class AutoAugment(Views):
-    """For colour: `crop_flip`, then AutoAugment (CIFAR-10 policy) and Cutout, a hole of half the side."""
+    """`crop_flip`, AutoAugment (CIFAR-10 policy) and Cutout (half the side); for colour images only."""
 
     colour: ClassVar[bool] = True
     usual: ClassVar[str] = "50"
@@ -71,27 +71,27 @@ class AutoAugment(Views):
 
 @dataclass(frozen=True)
 class ResizedCrop(Views):
-    """For photographs, which may have any size: crop at random, resize, perhaps flip, change colours."""
+    """Random resized crop, random horizontal flip and colour jitter, for photographs of any size."""
 
     one_size: ClassVar[bool] = False
     usual: ClassVar[str] = "50"
 
     kind: str = named("resized_crop")
-    size: int = key(224, SIDE, "side of a view, in pixels")
+    size: int = key(224, SIDE, "side of a view in pixels")
     scale: tuple[float, ...] = key(
         (0.08, 1.0),
         bounds.interval(*bounds.CROP_SCALES),
-        "least and greatest area of a crop, as a share of the picture's",
+        "smallest and largest area of a crop, as a share of the area of the image",
     )
     ratio: tuple[float, ...] = key(
         (3 / 4, 4 / 3),
         bounds.interval(*bounds.CROP_RATIOS),
-        "least and greatest width of a crop, as a multiple of its height",
+        "smallest and largest width of a crop, as a multiple of its height",
     )
     flip: bool = key(True, *FLIP)
     jitter: tuple[float, ...] = key(
         (0.4, 0.4, 0.4, 0.0),
         bounds.numbers(*bounds.JITTER),
-        "strength of changes in brightness, contrast, saturation and hue; 0 leaves one out",
+        "strength of the jitter of brightness, contrast, saturation and hue; 0 disables one",
     )
     seed: int = key(0, *DRAWN)

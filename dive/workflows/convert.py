@@ -1,4 +1,4 @@
-"""Convert: a finished logit cache in another encoding, without its teacher."""
+"""Converting a finished logit cache to another encoding, without its teacher."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,12 @@ FROM = "converted_from"  # the fact that says of which caches it was made, the f
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What is asked of a conversion.
+    """Options of `dive.convert`.
 
-    store: the name of an encoding. out: the cache to write, NAME-<store>.h5 beside NAME.h5 if not given.
+    store: the encoding to write: `float16`, `float32` or `int8` for logits, `features` or `features-int8` for
+        the inputs of the teacher's last linear layer, which a cache of logits does not have.
+    out: the cache to write; None for NAME-<store>.h5 beside NAME.h5.
+    force: start over and replace a finished cache.
     """
 
     store: str
@@ -30,18 +33,26 @@ class ConvertOptions:
 
 @dataclass(frozen=True)
 class Converted:
-    """A finished conversion: where the cache is, and what it is, in plain values."""
+    """The result of `dive.convert`. path: the new cache. record: its properties, in plain values."""
 
     path: Path
     record: dict[str, Any]
 
 
 def convert(path: Path, options: ConvertOptions, progress: Progress = SILENT) -> Converted:
-    """Write the cache at `path` in another encoding; resumes what an earlier conversion left.
+    """Write the cache at `path` in another encoding; returns the path and the record of the new cache.
 
-    It is of the same identity but for `store`, and its facts name the cache it was made of. Raises CacheError
-    where that cache is not whole or does not hold what the encoding stores, OutputError where the output
-    cannot be written or is another's.
+    The new cache has the same identity except for `store`, and its facts name the original cache. An
+    interrupted conversion is resumed.
+
+    path: the cache to convert.
+    options: the encoding and the output, see `ConvertOptions`.
+    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+
+    Raises:
+        CacheError: the cache is incomplete or corrupt, has that encoding already, or has no features.
+        DiveError: there is no such encoding.
+        OutputError: the output exists, cannot be written, or was begun from another cache.
 
     >>> import dive
     >>> options = dive.ConvertOptions("int8", out=Path("small.h5"))

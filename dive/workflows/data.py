@@ -1,4 +1,4 @@
-"""Recipes by name or file, and their pictures: the one door through which workflows get at either."""
+"""Recipes by name or file, and their images: every workflow opens both through this module."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -124,9 +124,13 @@ def _counts(train: Samples, most: int = 20) -> str:
 
 
 def load_recipe(config: str | Path | Mapping[str, Any] | None = None, *assignments: str) -> Recipe:
-    """The recipe of a YAML file, of a name that `dive recipes` lists, or of a mapping; None is the paper's.
+    """The recipe of a YAML file, of a shipped recipe's name, or of a mapping, checked.
 
-    assignments: `KEY=VALUE`, as `--set` takes them. Raises RecipeError with every fault found.
+    config: a YAML file, a name that `dive recipes` lists, or nested plain values; None for the paper's
+        experiment. Keys that are left out have the paper's values.
+    assignments: texts `KEY=VALUE` that override keys, as `--set` does: `"optimizer.lr=0.05"`.
+
+    Raises RecipeError, which lists all unknown keys and invalid values together.
 
     >>> import dive
     >>> recipe = dive.load_recipe("digits_lt/bbn", "schedule.batch_size=64")
@@ -138,11 +142,15 @@ def load_recipe(config: str | Path | Mapping[str, Any] | None = None, *assignmen
 
 
 def open_images(data: str | Path | Recipe, split: str = "train") -> LabelledImages:
-    """The pictures of a data set: a mapping of keys to (H, W, channels) uint8, with labels and classes.
+    """The images of a data set: a mapping from keys to arrays (H, W, channels) uint8, a `LabelledImages`.
 
-    data: an image folder or a .zip of one, a recipe, or the file or name of one. split: `train`, of which all
-    pictures are there and not the long-tailed draw alone, `test`, or `val`. Raises DataError where the
-    pictures or that part are missing, RecipeError for a recipe.
+    data: an image folder or a .zip of one, a `Recipe`, or the file or name of a recipe.
+    split: `train`, `test` or `val`. `train` has every training image, not only the long-tailed draw.
+
+    Raises:
+        DataError: the images are missing, or there is no validation part.
+        RecipeError: there is no such recipe, or it is invalid.
+        ValueError: `split` has another value.
 
     >>> import dive
     >>> images = dive.open_images("digits_lt/bbn")

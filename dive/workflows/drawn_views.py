@@ -1,4 +1,4 @@
-"""A torch data set of the views that an export stores, without a cache: what other programs' teachers see."""
+"""A torch data set of the views that an export stores, without a cache, for teachers of other programs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,27 +17,31 @@ from dive.workflows.data import load_recipe, load_training
 
 
 class DrawnViews(Dataset[Any]):
-    """The views that an export of a recipe stores, of its long-tailed draw: what a teacher is to classify.
+    """A torch data set of the views that an export of a recipe stores of the images of its long-tailed draw.
 
-    Item i is sample i // V in the view of column i % V, a uint8 tensor (channels, H, W), or what `transform`
-    makes of it; there are N·V. In a DataLoader that does not shuffle, the logits of all items, reshaped to
-    (N, V, C), are those to import. It can be pickled, for workers of a DataLoader however they are started:
-    pictures in memory are pickled with it, photographs are read from their files.
+    It has N·V items, for N samples in V views each. Item i is sample i // V in the view of column i % V: a
+    uint8 tensor (channels, H, W), or what `transform` returns for it. `dive.import_logits` takes the logits
+    of all items in this order, reshaped to (N, V, C); do not shuffle the DataLoader. The data set can be
+    pickled: images that are held in memory are pickled with it, others are read from their files.
 
-    keys: N texts, `<class>/<file name>`. labels: (N,) int64, positions in `classes`. classes: C names.
-    class_counts: (C,) int64, the samples of each. views: (N, V) integers, the view id of each column.
+    keys: the key of each sample, `<class>/<file name>`, N texts.
+    labels: (N,) int64, positions in `classes`.
+    classes: C names.
+    class_counts: (C,) int64, the samples of each class.
+    views: (N, V) integers, the id of the view in each column.
 
     Args:
-        recipe: a recipe, or the name or file of one.
-        views: `all`, `clean` or a number of views drawn for each sample, as `--views` of an export takes it;
-            None takes what an export stores by default.
-        transform: called on the uint8 tensor of a view. It should not augment: the student sees that view.
+        recipe: a `Recipe`, or the file or name of one.
+        views: `all`, `clean`, or the number of views drawn for each sample. None takes the default of an
+            export: all, or 50 if the view space is unbounded.
+        transform: called with the uint8 tensor of a view. It should not augment, as the student sees the view
+            without that augmentation.
 
     Raises:
-        RecipeError: the recipe has a fault.
-        DataError: the pictures are missing, or have several sizes where the views need one; when an item is
-            read, its file cannot be read or has changed.
-        OptionError: the view space has no such views.
+        RecipeError: there is no such recipe, or it is invalid.
+        DataError: the images are missing, or differ in size and the view space needs one size; on access, a
+            file cannot be read or has changed.
+        OptionError: the view space does not have such views.
 
     Example:
         >>> import dive, torch
@@ -78,9 +82,9 @@ class DrawnViews(Dataset[Any]):
         return view if self.transform is None else self.transform(view)
 
     def pixels(self, row: int, column: int) -> np.ndarray:
-        """A sample in the view of a column: (H, W, channels) uint8.
+        """Sample `row` in the view of column `column`: (H, W, channels) uint8.
 
-        Raises DataError where its picture cannot be read, or its file has changed.
+        Raises DataError if the image cannot be read or its file has changed.
         """
         read = self._pictures.decoded if self._space.made == "host" else self._pictures.read
         return one_view(self._space, read(row), int(self.views[row, column]))

@@ -1,4 +1,4 @@
-"""Comparing checkpoints on one test or validation part: the work of `dive eval`."""
+"""Comparing checkpoints on one test or validation set, as `dive eval` does."""
 
 import json
 import statistics
@@ -73,9 +73,9 @@ class Apart:
 
 
 def recorded_recipe(path: Path, assignments: tuple[str, ...], data: str | None) -> Recipe:
-    """The recipe a checkpoint was trained with, `KEY=VALUE` assignments and a place of the images over it.
+    """The recipe of a checkpoint, overridden by `KEY=VALUE` assignments and by `data`, the images' place.
 
-    Raises CheckpointError where `path` is no finished model, RecipeError for a bad assignment.
+    Raises CheckpointError if `path` is not a finished model, RecipeError for an invalid assignment.
     """
     document = checkpoint.load_finished(path)["recipe"]
     return load(document, assignments, {"data.root": data})
@@ -92,17 +92,29 @@ def evaluate(
     plot: Path | None = None,
     force: bool = False,
 ) -> list[Result]:
-    """Evaluate each checkpoint on the recipe's test set; shots by the checkpoint's own class counts.
+    """The accuracy of each checkpoint on the recipe's test set: a list of `Result`, in the order of `paths`.
 
-    part: `test`, or `val` for the validation part; raises DataError where there is none.
-    recipe: that of the first checkpoint if it is not given. Each sees the pictures at the size that its own
-    recipe brings them to. own: networks of your own (`package.module:callable`) that may be imported where a
-    checkpoint is of them; the recipe's is not taken for one. workers: as those of training.
-    plot: where to draw each class's accuracy against its training images (.png, .svg or .pdf), None for
-    nowhere; force: replace a figure that is there. Raises CheckpointError where a checkpoint is corrupt, of
-    other classes, of pictures of other channels or trained on pictures of the part, OutputError where the
-    figure cannot be written, OptionError where its name has another ending.
-    Processes that torchrun started share the pictures; all return the same.
+    A class is many-, medium- or few-shot by the checkpoint's own training set. A network sees the images at
+    the size that its own recipe gives them. Processes that torchrun starts share the images; all of them
+    return the same list.
+
+    paths: the checkpoints.
+    recipe: the recipe of the test set; None for that of the first checkpoint.
+    device: `auto`, `cpu`, `cuda` or `cuda:N`.
+    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+    own: the names of custom networks (`package.module:callable`) that a checkpoint may use, which are then
+        imported. The network of `recipe` is not among them unless it is named.
+    workers: processes that read images which are not held in memory, as in `TrainOptions`.
+    part: `test`, or `val` for the validation set.
+    plot: a file (.png, .svg or .pdf) for a plot of the accuracy of each class against its training images.
+    force: replace an existing plot.
+
+    Raises:
+        CheckpointError: a checkpoint is missing or corrupt, has other classes or channels than the test set,
+            or was trained on images of that part.
+        DataError: the images are missing, or there is no validation set.
+        OptionError: the name of the plot has another suffix.
+        OutputError: the plot cannot be written.
 
     >>> import dive
     >>> (teacher,) = dive.evaluate([Path("checkpoints/digits_lt_bbn/teacher.pt")])

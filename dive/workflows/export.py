@@ -1,4 +1,4 @@
-"""Export: run a teacher, or several, once over every stored view of every training sample, into a cache."""
+"""Exporting the logits of one or more teachers, in every stored view of every training sample, to a cache."""
 
 import time
 from collections.abc import Sequence
@@ -47,15 +47,23 @@ from dive.world import World, this_world
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is asked of an export besides the recipe.
+    """Options of `dive.export_logits`, besides the recipe.
 
-    teacher: the checkpoint to ask, or the file or name of a recipe whose own network is a foreign teacher;
-    several for the mean of their logits; checkpoints/<recipe>/teacher.pt if not given. prior: of foreign
-    teachers, which need it: `train` where their logits follow the class sizes, whose log is then subtracted,
-    else `none`. out: the cache to write, cache/<recipe>.h5 if not given. views: `all`, `clean` or a number K
-    of views drawn for each sample; None takes all, or 50 where the view space is unbounded. store: the name
-    of an encoding. workers: as those of training. own: networks of the user's own that a checkpoint may be
-    of, besides the recipe's.
+    teacher: the path of a checkpoint, or the file or name of a recipe whose network dive did not train;
+        several for the mean of their logits; None for checkpoints/<recipe>/teacher.pt.
+    out: the cache to write; None for cache/<recipe>.h5.
+    views: `all`, `clean`, or the number of views drawn for each sample, as a text; None for all, or for 50 if
+        the view space is unbounded.
+    store: the encoding: `float16`, `float32` or `int8` for logits, `features` or `features-int8` for the
+        inputs of the teacher's last linear layer.
+    device: `auto` (CUDA if available), `cpu`, `cuda` or `cuda:N`.
+    force: start over and replace a finished cache.
+    workers: processes that read images which are not held in memory, as in `TrainOptions`.
+    own: the names of custom networks (`package.module:callable`) that a checkpoint may use, besides that of
+        the recipe; they are imported.
+    prior: required for a teacher that dive did not train, and for no other: `train` if its logits contain the
+        class prior of the training set, whose logarithm is then subtracted, else `none`.
+    shard: (k, n) exports the k-th of n shards only, counted from 1, for `dive.merge_shards`; None for all.
     """
 
     teacher: Path | Sequence[Path] | None = None
@@ -72,7 +80,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished export, or shard: where the file is, and what it is, in plain values."""
+    """The result of `dive.export_logits`. path: the cache, or shard. record: its properties, plain values."""
 
     path: Path
     record: dict[str, Any]
@@ -81,14 +89,25 @@ class Exported:
 def export_logits(
     recipe: Recipe, options: ExportOptions = ExportOptions(), progress: Progress = SILENT
 ) -> Exported:
-    """Write the logit cache of a teacher, or of an ensemble; resumes what an earlier export left.
+    """Write the logit cache of a teacher or an ensemble; returns the path and the record of the cache.
 
-    Of several processes that torchrun starts each writes a part of it; the first returns the cache.
+    An interrupted export is resumed. Processes that torchrun starts export a shard each; process 0 merges
+    them and returns the cache, the others return their shards.
 
-    Raises CheckpointError where a checkpoint is of another draw, or, alone, of another architecture;
-    ModelError where a network does not give logits of the data's classes, or features are to be stored of
-    one that does not end in one Linear, OptionError where the prior of a foreign teacher is not given,
-    OutputError where the output cannot be written or is another export's, DataError for the data.
+    recipe: the recipe of the images and views.
+    options: teacher, views, encoding, output and more, see `ExportOptions`.
+    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+
+    Raises:
+        CheckpointError: a checkpoint is missing or corrupt, was trained on other images than those of the
+            recipe, or is the only one and has another network than the recipe.
+        DataError: the images are missing, or one cannot be read.
+        DiveError: there is no such encoding, device or shard.
+        ModelError: a network does not return logits of the classes of the data, or features are to be stored
+            and it does not end in one linear layer.
+        OptionError: `views`, `prior` or `own` is invalid, or `prior` is missing.
+        OutputError: the output exists, cannot be written, or was begun by another export.
+        RecipeError: the recipe of a teacher is missing or invalid.
 
     >>> import dive
     >>> recipe = dive.load_recipe("digits_lt/bbn")

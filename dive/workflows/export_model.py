@@ -1,4 +1,4 @@
-"""Exporting a finished network for programs without dive: the work of `dive export-model`."""
+"""Exporting a finished network to a file that runs without dive, as `dive export-model` does."""
 
 import json
 from collections.abc import Collection
@@ -27,11 +27,13 @@ _TRIALS = (1, 3)  # pictures in the batches that a written network is tried on
 
 @dataclass(frozen=True)
 class ModelExportOptions:
-    """What is asked of an export.
+    """Options of `dive.export_model`.
 
-    format: `pt2` or `onnx`. out: the file to write. shape: (H, W) of the pictures it is to take, where the
-    checkpoint does not say which size its own had. own: networks of your own (`package.module:callable`) that
-    a checkpoint may be of.
+    format: `pt2` for a program of torch.export, `onnx` for an ONNX model (needs the extra `onnx`).
+    out: the file to write; its suffix is .pt2 or .onnx.
+    shape: (H, W) of the input images in pixels; required if the model does not record the size of its images.
+    force: replace an existing file.
+    own: the names of custom networks (`package.module:callable`) that a checkpoint may use; it imports them.
     """
 
     format: str
@@ -43,7 +45,7 @@ class ModelExportOptions:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A finished export: where the file is, and what it is, in plain values."""
+    """The result of `dive.export_model`. path: the file. record: its properties, in plain values."""
 
     path: Path
     record: dict[str, Any]
@@ -52,14 +54,23 @@ class ExportedModel:
 def export_model(
     model: str | Path, options: ModelExportOptions, progress: Progress = SILENT
 ) -> ExportedModel:
-    """Write the network of a checkpoint, or of a recipe of kept weights, as a file that needs no dive.
+    """Write a network to a file that runs without dive; returns the path and the record of the file.
 
-    It takes pictures (B, H, W, 3) uint8 RGB of any B, in the size of the model's own clean view, and gives
-    logits (B, C) float32; resizing to the network's input, and normalising, are inside. Before it is written
-    it is run, and its logits compared with the checkpoint's; `record["difference"]` is how far apart they
-    are, None where ONNX Runtime is not installed. Raises CheckpointError, RecipeError or ModelError where the
-    network cannot be had or exported, OutputError where the file cannot be written, OptionError where its
-    name does not end as the format's do.
+    The exported network takes images (B, H, W, 3) uint8 RGB, with any B and the size of the model's clean
+    view, and returns logits (B, C) float32. It resizes and normalises its input itself. Before the file is
+    written, its logits are compared with those of the model. `record["difference"]` is the largest absolute
+    difference; it is None if the comparison needs ONNX Runtime and that is not installed.
+
+    model: a checkpoint, or the file or name of a recipe with `model.weights` and `model.head: keep`.
+    options: format, output and more, see `ModelExportOptions`.
+    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or corrupt, or has a custom network that `own` lacks.
+        ModelError: the network cannot be built or exported, or its logits differ after the export.
+        OptionError: the suffix of `out` is not that of the format.
+        OutputError: the file exists or cannot be written.
+        RecipeError: the recipe is invalid.
 
     >>> import dive, torch
     >>> options = dive.ModelExportOptions("pt2", Path("teacher.pt2"))

@@ -1,4 +1,4 @@
-"""Import: the logits that another program wrote, of a recipe's training samples, as a logit cache."""
+"""Importing the logits that another program computed for a recipe's training samples, as a logit cache."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +33,14 @@ WITH_PRIOR = "train"  # the prior of logits that follow the class counts of the 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What is asked of an import besides the recipe and the file.
+    """Options of `dive.import_logits`, besides the recipe and the file.
 
-    prior: whether the logits contain the class prior of the training set: `train` where their network
-    learned by plain cross-entropy on it, and then log n is subtracted from them; `none` where they do not.
-    out: the cache to write, cache/<recipe>.h5 if not given. store: the name of an encoding of logits.
+    prior: whether the logits contain the class prior of the training set. `train` if their network was
+        trained on it with plain cross-entropy: the log of the class counts is then subtracted from them.
+        `none` if they do not.
+    out: the cache to write; None for cache/<recipe>.h5.
+    store: the encoding: `float16`, `float32` or `int8`.
+    force: start over and replace a finished cache.
     """
 
     prior: str
@@ -48,7 +51,7 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class Imported:
-    """A finished import: where the cache is, and what it is, in plain values."""
+    """The result of `dive.import_logits`. path: the cache. record: its properties, in plain values."""
 
     path: Path
     record: dict[str, Any]
@@ -57,12 +60,23 @@ class Imported:
 def import_logits(
     recipe: Recipe, path: Path, options: ImportOptions, progress: Progress = SILENT
 ) -> Imported:
-    """Write the logits of the file at `path` as the logit cache of the recipe's training samples.
+    """Write the logits in a file as a logit cache; returns the path and the record of the cache.
 
-    Rows are joined by key and columns by class name. Samples that the file lacks are not in the cache, rows
-    of other samples are left out; both are counted. Resumes what an earlier import left. Raises DataError
-    where the file does not hold what it must or is of other classes, a class would have no sample or a logit
-    is not finite; DiveError for options; OutputError where the output cannot be written or is another's.
+    Rows are joined with the recipe's training samples by key, columns with its classes by name. Samples that
+    the file lacks are not in the cache, and rows of other samples are left out; `record` has the numbers of
+    both, `missing` and `unknown`. An interrupted import is resumed.
+
+    recipe: the recipe of the images and views.
+    path: a .npz or .h5 file with `keys` (N texts), `logits` (N, C) or (N, V, C) of a floating type, `classes`
+        (C texts) and, unless the logits are of the clean view, `views` (N, V) or (V,) of view ids.
+    options: prior, encoding and output, see `ImportOptions`.
+    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+
+    Raises:
+        DataError: the images are missing; or the file lacks an array, has other classes than the recipe, has
+            no sample of a class, or has logits that are not finite.
+        DiveError: `prior` or `store` is invalid.
+        OutputError: the output exists, cannot be written, or was begun from another file.
 
     >>> import dive, numpy as np
     >>> images = dive.open_images("digits_lt/bbn")

@@ -1,4 +1,4 @@
-"""Merge: the mean of the logits of several finished caches in one, without their teachers."""
+"""Merging finished caches into one with the mean of their logits, without their teachers."""
 
 import json
 import math
@@ -27,10 +27,13 @@ _EXACTNESS = ("fp32", "tf32", "bf16")  # precisions, the most exact first
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """What is asked of a merge.
+    """Options of `dive.merge_caches`.
 
-    out: the cache to write. weights: of each cache in the mean, in any unit; equal if not given. store: the
-    name of an encoding; None takes that of the caches, and where they differ features or logits in float16.
+    out: the cache to write.
+    weights: the weight of each cache in the mean, above 0, up to a common factor; empty for equal weights.
+    store: the encoding: `float16`, `float32`, `int8`, `features` or `features-int8`. None for that of the
+        caches; if they differ, for `features` if all have features, else for `float16`.
+    force: start over and replace a finished cache.
     """
 
     out: Path
@@ -41,7 +44,7 @@ class MergeOptions:
 
 @dataclass(frozen=True)
 class Merged:
-    """A finished merge: where the cache is, and what it is, in plain values."""
+    """The result of `dive.merge_caches`. path: the cache. record: its properties, in plain values."""
 
     path: Path
     record: dict[str, Any]
@@ -57,13 +60,22 @@ class _Source:
 
 
 def merge_caches(paths: Sequence[Path], options: MergeOptions, progress: Progress = SILENT) -> Merged:
-    """Write the mean of the logits of several caches as the cache of their teachers' ensemble.
+    """Write the mean of the logits of several caches; returns the path and the record of the new cache.
 
-    They are of the same samples, views and classes. Where all hold features the new one does too, side by
-    side: its head gives the mean. Resumes what an earlier merge left. Raises CacheError where a cache is not
-    whole, does not state its teacher, is of other samples or views than the first, or does not hold what
-    the encoding stores; OptionError where weights are not positive or not one a cache; OutputError where the
-    output cannot be written or is another's.
+    It is the cache of the ensemble of their teachers. The caches must have the same samples, views and
+    classes. With an encoding of features, their features are concatenated, and its linear layer returns the
+    mean of the logits. An interrupted merge is resumed.
+
+    paths: two or more caches.
+    options: output, weights and encoding, see `MergeOptions`.
+    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+
+    Raises:
+        CacheError: a cache is incomplete or corrupt, does not name its teacher, has other samples, classes or
+            views than the first, has the teacher of another one, or lacks the features to store.
+        DiveError: there is no such encoding.
+        OptionError: there are fewer than two caches, or the weights are not one positive number for each.
+        OutputError: the output exists, cannot be written, or was begun from other caches.
 
     >>> import dive
     >>> recipe, first = dive.load_recipe("digits_lt/bbn"), Path("cache/digits_lt_bbn.h5")

@@ -1,4 +1,4 @@
-"""The last step of a sharded export: the blocks of its shards copied into one cache, each checked."""
+"""Merging the shards of an export into one cache; every block is verified."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -21,19 +21,24 @@ from dive.progress import SILENT, Progress, duration
 
 @dataclass(frozen=True)
 class MergedShards:
-    """A cache made of shards: where it is, and what it is, in plain values."""
+    """The result of `dive.merge_shards`. path: the cache. record: its properties, in plain values."""
 
     path: Path
     record: dict[str, Any]
 
 
 def merge_shards(path: Path, force: bool = False, progress: Progress = SILENT) -> MergedShards:
-    """Make the cache `path` of the finished shards that lie beside it, and remove these.
+    """Merge the finished shards of an export into a cache; returns the path and the record of the cache.
 
-    No data and no teacher is needed. force: whether a finished cache is replaced, and shards of another
-    export than that of the plan are left out and removed. Raises OutputError where blocks are missing,
-    telling the shards that they lie in, or a shard is of another export, naming the keys that differ;
-    DamagedError where one does not match its seal.
+    The shards are then removed. Neither the images nor the teacher are needed.
+
+    path: the cache to write; its shards are in the same folder.
+    force: replace a finished cache, and ignore and remove shards of another export.
+    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+
+    Raises:
+        OutputError: the cache exists or cannot be written, blocks are missing (the message names their
+            shards), a shard is of another export, or, as a DamagedError, a shard does not match its checksum.
 
     >>> import dive
     >>> recipe = dive.load_recipe("digits_lt/bbn")

@@ -1,4 +1,4 @@
-"""Classifying image files: the work of `dive predict`."""
+"""Classifying image files, as `dive predict` does."""
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -29,7 +29,11 @@ AT_ONCE = 64  # images that are read before the network sees them
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an image was taken for: its file, and its likeliest classes with their probabilities in [0, 1]."""
+    """The prediction for an image.
+
+    path: the image file.
+    top: the most probable classes, the first the most probable, as (name, probability in [0, 1]).
+    """
 
     path: Path
     top: tuple[tuple[str, float], ...]
@@ -37,13 +41,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What became of the images of one command, in their order, and of each that failed, why."""
+    """The result of `dive.predict`. images: the predictions, in order. failures: the errors of the rest."""
 
     images: list[Prediction]
     failures: list[DiveError]
 
     def require_all(self) -> None:
-        """Raise the error of the image that failed, or SeveralErrors where several did."""
+        """Raise the error of the image that failed, or SeveralErrors if several did."""
         raise_any(self.failures)
 
 
@@ -55,13 +59,23 @@ def predict(
     progress: Progress = SILENT,
     own: Collection[str] = (),
 ) -> Predictions:
-    """Classify image files, and all below a folder, with a checkpoint or with a recipe of kept weights.
+    """Classify image files; returns the most probable classes of each image, and the errors.
 
-    Each image is seen in the clean view of the model's own recipe, in fp32; probabilities are the softmax of
-    the logits, to which no prior is added. top: classes for each image, likeliest first; at most all. own:
-    networks of your own (`package.module:callable`) that a checkpoint may be of. An image that cannot be read
-    is among the failures and does not stop the others. Raises CheckpointError, RecipeError or ModelError
-    where the model cannot be had.
+    Each image is classified in the clean view of the model's recipe, in fp32. The probabilities are the
+    softmax of the logits, without a class prior. An image that cannot be read is a failure and does not stop
+    the others.
+
+    model: a checkpoint, or the file or name of a recipe with `model.weights` and `model.head: keep`.
+    images: image files and folders; a folder stands for all images below it that are not hidden.
+    top: the number of classes to return for each image, at most all.
+    device: `auto` (CUDA if available), `cpu`, `cuda` or `cuda:N`.
+    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+    own: the names of custom networks (`package.module:callable`) that a checkpoint may use; it imports them.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or corrupt, or has a custom network that `own` lacks.
+        ModelError: the network cannot be built, or its weights are missing or do not fit.
+        RecipeError: the recipe is invalid.
 
     >>> import dive
     >>> from PIL import Image

@@ -1,4 +1,4 @@
-"""The page of `dive report`: what checkpoints, records and caches tell, gathered and written as one file."""
+"""The page of `dive report`: the content of checkpoints, records and caches, written to one file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +21,16 @@ from dive.workflows.report_models import of_model
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What is asked of a page.
+    """Options of `dive.write_report`.
 
-    data: where the images of the caches are, None for a page without pictures. clean: virtual examples of
-    the clean view alone instead of all stored views. sample: estimate them from so many images, drawn by
-    `seed`; None takes all. force: replace a page that is there. recipe: of the caches' images, where what the
-    page shows does not tell it all, as of list files.
+    data: the place of the caches' images, of which the page shows some; None shows images only if their data
+        set comes with a package (digits).
+    clean: compute virtual examples from the clean views only, not all stored views.
+    sample: the number of images to estimate virtual examples from; None for all.
+    seed: seed of the draw of the sample.
+    force: replace an existing page.
+    recipe: the recipe of the caches' images; needed if shares or list files divide the images and no record
+        on the page has them.
     """
 
     data: str | None = None
@@ -43,11 +47,21 @@ def write_report(
     options: ReportOptions = ReportOptions(),
     progress: Progress = SILENT,
 ) -> Page:
-    """The content of a page about checkpoints, their records (`NAME.json`) and caches, once it is written.
+    """Write an HTML page about checkpoints, records and caches; returns its content, a `Page`.
 
-    The page is one HTML file that loads nothing. Raises CheckpointError or CacheError where a file is
-    damaged, DataError where images are missing or others, OutputError where the page cannot be written or
-    plotly is not installed, OptionError where its name does not end in .html.
+    The page is one file that loads nothing from a network. It needs plotly (the extra `report`).
+
+    paths: checkpoints, records (`NAME.json`) and caches, in any mix.
+    out: the file to write; its suffix is .html.
+    options: images, sample and more, see `ReportOptions`.
+    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+
+    Raises:
+        CacheError, CheckpointError: a file is corrupt.
+        DataError: the images are missing, or differ from those of the cache.
+        DiveError: a file is missing or cannot be read.
+        OptionError: the suffix of `out` is not .html.
+        OutputError: the page exists or cannot be written, or plotly is not installed.
 
     >>> import dive
     >>> given = ["checkpoints/digits_lt_bbn/teacher.pt", "cache/digits_lt_bbn.h5"]

@@ -1,4 +1,4 @@
-"""What training workflows return, and the record of a finished result."""
+"""The results of training, and the record of a finished result."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,13 +23,17 @@ from dive.versions import versions
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What is asked of training besides the recipe.
+    """Options of `dive.train_teacher` and `dive.train_student`, besides the recipe.
 
-    device: `auto`, `cpu`, `cuda` or `cuda:N`. force: start over and replace a finished result. eval_every:
-    epochs between evaluations, 0 for the end alone: on the validation part or, without one, on the test part.
-    workers: processes that read pictures where they are read on demand, None for as many as there are cores
-    but for one. check_images: decode every picture file that is read on demand before the run, not its
-    header alone. tensorboard: a folder to write event files of TensorBoard below, None for none.
+    device: `auto` (CUDA if available), `cpu`, `cuda` or `cuda:N`.
+    force: start over and replace a finished result.
+    eval_every: evaluate after every `eval_every` epochs, on the validation set or, without one, on the test
+        set. 0 evaluates at the end only.
+    workers: the number of processes that read images which are not held in memory. 0 reads them in the main
+        process; None takes one process fewer than there are CPU cores, but at least one.
+    check_images: before training, decode every image file that is not held in memory, not only its header.
+    tensorboard: a folder for TensorBoard event files, in <recipe>/<checkpoint name> below it; None for none.
+        It needs the extra `tensorboard`.
     """
 
     device: str = "auto"
@@ -46,14 +50,20 @@ INITIAL = "initial_weights"  # the fact that says what a network began with
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: where its checkpoint is, what it recorded, and its accuracy."""
+    """The result of a finished run, or of the evaluation of a checkpoint.
+
+    path: the checkpoint.
+    record: its recipe, seed, classes, accuracy, versions and more, in plain values.
+    accuracy: the top-1 accuracies, in [0, 1], of all images, of many-, medium- and few-shot classes, and of
+        each class.
+    """
 
     path: Path
     record: dict[str, Any]
     accuracy: Accuracy
 
     def validated(self) -> "Result | None":
-        """The same with its accuracy on the validation part, None where the record has none."""
+        """The same result with the accuracy on the validation set; None if the record has none."""
         if (figures := self.record.get("val_accuracy")) is None:
             return None
         return replace(self, accuracy=Accuracy(**figures, per_class=()))
@@ -61,13 +71,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Trained:
-    """What became of the runs of one command: those that finished, in their order, and why others failed."""
+    """The runs of one command. results: of those that finished, in order. failures: errors of the others."""
 
     results: list[Result]
     failures: list[TrainingError]
 
     def require_all(self) -> None:
-        """Raise the TrainingError of the run that failed, or SeveralErrors where several did."""
+        """Raise the TrainingError of the run that failed, or SeveralErrors if several did."""
         raise_any(self.failures)
 
 

@@ -1,4 +1,4 @@
-"""Training a student from images and cache: the teacher is not run, and its weights are not read."""
+"""Training a student from images and a logit cache, without running or loading the teacher."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -45,12 +45,15 @@ from dive.workflows.together import require_same_data, require_same_task
 
 @dataclass(frozen=True)
 class StudentOptions:
-    """What is asked of students besides their recipes.
+    """Options of `dive.train_student`, besides the recipe.
 
-    cache: to train from, cache/<recipe>.h5 if not given. auto: take τ and p from the cache as `recommend`
-    does. free_views, fixed_view: how a cache of one view is used. allow_missing: leave out training images
-    that the cache lacks. split: of several students, train each in all processes that torchrun started, one
-    student after the other; else each process trains whole students of its own.
+    cache: the logit cache; None for cache/<recipe>.h5.
+    auto: use the τ and p that `dive.recommend` finds for the cache instead of those of the recipe.
+    free_views: with a cache of the clean view only, train on random views with the logits of the clean view.
+    fixed_view: with a cache of one view, train on that view only. Such a cache needs one of these two
+        options; a cache of several views takes neither.
+    allow_missing: leave out training images that are not in the cache; if False, they are an error.
+    split: for a grid of students under torchrun, train each student in all processes, in turn.
     """
 
     cache: Path | None = None
@@ -68,9 +71,17 @@ def train_student(
     training: TrainOptions = DEFAULT,
     progress: Progress = SILENT,
 ) -> Result:
-    """Train the recipe's student from a cache and write it to `out`, or to checkpoints/<recipe>/student.pt.
+    """Train the student of a recipe and write its checkpoint; returns the path, the record and the accuracy.
 
-    Raises as `train_students` does, and TrainingError where its loss is not finite.
+    An interrupted run is resumed. Processes that torchrun starts train the student together.
+
+    recipe: the recipe, with its part `student`.
+    out: the checkpoint to write; None for checkpoints/<recipe>/student.pt.
+    options, training: see `StudentOptions` and `TrainOptions`.
+    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+
+    Raises the errors of `dive.train_teacher`; CacheError if the cache is incomplete or corrupt, or has other
+    samples, classes or views; DiveError if `free_views` or `fixed_view` does not suit the cache.
 
     >>> import dive
     >>> recipe = dive.load_recipe("digits_lt/bbn", "schedule.epochs=1", "schedule.warmup_epochs=0",
@@ -91,11 +102,9 @@ def train_students(
 ) -> Trained:
     """Train each recipe's student from one cache; recipes may differ in seed and distillation alone.
 
-    One student is written to `out`; of several, each to the file `grid_path` names. Raises CacheError
-    where the cache is not whole or of other samples, classes or views, DataError or OutputError; an
-    earlier result stays as it was. Students whose loss is not finite are among the failures returned.
-    Processes that torchrun started train one student together, and of several each its own; all of them
-    return the same.
+    One student is written to `out`; of several, each to the file `grid_path` names. Raises the errors of
+    `train_student`, but students whose loss is not finite are among the failures returned. Processes that
+    torchrun started train one student together, and of several each its own; all of them return the same.
     """
     recipes = [recipe.of_student for recipe in recipes]
     path = options.cache or cache_of(recipes[0])

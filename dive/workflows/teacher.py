@@ -1,4 +1,4 @@
-"""Training a teacher: balanced softmax (the paper's) or plain cross-entropy, freely augmented."""
+"""Training a teacher with balanced softmax (as in the paper) or plain cross-entropy, on random views."""
 
 from pathlib import Path
 
@@ -31,11 +31,22 @@ def train_teacher(
     options: TrainOptions = DEFAULT,
     progress: Progress = SILENT,
 ) -> Result:
-    """Train the recipe's teacher and write it to `out`, or to checkpoints/<recipe>/teacher.pt.
+    """Train the teacher of a recipe and write its checkpoint; returns the path, the record and the accuracy.
 
-    The recipe's part `student` has no influence. A run that was stopped is resumed. Raises DataError,
-    OutputError or TrainingError; an earlier result stays as it was. Processes that torchrun started train it
-    together.
+    An interrupted run is resumed. Processes that torchrun starts train the teacher together. If an error is
+    raised, an earlier result is left as it was.
+
+    recipe: the recipe; its part `student` is ignored.
+    out: the checkpoint to write; None for checkpoints/<recipe>/teacher.pt.
+    options: device, workers, evaluations and more, see `TrainOptions`.
+    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+
+    Raises:
+        DataError: the images are missing, or one cannot be read.
+        DiveError: the device does not exist, or TensorBoard is not installed.
+        ModelError: the network cannot be built or trained, or its initial weights are missing or do not fit.
+        OutputError: the checkpoint exists, cannot be written, or was begun by another run.
+        TrainingError: the loss is not finite.
 
     >>> import dive
     >>> recipe = dive.load_recipe("digits_lt/bbn", "schedule.epochs=1", "schedule.warmup_epochs=0",

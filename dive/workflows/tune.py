@@ -1,4 +1,4 @@
-"""Tuning τ and p: what caches hold at each pair, where curves cross, what to take, a figure. No torch."""
+"""Tuning τ and p: virtual examples of each pair, the crossing, a recommendation and a plot. No torch."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -25,11 +25,17 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True)
 class TuneOptions:
-    """What is asked of the tune step.
+    """Options of `dive.tune`.
 
-    taus, powers: to try, those of the paper where they are empty. clean: the clean view alone instead of all
-    stored views. plot: where to draw the means, None for nowhere. sample: estimate from so many images, drawn
-    by `seed`; None takes all. rule: of dive.method.advice.RULES, by which a pair is recommended.
+    taus: the temperatures τ to try; 1, 3, 6 and 20 if empty.
+    powers: the power normalisations p to try; 0.5 and 1 if empty.
+    clean: use the clean views only, not all stored views.
+    plot: a file (.png, .svg or .pdf) for a plot of the mean virtual examples per class; None for no plot.
+    force: replace an existing plot.
+    sample: the number of images to estimate from, with standard errors; None for all.
+    seed: seed of the draw of the sample.
+    rule: how a pair is recommended: `crossing`, or `grid` for the smallest of the τ/p tried at which few-shot
+        classes exceed many-shot ones, as the paper does.
     """
 
     taus: tuple[float, ...] = ()
@@ -44,11 +50,17 @@ class TuneOptions:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a cache holds at each pair of τ and p, where its curves cross, and the recommendation.
+    """The result of `dive.tune` for one cache.
 
-    clean: whether of its clean view alone. counts: the mean training images per class in many, medium, few.
-    recommended: what the cache holds at the recommended pair, None where there is none. passes: over the
-    cache, in all. sample: of how many images, None for all.
+    cache: the cache.
+    clean: whether its clean views only were used.
+    counts: the mean number of training images of a class, by `many`, `medium` and `few`.
+    pairs: for each pair of τ and p its virtual examples, ordered by p and τ.
+    search: the result of the search for the crossing.
+    advice: the recommendation.
+    recommended: the virtual examples of the recommended pair; None if no pair is recommended.
+    passes: the number of passes over the cache.
+    sample: the number of images used; None for all.
     """
 
     cache: LogitCache
@@ -63,24 +75,24 @@ class Tuned:
 
     @property
     def model(self) -> str:
-        """Whose logits the cache holds; its file's name where it does not say."""
+        """The teacher of the cache in a few words; the name of the file if the cache does not name it."""
         teachers = teachers_of(self.cache.facts)
         return teachers_name(teachers) if teachers else printable(self.cache.path.stem)
 
     @property
     def views(self) -> str:
-        """The views that were averaged over, in words."""
+        """The views that were averaged over, as text."""
         stored = self.cache.shape[1]
         views = "the clean view" if self.clean else f"{stored} stored view{'s' * (stored > 1)}"
         return views if self.sample is None else f"{views} of {self.sample} images"
 
     @property
     def crossing(self) -> Crossing | None:
-        """Where few-shot classes overtake many-shot ones, None where they do not."""
+        """The point at which few-shot classes overtake many-shot ones; None if there is none."""
         return self.search.crossing
 
     def document(self) -> dict[str, Any]:
-        """All of it in plain values."""
+        """The result in plain values, as `dive tune-tau --json` prints it."""
         cache, search, crossing = self.cache, self.search, self.crossing
         return {
             "cache": str(cache.path),
@@ -120,11 +132,17 @@ def _plain(pair: Pair) -> dict[str, Any]:
 
 
 def tune(caches: Sequence[Path], options: TuneOptions = TuneOptions()) -> list[Tuned]:
-    """What each cache holds at each pair of τ and p, where its curves cross, and the recommendation.
+    """The virtual examples, the crossing and the recommended τ and p of each cache: a list of `Tuned`.
 
-    Raises CacheError where a cache is not whole, has no clean view where that is asked for, or, for a plot,
-    is of other images per class than the first; OutputError where the plot cannot be written, OptionError
-    where its name has another ending.
+    caches: the cache files.
+    options: the pairs to try, the rule, sample and plot, see `TuneOptions`.
+
+    Raises:
+        CacheError: a cache is incomplete or corrupt, lacks the clean view of an image with `clean`, or, for a
+            plot, has other numbers of images per class than the first.
+        OptionError: the name of the plot has another suffix.
+        OutputError: the plot exists or cannot be written.
+        ValueError: a τ/p is not above 0, or `sample` is invalid.
 
     >>> import dive
     >>> (tuned,) = dive.tune([Path("cache/digits_lt_bbn.h5")], dive.TuneOptions(taus=(1, 3), powers=(0.5, 1)))

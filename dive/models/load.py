@@ -13,8 +13,8 @@ def load_model(path: str | Path, own: str | None = None) -> Network:
     Its attribute `body` is the network without this preprocessing.
 
     path: the checkpoint.
-    own: the name of a custom network, `package.module:callable`, which is imported and called. A checkpoint
-        of a custom network is refused unless its name is given here.
+    own: the custom network (`package.module:callable`) that the checkpoint may import and call. A checkpoint
+        of a custom network that is not given here is refused.
 
     Raises CheckpointError if the file is missing or corrupt, is not a finished model, or has a network that
     cannot be built.

@@ -47,10 +47,11 @@ def convert(path: Path, options: ConvertOptions, progress: Progress = SILENT) ->
 
     path: the cache to convert.
     options: the encoding and the output, see `ConvertOptions`.
-    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+    progress: receives notes, warnings and progress bars; by default only warnings are printed, on stderr.
 
     Raises:
-        CacheError: the cache is incomplete or corrupt, has that encoding already, or has no features.
+        CacheError: the cache is incomplete or corrupt, has that encoding already, or lacks the
+            features to store.
         DiveError: there is no such encoding.
         OutputError: the output exists, cannot be written, or was begun from another cache.
 

@@ -101,9 +101,9 @@ def evaluate(
     paths: the checkpoints.
     recipe: the recipe of the test set; None for that of the first checkpoint.
     device: `auto`, `cpu`, `cuda` or `cuda:N`.
-    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
-    own: the names of custom networks (`package.module:callable`) that a checkpoint may use, which are then
-        imported. The network of `recipe` is not among them unless it is named.
+    progress: receives notes, warnings and progress bars; by default only warnings are printed, on stderr.
+    own: the custom networks (`package.module:callable`) that a checkpoint may import and call. The network of
+        `recipe` is not among them unless it is given.
     workers: processes that read images which are not held in memory, as in `TrainOptions`.
     part: `test`, or `val` for the validation set.
     plot: a file (.png, .svg or .pdf) for a plot of the accuracy of each class against its training images.
@@ -113,6 +113,7 @@ def evaluate(
         CheckpointError: a checkpoint is missing or corrupt, has other classes or channels than the test set,
             or was trained on images of that part.
         DataError: the images are missing, or there is no validation set.
+        DiveError: the device does not exist.
         OptionError: the name of the plot has another suffix.
         OutputError: the plot cannot be written.
 

@@ -59,8 +59,8 @@ class ExportOptions:
     device: `auto` (CUDA if available), `cpu`, `cuda` or `cuda:N`.
     force: start over and replace a finished cache.
     workers: processes that read images which are not held in memory, as in `TrainOptions`.
-    own: the names of custom networks (`package.module:callable`) that a checkpoint may use, besides that of
-        the recipe; they are imported.
+    own: the custom networks (`package.module:callable`) that a checkpoint may import and call, besides that
+        of the recipe.
     prior: required for a teacher that dive did not train, and for no other: `train` if its logits contain the
         class prior of the training set, whose logarithm is then subtracted, else `none`.
     shard: (k, n) exports the k-th of n shards only, counted from 1, for `dive.merge_shards`; None for all.
@@ -96,11 +96,11 @@ def export_logits(
 
     recipe: the recipe of the images and views.
     options: teacher, views, encoding, output and more, see `ExportOptions`.
-    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+    progress: receives notes, warnings and progress bars; by default only warnings are printed, on stderr.
 
     Raises:
         CheckpointError: a checkpoint is missing or corrupt, was trained on other images than those of the
-            recipe, or is the only one and has another network than the recipe.
+            recipe, is given twice, or is the only one and has another network than the recipe.
         DataError: the images are missing, or one cannot be read.
         DiveError: there is no such encoding, device or shard.
         ModelError: a network does not return logits of the classes of the data, or features are to be stored

@@ -33,7 +33,7 @@ class ModelExportOptions:
     out: the file to write; its suffix is .pt2 or .onnx.
     shape: (H, W) of the input images in pixels; required if the model does not record the size of its images.
     force: replace an existing file.
-    own: the names of custom networks (`package.module:callable`) that a checkpoint may use; it imports them.
+    own: the custom networks (`package.module:callable`) that a checkpoint may import and call.
     """
 
     format: str
@@ -63,14 +63,14 @@ def export_model(
 
     model: a checkpoint, or the file or name of a recipe with `model.weights` and `model.head: keep`.
     options: format, output and more, see `ModelExportOptions`.
-    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+    progress: receives notes, warnings and progress bars; by default only warnings are printed, on stderr.
 
     Raises:
         CheckpointError: the checkpoint is missing or corrupt, or has a custom network that `own` lacks.
         ModelError: the network cannot be built or exported, or its logits differ after the export.
         OptionError: the suffix of `out` is not that of the format.
         OutputError: the file exists or cannot be written.
-        RecipeError: the recipe is invalid.
+        RecipeError: the recipe is invalid, or `own` is given with a recipe.
 
     >>> import dive, torch
     >>> options = dive.ModelExportOptions("pt2", Path("teacher.pt2"))

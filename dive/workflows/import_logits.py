@@ -70,7 +70,7 @@ def import_logits(
     path: a .npz or .h5 file with `keys` (N texts), `logits` (N, C) or (N, V, C) of a floating type, `classes`
         (C texts) and, unless the logits are of the clean view, `views` (N, V) or (V,) of view ids.
     options: prior, encoding and output, see `ImportOptions`.
-    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+    progress: receives notes, warnings and progress bars; by default only warnings are printed, on stderr.
 
     Raises:
         DataError: the images are missing; or the file lacks an array, has other classes than the recipe, has

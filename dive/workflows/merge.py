@@ -68,7 +68,7 @@ def merge_caches(paths: Sequence[Path], options: MergeOptions, progress: Progres
 
     paths: two or more caches.
     options: output, weights and encoding, see `MergeOptions`.
-    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+    progress: receives notes, warnings and progress bars; by default only warnings are printed, on stderr.
 
     Raises:
         CacheError: a cache is incomplete or corrupt, does not name its teacher, has other samples, classes or

@@ -30,11 +30,11 @@ class MergedShards:
 def merge_shards(path: Path, force: bool = False, progress: Progress = SILENT) -> MergedShards:
     """Merge the finished shards of an export into a cache; returns the path and the record of the cache.
 
-    The shards are then removed. Neither the images nor the teacher are needed.
+    The shards are then removed. Neither the images nor the teacher is needed.
 
     path: the cache to write; its shards are in the same folder.
     force: replace a finished cache, and ignore and remove shards of another export.
-    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+    progress: receives notes, warnings and progress bars; by default only warnings are printed, on stderr.
 
     Raises:
         OutputError: the cache exists or cannot be written, blocks are missing (the message names their

@@ -69,13 +69,14 @@ def predict(
     images: image files and folders; a folder stands for all images below it that are not hidden.
     top: the number of classes to return for each image, at most all.
     device: `auto` (CUDA if available), `cpu`, `cuda` or `cuda:N`.
-    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
-    own: the names of custom networks (`package.module:callable`) that a checkpoint may use; it imports them.
+    progress: receives notes, warnings and progress bars; by default only warnings are printed, on stderr.
+    own: the custom networks (`package.module:callable`) that a checkpoint may import and call.
 
     Raises:
         CheckpointError: the checkpoint is missing or corrupt, or has a custom network that `own` lacks.
+        DiveError: the device does not exist.
         ModelError: the network cannot be built, or its weights are missing or do not fit.
-        RecipeError: the recipe is invalid.
+        RecipeError: the recipe is invalid, or `own` is given with a recipe.
 
     >>> import dive
     >>> from PIL import Image

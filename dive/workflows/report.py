@@ -54,7 +54,7 @@ def write_report(
     paths: checkpoints, records (`NAME.json`) and caches, in any mix.
     out: the file to write; its suffix is .html.
     options: images, sample and more, see `ReportOptions`.
-    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+    progress: receives notes, warnings and progress bars; by default only warnings are printed, on stderr.
 
     Raises:
         CacheError, CheckpointError: a file is corrupt.

@@ -31,7 +31,8 @@ class TrainOptions:
         set. 0 evaluates at the end only.
     workers: the number of processes that read images which are not held in memory. 0 reads them in the main
         process; None takes one process fewer than there are CPU cores, but at least one.
-    check_images: before training, decode every image file that is not held in memory, not only its header.
+    check_images: before training, decode every image file that is not held in memory; if False, only the
+        headers of these files are checked.
     tensorboard: a folder for TensorBoard event files, in <recipe>/<checkpoint name> below it; None for none.
         It needs the extra `tensorboard`.
     """

@@ -78,7 +78,7 @@ def train_student(
     recipe: the recipe, with its part `student`.
     out: the checkpoint to write; None for checkpoints/<recipe>/student.pt.
     options, training: see `StudentOptions` and `TrainOptions`.
-    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+    progress: receives notes, warnings and progress bars; by default only warnings are printed, on stderr.
 
     Raises the errors of `dive.train_teacher`; CacheError if the cache is incomplete or corrupt, or has other
     samples, classes or views; DiveError if `free_views` or `fixed_view` does not suit the cache.

@@ -39,7 +39,7 @@ def train_teacher(
     recipe: the recipe; its part `student` is ignored.
     out: the checkpoint to write; None for checkpoints/<recipe>/teacher.pt.
     options: device, workers, evaluations and more, see `TrainOptions`.
-    progress: receives notes, warnings and progress; by default warnings alone are printed, on stderr.
+    progress: receives notes, warnings and progress bars; by default only warnings are printed, on stderr.
 
     Raises:
         DataError: the images are missing, or one cannot be read.

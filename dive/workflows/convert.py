@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dive.arguments import TakesTexts
 from dive.cache.encodings.encoding import Encoding
 from dive.cache.layout import Content
 from dive.cache.reader import LogitCache
@@ -17,7 +18,7 @@ FROM = "converted_from"  # the fact that says of which caches it was made, the f
 
 
 @dataclass(frozen=True)
-class ConvertOptions:
+class ConvertOptions(TakesTexts):
     """Options of `dive.convert`.
 
     store: the encoding to write: `float16`, `float32` or `int8` for logits, `features` or `features-int8` for
@@ -39,7 +40,7 @@ class Converted:
     record: dict[str, Any]
 
 
-def convert(path: Path, options: ConvertOptions, progress: Progress = SILENT) -> Converted:
+def convert(path: str | Path, options: ConvertOptions, progress: Progress = SILENT) -> Converted:
     """Write the cache at `path` in another encoding; returns the path and the record of the new cache.
 
     The new cache has the same identity except for `store`, and its facts name the original cache. An
@@ -61,7 +62,7 @@ def convert(path: Path, options: ConvertOptions, progress: Progress = SILENT) ->
     >>> dive.open_cache(converted.path).store, converted.record["shape"]
     ('int8', [399, 9, 10])
     """
-    encoding = encoding_named(options.store)
+    path, encoding = Path(path), encoding_named(options.store)
     out = options.out or path.with_stem(f"{path.stem}-{encoding.name}")
     rewriting = Rewriting(out, [path], options.force, "convert")
     rewriting.refuse_finished()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from dive import outputs
+from dive.arguments import as_paths, require_choice
 from dive.data.longtail import Samples
 from dive.errors import CheckpointError, ModelError
 from dive.feeds.images import Images
@@ -82,14 +83,14 @@ def recorded_recipe(path: Path, assignments: tuple[str, ...], data: str | None) 
 
 
 def evaluate(
-    paths: Sequence[Path],
+    paths: str | Path | Sequence[str | Path],
     recipe: Recipe | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
     own: Sequence[str] = (),
     workers: int | None = None,
     part: str = "test",
-    plot: Path | None = None,
+    plot: str | Path | None = None,
     force: bool = False,
 ) -> list[Result]:
     """The accuracy of each checkpoint on the recipe's test set: a list of `Result`, in the order of `paths`.
@@ -114,7 +115,7 @@ def evaluate(
             or was trained on images of that part.
         DataError: the images are missing, or there is no validation set.
         DiveError: the device does not exist.
-        OptionError: the name of the plot has another suffix.
+        OptionError: there is no such part, or the name of the plot has another suffix.
         OutputError: the plot cannot be written.
 
     >>> import dive
@@ -122,6 +123,8 @@ def evaluate(
     >>> sorted(teacher.accuracy.as_dict())
     ['all', 'class_mean', 'few', 'many', 'medium']
     """
+    require_choice("part", part, PARTS)
+    paths, plot = as_paths(paths), None if plot is None else Path(plot)
     if plot is not None:
         _refuse_plot(plot, paths, force)
     recipe = recipe or recorded_recipe(paths[0], (), None)

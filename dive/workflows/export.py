@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dive import files
+from dive.arguments import TakesTexts, as_paths
 from dive.cache.encodings.registry import DEFAULT
 from dive.cache.layout import Content
 from dive.cache.reader import LogitCache
@@ -36,7 +37,6 @@ from dive.workflows.sharded import Begun, Job, Written, merge_of_world, write_sh
 from dive.workflows.teachers.several import (
     OpenedTeachers,
     Teachers,
-    as_paths,
     require_own_of_checkpoint,
     require_prior,
 )
@@ -46,7 +46,7 @@ from dive.world import World, this_world
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class ExportOptions(TakesTexts):
     """Options of `dive.export_logits`, besides the recipe.
 
     teacher: the path of a checkpoint, or the file or name of a recipe whose network dive did not train;

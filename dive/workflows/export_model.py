@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dive import files, outputs
+from dive.arguments import TakesTexts, require_choice
 from dive.errors import ModelError
 from dive.models import checkpoint
 from dive.models.deployed import Deployed, program_of, quietly
@@ -26,7 +27,7 @@ _TRIALS = (1, 3)  # pictures in the batches that a written network is tried on
 
 
 @dataclass(frozen=True)
-class ModelExportOptions:
+class ModelExportOptions(TakesTexts):
     """Options of `dive.export_model`.
 
     format: `pt2` for a program of torch.export, `onnx` for an ONNX model (needs the extra `onnx`).
@@ -68,7 +69,7 @@ def export_model(
     Raises:
         CheckpointError: the checkpoint is missing or corrupt, or has a custom network that `own` lacks.
         ModelError: the network cannot be built or exported, or its logits differ after the export.
-        OptionError: the suffix of `out` is not that of the format.
+        OptionError: there is no such format, or the suffix of `out` is not that of the format.
         OutputError: the file exists or cannot be written.
         RecipeError: the recipe is invalid, or `own` is given with a recipe.
 
@@ -79,6 +80,7 @@ def export_model(
     >>> network(torch.zeros(5, 8, 8, 3, dtype=torch.uint8)).shape
     torch.Size([5, 10])
     """
+    require_choice("format", options.format, FORMATS)
     format, out, model = FORMATS[options.format], options.out, Path(model)
     outputs.require_suffix(out, (format.suffix,))
     kind = outputs.Kind(f"a network in {options.format}", format.is_own)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dive.arguments import TakesTexts, require_choice
 from dive.cache import seal
 from dive.cache.encodings.registry import DEFAULT, ENCODINGS
 from dive.cache.layout import Content
@@ -14,7 +15,6 @@ from dive.cache.stored_views import named_views
 from dive.data.logit_files.logit_file import open_logits
 from dive.data.longtail import Samples
 from dive.errors import DataError, DiveError
-from dive.printable import excerpt
 from dive.progress import SILENT, Progress
 from dive.recipe.recipe import Recipe
 from dive.recipe.teachers import PRIORS, told_teachers
@@ -32,7 +32,7 @@ WITH_PRIOR = "train"  # the prior of logits that follow the class counts of the 
 
 
 @dataclass(frozen=True)
-class ImportOptions:
+class ImportOptions(TakesTexts):
     """Options of `dive.import_logits`, besides the recipe and the file.
 
     prior: whether the logits contain the class prior of the training set. `train` if their network was
@@ -58,7 +58,7 @@ class Imported:
 
 
 def import_logits(
-    recipe: Recipe, path: Path, options: ImportOptions, progress: Progress = SILENT
+    recipe: Recipe, path: str | Path, options: ImportOptions, progress: Progress = SILENT
 ) -> Imported:
     """Write the logits in a file as a logit cache; returns the path and the record of the cache.
 
@@ -87,6 +87,7 @@ def import_logits(
     [399, 1, 10]
     """
     _require_sound(options)
+    path = Path(path)
     out = options.out or cache_of(recipe)
     rewriting = Rewriting(out, [path], options.force, "import")
     rewriting.refuse_finished()
@@ -128,8 +129,7 @@ def import_logits(
 
 
 def _require_sound(options: ImportOptions) -> None:
-    if options.prior not in PRIORS:
-        raise DiveError(f"the prior is {excerpt(options.prior)}; give one of {', '.join(PRIORS)}")
+    require_choice("prior", options.prior, PRIORS)
     if encoding_named(options.store).of_features:
         stores = [name for name, encoding in ENCODINGS.items() if not encoding.of_features]
         raise DiveError(

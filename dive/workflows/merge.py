@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dive.arguments import TakesTexts, as_paths
 from dive.cache.encodings.codec import Head
 from dive.cache.encodings.encoding import Encoding
 from dive.cache.encodings.registry import DEFAULT, ENCODINGS
@@ -26,7 +27,7 @@ _EXACTNESS = ("fp32", "tf32", "bf16")  # precisions, the most exact first
 
 
 @dataclass(frozen=True)
-class MergeOptions:
+class MergeOptions(TakesTexts):
     """Options of `dive.merge_caches`.
 
     out: the cache to write.
@@ -59,7 +60,7 @@ class _Source:
     rows: np.ndarray
 
 
-def merge_caches(paths: Sequence[Path], options: MergeOptions, progress: Progress = SILENT) -> Merged:
+def merge_caches(paths: Sequence[str | Path], options: MergeOptions, progress: Progress = SILENT) -> Merged:
     """Write the mean of the logits of several caches; returns the path and the record of the new cache.
 
     It is the cache of the ensemble of their teachers. The caches must have the same samples, views and
@@ -87,6 +88,7 @@ def merge_caches(paths: Sequence[Path], options: MergeOptions, progress: Progres
     >>> [round(share, 3) for share in merged.record["weights"]], merged.record["shape"]
     ([0.667, 0.333], [399, 9, 10])
     """
+    paths = as_paths(paths)
     shares = _shares(options.weights, len(paths))
     rewriting = Rewriting(options.out, paths, options.force, "merge")
     rewriting.refuse_finished()

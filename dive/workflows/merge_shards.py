@@ -27,7 +27,7 @@ class MergedShards:
     record: dict[str, Any]
 
 
-def merge_shards(path: Path, force: bool = False, progress: Progress = SILENT) -> MergedShards:
+def merge_shards(path: str | Path, force: bool = False, progress: Progress = SILENT) -> MergedShards:
     """Merge the finished shards of an export into a cache; returns the path and the record of the cache.
 
     The shards are then removed. Neither the images nor the teacher is needed.
@@ -48,7 +48,7 @@ def merge_shards(path: Path, force: bool = False, progress: Progress = SILENT) -
     >>> dive.merge_shards(Path("shared.h5")).record["shape"]
     [399, 9, 10]
     """
-    start = time.monotonic()
+    path, start = Path(path), time.monotonic()
     refuse_finished(path, force)
     with outputs.only_writer(path):
         refuse_finished(path, force)  # again: another process may have finished it meanwhile

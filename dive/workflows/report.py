@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dive import files, outputs
+from dive.arguments import TakesTexts
 from dive.cache import seal
 from dive.cache.reader import LogitCache
 from dive.errors import DiveError, OutputError
@@ -20,7 +21,7 @@ from dive.workflows.report_models import of_model
 
 
 @dataclass(frozen=True)
-class ReportOptions:
+class ReportOptions(TakesTexts):
     """Options of `dive.write_report`.
 
     data: the place of the caches' images, of which the page shows some; None shows images only if their data

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from dive.arguments import TakesTexts
 from dive.data.longtail import FINGERPRINT_VERSION, Samples
 from dive.errors import TrainingError, raise_any
 from dive.models import checkpoint
@@ -22,7 +23,7 @@ from dive.versions import versions
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(TakesTexts):
     """Options of `dive.train_teacher` and `dive.train_student`, besides the recipe.
 
     device: `auto` (CUDA if available), `cpu`, `cuda` or `cuda:N`.

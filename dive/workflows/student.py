@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dive.arguments import TakesTexts
 from dive.cache.reader import LogitCache
 from dive.data.longtail import PIXELS, Samples
 from dive.errors import CacheError, DiveError, OptionError
@@ -44,7 +45,7 @@ from dive.workflows.together import require_same_data, require_same_task
 
 
 @dataclass(frozen=True)
-class StudentOptions:
+class StudentOptions(TakesTexts):
     """Options of `dive.train_student`, besides the recipe.
 
     cache: the logit cache; None for cache/<recipe>.h5.
@@ -66,7 +67,7 @@ class StudentOptions:
 
 def train_student(
     recipe: Recipe,
-    out: Path | None = None,
+    out: str | Path | None = None,
     options: StudentOptions = StudentOptions(),
     training: TrainOptions = DEFAULT,
     progress: Progress = SILENT,
@@ -91,8 +92,8 @@ def train_student(
     >>> result.record["loss"], result.record["recipe"]["distillation"]["tau"]
     ('dive', 3.0)
     """
-    out = out or checkpoint_of(recipe, "student")
-    trained = train_students([recipe], out, options, training, progress)
+    place = Path(out) if out else checkpoint_of(recipe, "student")
+    trained = train_students([recipe], place, options, training, progress)
     trained.require_all()
     return trained.results[0]
 

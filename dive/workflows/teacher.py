@@ -27,7 +27,7 @@ from dive.workflows.together import require_same_data, require_same_task
 
 def train_teacher(
     recipe: Recipe,
-    out: Path | None = None,
+    out: str | Path | None = None,
     options: TrainOptions = DEFAULT,
     progress: Progress = SILENT,
 ) -> Result:
@@ -56,20 +56,20 @@ def train_teacher(
     (True, True)
     """
     recipe = recipe.of_teacher
-    out = out or checkpoint_of(recipe, "teacher")
+    place = Path(out) if out else checkpoint_of(recipe, "teacher")
     if options.tensorboard is not None:
         require_tensorboard()
     device = choose_device(options.device)
     with ranks_on(device) as ranks:
         require_same_task(ranks, [recipe], options)
-        ranks.from_first(lambda: refuse_finished(out, options.force))
+        ranks.from_first(lambda: refuse_finished(place, options.force))
         require_known(recipe.model.name)
         with ranks.one_a_machine_first():
             dataset = load_dataset(recipe, progress, options.check_images and ranks.first_here)
         require_same_data(ranks, dataset)
         prepared = prepare(recipe, dataset, device, options.workers, ranks)
         warn_of_workers(prepared.images, options.workers, progress)
-        trained = run([_spec(recipe, out, prepared)], prepared, options, progress)
+        trained = run([_spec(recipe, place, prepared)], prepared, options, progress)
     trained.require_all()
     return trained.results[0]
 

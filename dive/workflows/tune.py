@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dive import outputs
+from dive.arguments import TakesTexts, as_paths, require_choice
 from dive.cache.reader import LogitCache
 from dive.data.longtail import shot_means
 from dive.errors import CacheError
@@ -24,7 +25,7 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
-class TuneOptions:
+class TuneOptions(TakesTexts):
     """Options of `dive.tune`.
 
     taus: the temperatures τ to try; 1, 3, 6 and 20 if empty.
@@ -131,7 +132,7 @@ def _plain(pair: Pair) -> dict[str, Any]:
     }
 
 
-def tune(caches: Sequence[Path], options: TuneOptions = TuneOptions()) -> list[Tuned]:
+def tune(caches: str | Path | Sequence[str | Path], options: TuneOptions = TuneOptions()) -> list[Tuned]:
     """The virtual examples, the crossing and the recommended τ and p of each cache: a list of `Tuned`.
 
     caches: the cache files.
@@ -140,7 +141,7 @@ def tune(caches: Sequence[Path], options: TuneOptions = TuneOptions()) -> list[T
     Raises:
         CacheError: a cache is incomplete or corrupt, lacks the clean view of an image with `clean`, or, for a
             plot, has other numbers of images per class than the first.
-        OptionError: the name of the plot has another suffix.
+        OptionError: there is no such rule, or the name of the plot has another suffix.
         OutputError: the plot exists or cannot be written.
         ValueError: a τ/p is not above 0, or `sample` is invalid.
 
@@ -151,6 +152,8 @@ def tune(caches: Sequence[Path], options: TuneOptions = TuneOptions()) -> list[T
     >>> tuned.advice.power, tuned.crossing is None or tuned.crossing.ratio > 0
     (0.5, True)
     """
+    caches = as_paths(caches)
+    require_choice("rule", options.rule, RULES)
     if options.plot is not None:
         _refuse_plot(options.plot, caches, options.force)
     tuned = [_tuned(path, options) for path in caches]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dive.arguments import as_paths
 from dive.cache.reader import LogitCache
 from dive.errors import CacheError, CheckpointError
 from dive.progress import Progress
@@ -94,7 +95,7 @@ def sample(
     from dive.views.space import require_ids, require_same
     from dive.workflows.cached import recipe_of
     from dive.workflows.data import load_training
-    from dive.workflows.teachers.several import OpenedTeachers, as_paths, require_own_of_checkpoint
+    from dive.workflows.teachers.several import OpenedTeachers, require_own_of_checkpoint
     from dive.workflows.teachers.teacher import Shown
 
     cache.require_origin()

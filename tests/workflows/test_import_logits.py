@@ -277,7 +277,7 @@ def test_the_prior_must_be_said(clean):
     complaint = chain.dive("import-logits", NPZ, *DIGITS).complaint
     assert "give --teacher-prior train for" in complaint and "or --teacher-prior none for" in complaint
     assert "nonsense" in chain.dive(*IMPORT, "nonsense").complaint
-    with pytest.raises(DiveError, match="the prior is 'some'; give one of none, train"):
+    with pytest.raises(DiveError, match="prior must be one of none, train, not .some."):
         imported(clean, "some")
 
 

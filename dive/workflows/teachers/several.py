@@ -142,11 +142,6 @@ def _agreement(teacher: Teacher, images: Images, train: Samples, runtime: Runtim
     )
 
 
-def as_paths(given: Path | Sequence[Path]) -> tuple[Path, ...]:
-    """One path or several as several."""
-    return (given,) if isinstance(given, Path) else tuple(given)
-
-
 def require_own_of_checkpoint(paths: Sequence[Path], own: Sequence[str]) -> None:
     """Raise OptionError where networks of the user's own are named and no teacher is a checkpoint."""
     if own and all(map(is_recipe, paths)):

@@ -1,0 +1,48 @@
+"""Arguments of the Python interface: paths given as texts, and names out of a few."""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from dive.errors import OptionError
+from dive.printable import excerpt
+
+
+def as_paths(given: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
+    """One path, or several, as several.
+
+    >>> as_paths("one.pt"), len(as_paths(["one.pt", Path("other.pt")]))
+    ((PosixPath('one.pt'),), 2)
+    """
+    return (Path(given),) if isinstance(given, str | Path) else tuple(map(Path, given))
+
+
+class TakesTexts:
+    """A dataclass whose fields of paths may be given as texts.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Options(TakesTexts):
+    ...     out: Path | None = None
+    >>> Options("cache.h5").out
+    PosixPath('cache.h5')
+    """
+
+    def __post_init__(self) -> None:
+        """Make paths of the texts among them."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # of a dataclass below it
+            value: Any = getattr(self, field.name)
+            kinds = (field.type, *get_args(field.type))
+            if Path in kinds and isinstance(value, str):
+                object.__setattr__(self, field.name, Path(value))
+            elif Sequence[Path] in kinds and isinstance(value, list | tuple):
+                object.__setattr__(self, field.name, as_paths(value))
+
+
+def require_choice(what: str, given: object, choices: Collection[str]) -> None:
+    """Raise OptionError, which names all choices, unless one of them is given. what: the argument's name.
+
+    >>> require_choice("part", "test", ("test", "val"))
+    """
+    if given not in choices:
+        raise OptionError(f"{what} must be one of {', '.join(choices)}, not {excerpt(given)}")

@@ -61,7 +61,7 @@ def command(
 ) -> None:
     """Evaluate checkpoints: many-, medium- and few-shot accuracy.
 
-    Accuracy is computed in fp32 on the whole test set, or with --part val on the validation part. Several
+    Accuracy is computed in fp32 on the whole test set, or with --part val on the validation set. Several
     seeds of one run are summarised as mean ± standard deviation.
 
     Without arguments, the recipe's teacher and student are evaluated. The test set is that of the recipe

@@ -30,7 +30,7 @@ from dive.workflows.places import cache_of, checkpoint_of
 @click.option(
     "--views",
     metavar="all|clean|K",
-    help="Views of each image: the whole space, the clean one, or K drawn by seed [all; AutoAugment: 50].",
+    help="Views of each image: the whole space, the clean one, or K drawn by seed [all; 50 if unbounded].",
 )
 @click.option(
     "--store",

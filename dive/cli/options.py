@@ -192,7 +192,7 @@ eval_every = click.option(
     type=Whole(0, bounds.EPOCHS[1]),
     default=0,
     metavar="N",
-    help="Also evaluate every N epochs, on the validation part if there is one, otherwise on the test part.",
+    help="Also evaluate every N epochs, on the validation set if there is one, otherwise on the test set.",
 )
 
 

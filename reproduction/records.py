@@ -190,8 +190,8 @@ def incomparable(records: Sequence[Mapping[str, Any]]) -> str | None:
     teachers = [one for record in records for one in teachers_in(record) if one]
     if any(one["kind"] == "foreign" for one in teachers):
         return (
-            "Teacher and student are of different draws of the images: **the teacher knows pictures that the "
-            "student lacks**, so this is shown beside no table."
+            "Teacher and student are of different draws of the images: **the teacher has seen images that "
+            "the student lacks**, so this is shown beside no table."
         )
     if any("initial_weights" in one for one in (*records, *teachers)):
         return (

@@ -24,7 +24,7 @@ def virtual_examples(folder: Path, rows: Sequence[Row]) -> Iterator[str]:
         documents = json.loads(path.read_text())["caches"]
         images = documents[0]["images"]
         means = [[d["model"], *_means(d["pairs"][0]), _crossing(d)] for d in documents]
-        yield f"Mean per class, {_views(documents[0])}, τ = 1, and the τ/p at which few overtakes many:"
+        yield f"Mean per class, {_views(documents[0])}, τ = 1, and the crossing:"
         yield markdown(["model", *SHOTS[:3], "crossing"], [["images", *_means(images), ""], *means])
         yield "![Virtual examples of images, teachers and student](docs/figures/models.png)"
     if (path := folder / "temperatures.json").exists():
@@ -100,9 +100,9 @@ def exactness(caches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """How near crossings are to those of a dense grid, and what they cost."""
     yield "### The crossing of `dive tune-tau` against a dense grid in float64"
     yield (
-        "By `python -m benchmarks.crossing`, beside other work: the grid is 2e-4 fine, and linear between; "
-        "seconds are medians of three, one pass (seven temperatures, of the default table) and all of tune "
-        "in turn."
+        "Measured by `python -m benchmarks.crossing` on a machine with other work. The grid has steps of a "
+        "relative 2e-4, with linear interpolation. Seconds are medians of three; one pass (the seven "
+        "temperatures of the default table) and all of tune are measured in turn."
     )
     head = ["cache", "views", "store", "crossing", "dense grid", "off by"]
     head += ["passes", "one pass", "tune", "tune / one pass"]

@@ -1,7 +1,7 @@
 """Arguments of the Python interface: paths given as texts, and names out of a few."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,7 +9,7 @@ from dive.errors import OptionError
 from dive.printable import excerpt
 
 
-def as_paths(given: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
+def as_paths(given: str | Path | Iterable[str | Path]) -> tuple[Path, ...]:
     """One path, or several, as several.
 
     >>> as_paths("one.pt"), len(as_paths(["one.pt", Path("other.pt")]))
@@ -18,8 +18,17 @@ def as_paths(given: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
     return (Path(given),) if isinstance(given, str | Path) else tuple(map(Path, given))
 
 
+def as_texts(given: str | Collection[str]) -> tuple[str, ...]:
+    """One text, or several, as several.
+
+    >>> as_texts("package.module:net"), as_texts(["a:b", "c:d"])
+    (('package.module:net',), ('a:b', 'c:d'))
+    """
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 class TakesTexts:
-    """A dataclass whose fields of paths may be given as texts.
+    """A dataclass whose fields of paths may be given as texts, and those of several texts as one.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Options(TakesTexts):
@@ -29,7 +38,7 @@ class TakesTexts:
     """
 
     def __post_init__(self) -> None:
-        """Make paths of the texts among them."""
+        """Bring what was given to the fields' types."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # of a dataclass below it
             value: Any = getattr(self, field.name)
             kinds = (field.type, *get_args(field.type))
@@ -37,6 +46,8 @@ class TakesTexts:
                 object.__setattr__(self, field.name, Path(value))
             elif Sequence[Path] in kinds and isinstance(value, list | tuple):
                 object.__setattr__(self, field.name, as_paths(value))
+            elif Sequence[str] in kinds and isinstance(value, str):
+                object.__setattr__(self, field.name, (value,))
 
 
 def require_choice(what: str, given: object, choices: Collection[str]) -> None:

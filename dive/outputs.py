@@ -100,7 +100,12 @@ def require_place(path: Path) -> None:
     there = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     if not there.is_dir():
         raise OutputError(f"cannot make the folder {path.parent}: {os.strerror(errno.ENOTDIR)}")
-    _probe(there, path)
+    try:
+        _probe(there, path)
+    except OutputError as error:
+        if path.parent.exists():
+            raise
+        raise OutputError(f"cannot make the folder {path.parent}: {error}") from error
 
 
 def require_space(path: Path, needed: int) -> None:

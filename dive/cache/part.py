@@ -68,6 +68,13 @@ class DamagedError(OutputError):
 class OtherVersionError(OutputError):
     """An unfinished export was begun by a version of dive whose record this one does not read."""
 
+    def __init__(self, part: Path, reason: object) -> None:
+        super().__init__(
+            f"{part} was begun by another version of dive ({reason}); finish it with that one, or start over "
+            "with --force"
+        )
+        self.reason = reason
+
 
 class _VersionError(ValueError):
     """A record's version is not ours."""
@@ -157,10 +164,7 @@ def begun(part: Path) -> Record | None:
     except FileNotFoundError:
         return None
     except _VersionError as error:
-        raise OtherVersionError(
-            f"{part} was begun by another version of dive ({error}); finish it with that one, or start over "
-            "with --force"
-        ) from error
+        raise OtherVersionError(part, error) from error
     except OSError as error:
         raise OutputError(f"cannot read {part}: {error.strerror}; give another --out") from error
     except (*FOREIGN, CacheError) as error:

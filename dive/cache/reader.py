@@ -11,6 +11,8 @@ a block when the block is first used.
 `dive.cache.writer` writes the file. This module needs NumPy and h5py only.
 """
 
+import math
+import mmap
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,11 +23,14 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dive import files
 from dive import structure as s
 from dive.cache import seal
 from dive.cache.tables import FOREIGN, read_tables
 from dive.errors import CacheError
 from dive.recipe.teachers import identity_checks, teacher_checks, teachers_in
+
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's, where Python does not name it
 
 # What a student and `dive verify` need to be told.
 _ORIGIN: dict[str, s.Check] = {
@@ -89,6 +94,22 @@ def _state(path: Path) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def _mapped(path: Path, offset: int, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """The rows of a file, memory-mapped; raises CacheError where they cannot be.
+
+    Copy-on-write, so that torch takes them without a copy. Room for copies is not set aside: nobody writes
+    to them, and a file larger than memory could not be mapped.
+    """
+    try:
+        with files.open_regular(path) as file:
+            mapped = mmap.mmap(
+                file.fileno(), 0, mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+            )
+        return np.frombuffer(mapped, kind, math.prod(shape), offset).reshape(shape)
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{path} cannot be mapped into memory: {error}") from error
+
+
 class LogitCache:
     """A finished logit cache, as `dive.open_cache` returns it. Its rows are memory-mapped, not loaded.
 
@@ -122,11 +143,6 @@ class LogitCache:
         try:
             with h5py.File(path, "r", locking="best-effort") as file:
                 tables = read_tables(path, file, self._seal, path.stat().st_size)
-            # Mapped at once, so that who replaces the file later changes nothing here, and copy-on-write, so
-            # that torch takes the rows (N, V, …) without a copy; unchecked.
-            row, place = tables.codec.row, self._seal.offset
-            shape = (*tables.views.shape, *row.shape)
-            self._mapped = np.asarray(np.memmap(path, row.base, mode="c", offset=place, shape=shape))
         except FOREIGN as error:
             raise CacheError(
                 f"{path} is not a logit cache that this version of dive can read: {error}"
@@ -136,6 +152,9 @@ class LogitCache:
         self.keys, self.classes, self.labels = tables.keys, tables.classes, tables.labels
         self.views, self.digests = tables.views, tables.digests
         self.class_counts, self.block_correct = tables.class_counts, tables.block_correct
+        # At once, so that who replaces the file later changes nothing here; unchecked.
+        row, shape = self.codec.row, (*self.views.shape, *self.codec.row.shape)
+        self._mapped = _mapped(path, self._seal.offset, row.base, shape)
         if _state(path) != before:
             raise CacheError(f"{path} was replaced while it was opened; run the command again")
 

@@ -19,7 +19,7 @@ from dive import files, outputs
 from dive.cache import seal
 from dive.cache.layout import Content
 from dive.cache.memory_file import MemoryFile
-from dive.cache.part import DamagedError, Record, begun, ends_in_record, require_own_file
+from dive.cache.part import DamagedError, OtherVersionError, Record, begun, ends_in_record, require_own_file
 from dive.cache.plan import Plan, plan_path, planning
 from dive.cache.seal import Seal
 from dive.cache.tables import FOREIGN, read_tables
@@ -120,10 +120,11 @@ def read_shard(file: Path) -> Shard | None:
     return Shard(file, held, record)
 
 
-def shards_of(path: Path, progress: Progress) -> list[Shard]:
+def shards_of(path: Path, progress: Progress, force: bool = False) -> list[Shard]:
     """The shards of the cache `path` that tell how they were begun; a damaged one is warned of.
 
-    Raises OutputError where one is not dive's, or of another version of it.
+    Raises OutputError where one is not dive's, or of another version of it; the latter is left out with
+    `force`, with a warning.
     """
     found = []
     for file in shard_files(path):
@@ -132,6 +133,10 @@ def shards_of(path: Path, progress: Progress) -> list[Shard]:
                 found.append(shard)
         except DamagedError:
             progress.warn(f"{file} is damaged and is not used")
+        except OtherVersionError as error:
+            if not force:
+                raise
+            progress.warn(f"{file} is not used: {error.reason}")
     return found
 
 
@@ -227,6 +232,12 @@ def _copy(file: BinaryIO, memory: MemoryFile, start: int, stop: int, shift: int)
         start += len(piece)
 
 
+def discard_plan(path: Path) -> None:
+    """Remove the plan of the cache `path`: shards are of no export then."""
+    with without_plan(path):
+        """Nothing else."""
+
+
 @contextmanager
 def without_plan(path: Path) -> Iterator[None]:
     """Remove the plan of the cache `path`: shards are of no export then. Within it nobody makes another."""
@@ -240,8 +251,7 @@ def discard(path: Path, progress: Progress) -> None:
 
     A shard that another process is writing stays, with a warning; what is not dive's stays too.
     """
-    with without_plan(path):
-        pass
+    discard_plan(path)
     remains = re.compile(rf"\.?({re.escape(path.name)}{_ENDING})(?:\.dive-tmp|\.lock)?")
     for file in _named(path, remains):
         try:

@@ -73,7 +73,7 @@ def _interrupted_early() -> int:
 
 def _interrupted() -> int:
     if _speaks(all_have_it=True):
-        forced = "--force" in sys.argv and any(command in sys.argv for command in _RESUMED_WITHOUT_FORCE)
+        forced = "--force" in sys.argv and sys.argv[1] in _RESUMED_WITHOUT_FORCE
         same = "the same command" + " without --force" * forced
         _tell(f"interrupted; {same} resumes from its last saved state, or starts again")
     return INTERRUPTED

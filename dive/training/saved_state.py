@@ -179,6 +179,12 @@ class Journal:
             return None
         state = self._load()
         if different := differences(state["identity"], identity):
+            if not state["history"]:
+                raise OutputError(
+                    f"{self._output} is to be replaced by another run ({'; '.join(different)}), begun with "
+                    f"--force; finish that one, remove {self.state_path} to keep what is there, or give "
+                    "--force to replace it by this one"
+                )
             raise OutputError(
                 f"{self.state_path} is an unfinished run of another recipe ({'; '.join(different)}); "
                 "resume it with that recipe, give another --out, or --force to start over"
@@ -209,11 +215,16 @@ class Journal:
     def announce(self, identity: dict[str, Any], epochs: int) -> None:
         """Record that a run is to replace the result that stands here, if one does, before it begins.
 
-        Whoever resumes a grid that was begun with --force knows by that which of its results are earlier
-        ones. epochs: of the whole run.
+        Whoever resumes a command that was begun with --force knows by that which results are earlier ones.
+        epochs: of the whole run.
         """
         if self._output.exists():  # of what the run has not begun with nothing is read
             self.write(SavedState(identity, {}, {}, [], epochs, "fp32", threads=1, worlds=[[1, 1]]))
+
+    def withdraw(self) -> None:
+        """Remove what `announce` wrote, where the run failed before an epoch of it was saved."""
+        if self.state_path.exists() and not self._load()["history"]:
+            self.discard()
 
     def write_history(self, history: list[EpochRecord]) -> None:
         """Replace the history file: one JSON document a line, one line an epoch."""

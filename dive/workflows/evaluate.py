@@ -4,6 +4,7 @@ import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from dive import outputs
-from dive.arguments import as_paths, require_choice
+from dive.arguments import as_paths, as_texts, require_choice
 from dive.data.longtail import Samples
 from dive.errors import CheckpointError, ModelError
 from dive.feeds.images import Images
@@ -87,7 +88,7 @@ def evaluate(
     recipe: Recipe | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
-    own: Sequence[str] = (),
+    own: str | Sequence[str] = (),
     workers: int | None = None,
     part: str = "test",
     plot: str | Path | None = None,
@@ -130,7 +131,7 @@ def evaluate(
     recipe = recipe or recorded_recipe(paths[0], (), None)
     target = choose_device(device)
     with ranks_on(target) as ranks:
-        evaluated = _evaluate(paths, recipe, target, progress, own, workers, part, ranks)
+        evaluated = _evaluate(paths, recipe, target, progress, as_texts(own), workers, part, ranks)
     if plot is not None and ranks.first:
         _plot(plot, evaluated, PARTS[part])
     return evaluated
@@ -155,7 +156,8 @@ def _evaluate(
     evaluators = []
     for path, _, document in loaded:  # before the bar, as an index of the pictures has one of its own
         own_recipe = build(document["recipe"], where=str(path))
-        require_untrained(path, document, own_recipe, recipe, part, progress)
+        asked = (path, document, own_recipe, recipe, part, progress)
+        ranks.from_first(partial(require_untrained, *asked))
         views = own_recipe.views
         if (pictures := (views.picture_size, views.one_size)) not in tests:
             with ranks.one_a_machine_first():

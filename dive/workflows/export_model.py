@@ -1,7 +1,7 @@
 """Exporting a finished network to a file that runs without dive, as `dive export-model` does."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class ModelExportOptions(TakesTexts):
     out: Path
     shape: tuple[int, int] | None = None
     force: bool = False
-    own: Collection[str] = ()
+    own: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -112,16 +112,15 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     if document.get("kind") == "state":
         if fault := fault_of_state(document):
             raise CheckpointError(f"{path} is sealed but not the state of a run as dive writes it: {fault}")
-        identity = document["identity"]
+        identity, begun = document["identity"], len(document["history"]) > 0
         return {
             **common,
-            "kind": f"unfinished {identity['kind']}",
+            "kind": f"{'unfinished' if begun else 'announced'} {identity['kind']}",
             "complete": False,
             "producer": document["producer"],
             "epochs_done": len(document["history"]),
             "epochs": document["epochs"],
-            "precision": document["precision"],
-            "threads": document["threads"],
+            **{key: document[key] for key in ("precision", "threads") if begun},  # else not chosen yet
             "identity": identity,
         }
     document = checkpoint.load_finished(path)

@@ -53,7 +53,7 @@ def merge_shards(path: str | Path, force: bool = False, progress: Progress = SIL
     with outputs.only_writer(path):
         refuse_finished(path, force)  # again: another process may have finished it meanwhile
         files.remove_stale(part_path(path))
-        shards = _of_one_export(path, shards_of(path, progress), force)
+        shards = _of_one_export(path, shards_of(path, progress, force), force)
         sealed = [shard for shard in shards if shard.sealed]
         if not shards:
             raise OutputError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dive.arguments import as_paths, as_texts
 from dive.data.pictures import HeldPictures
 from dive.data.sources.decode import decode, refusing_huge_images
 from dive.data.sources.names import EXTENSIONS, has_extension, is_hidden
@@ -53,11 +54,11 @@ class Predictions:
 
 def predict(
     model: str | Path,
-    images: Iterable[str | Path],
+    images: str | Path | Iterable[str | Path],
     top: int = 1,
     device: str = "auto",
     progress: Progress = SILENT,
-    own: Collection[str] = (),
+    own: str | Collection[str] = (),
 ) -> Predictions:
     """Classify image files; returns the most probable classes of each image, and the errors.
 
@@ -87,11 +88,11 @@ def predict(
     ([3], [])
     """
     target = choose_device(device)
-    classifier = open_classifier(Path(model), own, progress)
+    classifier = open_classifier(Path(model), as_texts(own), progress)
     classifier.network.on(target)
     if classifier.any_size:
         progress.warn(f"{model} does not say which size pictures have; they are taken as they are")
-    files, failures = _listed(map(Path, images))
+    files, failures = _listed(as_paths(images))
     predictions: list[Prediction] = []
     pool = ThreadPoolExecutor(os.cpu_count() or 1)
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dive import files, outputs
-from dive.arguments import TakesTexts
+from dive.arguments import TakesTexts, as_paths
 from dive.cache import seal
 from dive.cache.reader import LogitCache
 from dive.errors import DiveError, OutputError
@@ -43,7 +43,7 @@ class ReportOptions(TakesTexts):
 
 
 def write_report(
-    paths: Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path],
     out: str | Path = "report.html",
     options: ReportOptions = ReportOptions(),
     progress: Progress = SILENT,
@@ -70,7 +70,7 @@ def write_report(
     >>> len(page.models), len(page.caches), len(page.caches[0].pictures)
     (1, 1, 5)
     """
-    out, given = Path(out), [Path(path) for path in dict.fromkeys(map(str, paths))]
+    out, given = Path(out), list(dict.fromkeys(as_paths(paths)))
     try:
         from dive.report.page.document import KIND, document
     except ModuleNotFoundError as error:

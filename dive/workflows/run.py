@@ -89,7 +89,7 @@ class _Runs:
 
     def __init__(self, prepared: Prepared, options: TrainOptions, progress: Progress, of_grid: bool) -> None:
         self._prepared, self._options, self._progress = prepared, options, progress
-        self._of_grid, self._keeps_finished = of_grid, of_grid or started_again()
+        self._keeps_finished = of_grid or started_again()
         self._device, self._ranks = prepared.device, prepared.ranks
         self._runtime: Runtime | None = None
 
@@ -161,7 +161,7 @@ class _Runs:
         if self._options.force and not (started_again() and journal.replaces_result()):
             journal.discard()
         state = journal.read(spec.identity)
-        if state is None and self._options.force and self._of_grid:
+        if state is None and self._options.force:
             journal.announce(spec.identity, spec.epochs)
         return state
 
@@ -185,6 +185,7 @@ class _Runs:
             train(runs, self._progress)
             for (spec, _), done in zip(group, runs, strict=True):
                 if (measured := done.evaluate()) is None:
+                    self._ranks.from_first(done.journal.withdraw)
                     failures.append(TrainingError(f"{spec.out}: {done.failure}"))
                 else:
                     write = partial(self._write, done, len(group), *measured)

@@ -42,8 +42,9 @@ def require_untrained(
         )
     elif count and not _is_of_these(document, own_recipe, here):
         progress.warn(
-            f"{path} was trained on other pictures than lie here, of which {count} of these {_IMAGES[part]} "
-            f"images have the names: {shown}"
+            f"{count} of these {_IMAGES[part]} images have names of images that {path} was trained on, by "
+            f"its own recipe ({shown}); the set that it was trained on is not the one here: whether on these "
+            "images too is not known"
         )
     elif count:
         raise CheckpointError(
@@ -53,7 +54,10 @@ def require_untrained(
 
 
 def _is_of_these(document: dict[str, Any], own: Recipe, here: Data) -> bool:
-    """Whether a checkpoint was trained on the pictures that lie here: by their place, or by what they are."""
+    """Whether a checkpoint was trained on the set of pictures that lies here: by its place, or by all pixels.
+
+    Of another set that shares pictures with this one a record does not tell.
+    """
     place, there = (recipe.place().get("root") for recipe in (own.data, here))
     if place is None or there is None or os.path.realpath(place) == os.path.realpath(there):
         return True

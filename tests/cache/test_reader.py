@@ -1,6 +1,7 @@
 """Logits by sample and view against h5py's own array; what is corrupt or of another version is refused."""
 
 import json
+import os
 import pickle
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dive.cache import seal, writer
+from dive.cache import reader, seal, writer
 from dive.cache.reader import LogitCache
 from dive.errors import CacheError
 
@@ -242,6 +243,16 @@ def other_cache(path: Path) -> bytes:
     caches.write_cache(Path("other.h5"), caches.random_logits(5, 2, 3, seed=9))
     Path("other.h5").replace(path)
     return path.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_file_larger_than_memory_is_mapped():
+    """With room set aside for copies the system would refuse it."""
+    size = 4 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with open(PATH, "wb") as file:
+        file.truncate(size)
+    mapped = reader._mapped(PATH, size - 8, np.dtype("<f4"), (1, 2))
+    assert mapped.shape == (1, 2) and not mapped.any() and mapped.flags.writeable
 
 
 def test_an_open_cache_stays_what_it_was_when_another_takes_its_place():

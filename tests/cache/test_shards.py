@@ -296,6 +296,10 @@ def test_a_shard_of_a_later_version_is_named_and_left_alone(case):
         ):
             action()
     assert file.read_bytes() == content
+    for number in (1, 2, 3):
+        case.write(Share(number, 3))
+    merge_shards(PATH, force=True)
+    assert PATH.read_bytes() == case.whole and os.listdir() == [PATH.name]
 
 
 # The plan.

@@ -6,6 +6,7 @@ from pathlib import Path
 import chain
 import numpy as np
 import pytest
+from PIL import Image
 
 import dive
 from dive.errors import OptionError
@@ -52,6 +53,17 @@ def test_every_path_may_be_a_text(digits: chain.Chain) -> None:
     assert Path("board").is_dir()
     (alone,) = dive.evaluate("teacher.pt")
     assert alone.path == Path("teacher.pt") and dive.open_cache("both.h5").shape == (399, 9, 10)
+
+
+def test_one_text_is_one_thing_and_not_its_letters(digits: chain.Chain) -> None:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("a.png")
+    Path("b.png").write_bytes(Path("a.png").read_bytes())
+    predicted = dive.predict(str(digits.teacher), "a.png", own="nets:small")
+    assert [image.path for image in predicted.images] == [Path("a.png")]
+    page = dive.write_report(str(digits.teacher), "page.html")
+    assert len(page.models) == 1
+    assert dive.ExportOptions(own="nets:small").own == ("nets:small",)
+    assert dive.TuneOptions(taus=(1.0,)).taus == (1.0,)
 
 
 def test_shards_are_merged_by_a_text(digits: chain.Chain) -> None:

@@ -357,7 +357,7 @@ def test_a_plot_that_cannot_be_written_is_found_before_the_work(digits, monkeypa
     monkeypatch.setattr("dive.workflows.tune.LogitCache", lambda _: pytest.fail("it was tuned"))
     for words in (("eval", digits.teacher), ("tune-tau", "--cache", digits.cache)):
         line = chain.dive(*words, "--quiet", "--plot", "/proc/nope/a.png").complaint
-        assert line.startswith("dive: cannot write to the folder /proc: ")
+        assert line.startswith("dive: cannot make the folder /proc/nope: cannot write to the folder /proc: ")
 
 
 def test_the_plot_shows_the_accuracies_that_the_document_has(digits, monkeypatch):

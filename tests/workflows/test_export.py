@@ -344,7 +344,7 @@ def raise_interrupt(*_: object) -> None:
 
 BLOCKS = {"dive.cache.writer:BLOCK_IMAGES": 64 * 9}  # seven blocks
 LAYING_OUT = 3  # writes: what stands before and behind the logits, and the record
-STRIKES = [  # four writes a block; replaced are .part.tmp and .part; synced besides them: their folder
+STRIKES = [  # four writes a block; replaced are the part and the cache; synced besides them: their folder
     *(("os:pwrite", call) for call in (1, LAYING_OUT)),
     *(("os:pwrite", LAYING_OUT + call) for call in (1, 2, 3, 4, 14, 29)),
     ("os:ftruncate", 1),

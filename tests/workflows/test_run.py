@@ -241,6 +241,21 @@ def test_a_forced_run_that_is_stopped_leaves_the_earlier_result_whole_and_is_res
     assert "run.pt exists already" in chain.dive(*TEACHER, "--out", OUT).complaint
 
 
+def test_a_forced_run_that_is_stopped_in_its_first_epoch_is_begun_again_without_force(every_epoch, whole):
+    chain.succeed("teacher", *chain.DIGITS, "--epochs", 1, "--out", OUT)
+    before = chain.files_under()
+    stopped = stop(3, *TEACHER, "--out", OUT, "--force")
+    assert stopped.code == 130 and "the same command without --force resumes" in stopped.err
+    assert before.items() < chain.files_under().items()
+    document = chain.succeed("inspect", OUT.with_suffix(".state"), "--json").document
+    assert (document["kind"], document["epochs_done"]) == ("announced teacher", 0)
+    assert "precision" not in document
+    complaint = chain.dive(*TEACHER, "--seed", 3, "--out", OUT).complaint
+    assert "is to be replaced by another run (recipe.seed: 0, now 3), begun with --force" in complaint
+    chain.succeed(*TEACHER, "--out", OUT)
+    assert_same(ended(OUT), whole["teacher"])
+
+
 def test_an_unfinished_run_keeps_its_precision(every_epoch):
     auto = ("teacher", "--config", chain.CONFIG, "--quiet", "--epochs", 2, "--out", OUT)
     stop(STEPS + 3, *auto, "--precision", "bf16")

@@ -11,8 +11,6 @@ a block when the block is first used.
 `dive.cache.writer` writes the file. This module needs NumPy and h5py only.
 """
 
-import math
-import mmap
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,14 +21,12 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dive import files
 from dive import structure as s
 from dive.cache import seal
+from dive.cache.mapping import mapped
 from dive.cache.tables import FOREIGN, read_tables
 from dive.errors import CacheError
 from dive.recipe.teachers import identity_checks, teacher_checks, teachers_in
-
-_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's, where Python does not name it
 
 # What a student and `dive verify` need to be told.
 _ORIGIN: dict[str, s.Check] = {
@@ -94,22 +90,6 @@ def _state(path: Path) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _mapped(path: Path, offset: int, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    """The rows of a file, memory-mapped; raises CacheError where they cannot be.
-
-    Copy-on-write, so that torch takes them without a copy. Room for copies is not set aside: nobody writes
-    to them, and a file larger than memory could not be mapped.
-    """
-    try:
-        with files.open_regular(path) as file:
-            mapped = mmap.mmap(
-                file.fileno(), 0, mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE
-            )
-        return np.frombuffer(mapped, kind, math.prod(shape), offset).reshape(shape)
-    except (OSError, ValueError) as error:
-        raise CacheError(f"{path} cannot be mapped into memory: {error}") from error
-
-
 class LogitCache:
     """A finished logit cache, as `dive.open_cache` returns it. Its rows are memory-mapped, not loaded.
 
@@ -154,7 +134,7 @@ class LogitCache:
         self.class_counts, self.block_correct = tables.class_counts, tables.block_correct
         # At once, so that who replaces the file later changes nothing here; unchecked.
         row, shape = self.codec.row, (*self.views.shape, *self.codec.row.shape)
-        self._mapped = _mapped(path, self._seal.offset, row.base, shape)
+        self._mapped = mapped(path, self._seal.offset, row.base, shape)
         if _state(path) != before:
             raise CacheError(f"{path} was replaced while it was opened; run the command again")
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dive.cache import reader, seal, writer
+from dive.cache import seal, writer
+from dive.cache.mapping import mapped
 from dive.cache.reader import LogitCache
 from dive.errors import CacheError
 
@@ -251,8 +252,8 @@ def test_a_file_larger_than_memory_is_mapped():
     size = 4 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with open(PATH, "wb") as file:
         file.truncate(size)
-    mapped = reader._mapped(PATH, size - 8, np.dtype("<f4"), (1, 2))
-    assert mapped.shape == (1, 2) and not mapped.any() and mapped.flags.writeable
+    rows = mapped(PATH, size - 8, np.dtype("<f4"), (1, 2))
+    assert rows.shape == (1, 2) and not rows.any() and rows.flags.writeable
 
 
 def test_an_open_cache_stays_what_it_was_when_another_takes_its_place():

@@ -91,8 +91,8 @@ def export_logits(
 ) -> Exported:
     """Write the logit cache of a teacher or an ensemble; returns the path and the record of the cache.
 
-    An interrupted export is resumed. Processes that torchrun starts export a shard each and return it; process
-    0 merges the shards, removes them, and returns the cache.
+    An interrupted export is resumed. Processes that torchrun starts export a shard each and return it;
+    process 0 merges the shards, removes them, and returns the cache.
 
     recipe: the recipe of the images and views.
     options: teacher, views, encoding, output and more, see `ExportOptions`.

@@ -27,6 +27,7 @@ def as_texts(given: str | Collection[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
+@dataclasses.dataclass(frozen=True)
 class TakesTexts:
     """A dataclass whose fields of paths may be given as texts, and those of several texts as one.
 
@@ -39,7 +40,7 @@ class TakesTexts:
 
     def __post_init__(self) -> None:
         """Bring what was given to the fields' types."""
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # of a dataclass below it
+        for field in dataclasses.fields(self):
             value: Any = getattr(self, field.name)
             kinds = (field.type, *get_args(field.type))
             if Path in kinds and isinstance(value, str):

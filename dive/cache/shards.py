@@ -235,7 +235,7 @@ def _copy(file: BinaryIO, memory: MemoryFile, start: int, stop: int, shift: int)
 def discard_plan(path: Path) -> None:
     """Remove the plan of the cache `path`: shards are of no export then."""
     with without_plan(path):
-        """Nothing else."""
+        pass
 
 
 @contextmanager

@@ -10,9 +10,7 @@ from dive.recipe.keys import SEED, SIDE, key
 from dive.recipe.keys import kind as named
 
 # Keys of several kinds: what a value must be, and what it means.
-PAD = (within(0, 64), "zero padding on each side before the crop, in pixels")
 FLIP = (None, "whether half of the views are flipped horizontally; must be false for `digits`")
-SIZE = (SIDE, "side in pixels to which images are resized and centre-cropped; null keeps their size")
 DRAWN = (SEED, "seed of the draw of the views that a cache stores, if it does not store all")
 
 
@@ -49,24 +47,22 @@ class CropFlip(Views):
     """Zero padding, random crop to the original size, random horizontal flip."""
 
     kind: str = named("crop_flip")
-    pad: int = key(4, *PAD)
+    pad: int = key(4, within(0, 64), "zero padding on each side before the crop, in pixels")
     flip: bool = key(True, *FLIP)
-    size: int | None = key(None, *SIZE)
+    size: int | None = key(
+        None, SIDE, "side in pixels to which images are resized and centre-cropped; null keeps their size"
+    )
     seed: int = key(0, *DRAWN)
 
 
 @dataclass(frozen=True)
-class AutoAugment(Views):
+class AutoAugment(CropFlip):
     """`crop_flip`, AutoAugment (CIFAR-10 policy) and Cutout (half the side); for colour images only."""
 
     colour: ClassVar[bool] = True
     usual: ClassVar[str] = "50"
 
     kind: str = named("autoaugment")
-    pad: int = key(4, *PAD)
-    flip: bool = key(True, *FLIP)
-    size: int | None = key(None, *SIZE)
-    seed: int = key(0, *DRAWN)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 import io
 import os
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 
 class _Positioned(io.RawIOBase):
@@ -25,7 +28,7 @@ class _Positioned(io.RawIOBase):
         self._at = at
         return at
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # of any buffer
+    def readinto(self, buffer: "WriteableBuffer") -> int:
         count = os.preadv(self._file.fileno(), [buffer], self._at)
         self._at += count
         return count

@@ -22,16 +22,20 @@ from benchmarks.common_way import CommonWay
 from benchmarks.encodings import encodings, tune_features
 from benchmarks.measure import Figure, interleaved, report
 from benchmarks.photographs import photographs
-from benchmarks.scene import Scene, machine, one_view, write_cache
+from benchmarks.scene import Scene, content_of_one_view, machine, write_cache
 from benchmarks.sharding import sharding, training_ranks
 from benchmarks.stepping import Epochs, Stepping
 from benchmarks.tuning import in_process_of_its_own
 from dive.cache.reader import LogitCache
 from dive.cache.writer import CacheWriter
 from dive.feeds.feed import Batch
+from dive.feeds.images import one_view, views_of
 from dive.models.features import FeatureNetwork
 from dive.progress import Progress
+from dive.recipe.views import AutoAugment, CropFlip
 from dive.training.inference import batch_size
+from dive.views.registry import view_space
+from dive.views.space import ViewSpace
 from dive.workflows.export_blocks import write_missing
 
 CPU = torch.device("cpu")
@@ -39,6 +43,7 @@ INATURALIST = (437_513, 8_142)
 TEMPERATURES = (1.0, 2.0, 3.0, 6.0, 20.0, 40.0)  # of the pairs τ 1 3 20 × p 0.5 1
 NAIVE_ROWS = 1024  # in a batch of the softmax pass that tune is compared with
 GATHER = 256  # rows in a gather
+BATCH = 128  # views in a batch of a DataLoader
 
 
 def steps(folder: Path, full: bool) -> Iterator[Figure]:
@@ -135,7 +140,7 @@ def tune(folder: Path, full: bool) -> Iterator[Figure]:
 def _inaturalist(folder: Path, share: int) -> LogitCache:
     """A one-view cache of iNaturalist 2018's shape."""
     n, classes = INATURALIST[0] // share, INATURALIST[1]
-    return write_cache(folder / "inaturalist.h5", one_view(n, classes, "float16"))
+    return write_cache(folder / "inaturalist.h5", content_of_one_view(n, classes, "float16"))
 
 
 def _softmax_passes(logits: torch.Tensor, rows: int) -> None:
@@ -175,6 +180,28 @@ def reading(folder: Path, full: bool) -> Iterator[Figure]:
     )
 
 
+def batches_of_views(folder: Path, full: bool) -> Iterator[Figure]:
+    """Views of a batch made one at a time against all at once, as a DataLoader gets them."""
+    scene, rng = Scene(folder, CPU, share=8), np.random.default_rng(0)
+    pictures = scene.samples.pictures.held[:BATCH]
+    for views in (CropFlip(), AutoAugment()):
+        space = view_space(views.kind, pictures.shape[1:3], **views.keys())
+        ids = rng.integers(space.size or 2**62, size=(20, BATCH)).tolist()
+
+        def singly(space: ViewSpace = space, ids: list[list[int]] = ids) -> None:
+            for batch in ids:
+                np.stack([one_view(space, one, view) for one, view in zip(pictures, batch, strict=True)])
+
+        def together(space: ViewSpace = space, ids: list[list[int]] = ids) -> None:
+            for batch in ids:
+                views_of(space, pictures, batch)
+
+        times = interleaved({"singly": singly, "together": together}, rounds=7)
+        yield times.figure(
+            f"views of {views.kind}, one at a time / a batch of {BATCH}", "singly", "together", at_least=3
+        )
+
+
 def startup(folder: Path, full: bool) -> Iterator[Figure]:
     """`dive --help` against a bare Python."""
 
@@ -202,6 +229,7 @@ BENCHMARKS = {
         photographs,
         sharding,
         training_ranks,
+        batches_of_views,
         startup,
     )
 }

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Figure, interleaved
-from benchmarks.scene import CLASSES, Scene, one_view, write_cache
+from benchmarks.scene import CLASSES, Scene, content_of_one_view, write_cache
 from benchmarks.stepping import Stepping
 from benchmarks.tuning import in_process_of_its_own
 from dive.cache.encodings.codec import Codec, Head
@@ -124,7 +124,7 @@ def _tune_features(folder: Path, share: int) -> Iterator[Figure]:
     generator = np.random.default_rng(0)
     weight = generator.standard_normal((classes, width), dtype=np.float32) / np.float32(width**0.5)
     head = Head(weight, np.zeros(classes, np.float32))
-    cache = write_cache(folder / "imagenet.h5", one_view(n, classes, "features", head))
+    cache = write_cache(folder / "imagenet.h5", content_of_one_view(n, classes, "features", head))
     peaks = []
 
     def ours() -> float:

@@ -229,7 +229,7 @@ class Scene:
         return self.logits.feed(size)
 
 
-def one_view(samples: int, classes: int, store: str, head: Head | None = None) -> Content:
+def content_of_one_view(samples: int, classes: int, store: str, head: Head | None = None) -> Content:
     """The content of a cache of one view of each sample, of classes of nearly one size."""
     labels = np.sort(np.arange(samples) % classes)
     return Content(

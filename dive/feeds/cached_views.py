@@ -1,6 +1,6 @@
 """A torch data set of stored views with the teacher's logits, for custom training loops."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from dive.data.images import LabelledImages
 from dive.data.longtail import PIXELS
 from dive.data.pictures import fit
 from dive.errors import CacheError, DataError
-from dive.feeds.images import one_view
+from dive.feeds.images import views_of
 from dive.randomness import epoch_choice, key_hashes
 from dive.views.registry import described_space
 from dive.views.space import ViewSpace, require_ids, require_same
@@ -77,23 +77,38 @@ class CachedViews(Dataset[tuple[Any, int, torch.Tensor]]):
 
     def column(self, row: int) -> int:
         """The column of `cache.views` from which sample `row` is taken in the current epoch."""
-        hashes = self._hashes[row : row + 1]
-        return int(epoch_choice(self.seed, self.epoch, hashes, self.cache.shape[1])[0])
+        return int(self._columns(np.array([row]))[0])
+
+    def _columns(self, rows: np.ndarray) -> np.ndarray:
+        return epoch_choice(self.seed, self.epoch, self._hashes[rows], self.cache.shape[1])
 
     def __getitem__(self, row: int) -> tuple[Any, int, torch.Tensor]:
-        if not -len(self) <= row < len(self):
-            raise IndexError(f"there is no sample {row}: there are {len(self)}")
-        row %= len(self)
-        column, cache = self.column(row), self.cache
-        view = torch.from_numpy(self.pixels(row, column)).permute(2, 0, 1).contiguous()
-        logits = torch.from_numpy(cache.logits([row], [column])[0])
-        return view if self.transform is None else self.transform(view), int(cache.labels[row]), logits
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[tuple[Any, int, torch.Tensor]]:
+        """The items of several samples. A DataLoader asks for a batch in this way, which is faster."""
+        for row in rows:
+            if not -len(self) <= row < len(self):
+                raise IndexError(f"there is no sample {row}: there are {len(self)}")
+        own = np.asarray(rows, dtype=np.int64) % len(self)
+        columns = self._columns(own)
+        views = torch.from_numpy(self._pixels(own, columns)).permute(0, 3, 1, 2).contiguous()
+        given = views if self.transform is None else map(self.transform, views)
+        logits = torch.from_numpy(self.cache.logits(own, columns))
+        return list(zip(given, self.cache.labels[own].tolist(), logits, strict=True))
 
     def pixels(self, row: int, column: int) -> np.ndarray:
         """Sample `row` in the view of column `column`: (H, W, channels) uint8.
 
         Raises DataError if the image cannot be read or differs from its digest in the cache.
         """
+        return self._pixels(np.array([row]), np.array([column]))[0]
+
+    def _pixels(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return views_of(self._space, map(self._picture, rows), self.cache.views[rows, columns])
+
+    def _picture(self, row: int) -> np.ndarray:
+        """The image of a sample in the size of the images that the teacher was given."""
         cache = self.cache
         picture, found = self.images.known_by(cache.keys[row], cache.identity.get("digests", PIXELS))
         if found != cache.digests[row].tobytes():
@@ -103,9 +118,8 @@ class CachedViews(Dataset[tuple[Any, int, torch.Tensor]]):
             )
         height, width = self._space.shape
         if height == width and self._space.made == "device":
-            picture = fit(picture, height)  # as the data set that the teacher saw
-        writable = np.require(picture, requirements=("C", "W"))  # torch warns of others
-        return one_view(self._space, writable, int(cache.views[row, column]))
+            picture = fit(picture, height)
+        return np.require(picture, requirements=("C", "W"))  # torch warns of others
 
 
 def _space_of(cache: LogitCache) -> ViewSpace:

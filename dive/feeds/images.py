@@ -101,13 +101,24 @@ class Images:
         return StreamedImages(self._pictures, self.space, batch_size, self._device, self._workers)
 
 
-def one_view(space: ViewSpace, picture: Picture, view_id: int) -> np.ndarray:
-    """One view of one picture, pixels (h, w, channels) where the device makes it: (H, W, channels) uint8."""
+def views_of(space: ViewSpace, pictures: Iterable[Picture], ids: Iterable[int]) -> np.ndarray:
+    """One view of each of one or more images: (B, H, W, channels) uint8.
+
+    pictures: B images, as pixels (h, w, channels) of one size if the device makes the views. If the host
+    makes them, they are read one after the other, so that large ones need not be in memory together. ids: the
+    view id of each.
+    """
     if space.made == "host":
-        return cast(HostSpace, space).view(picture, view_id)
+        on_host = cast(HostSpace, space)
+        return np.stack([on_host.view(one, int(view_id)) for one, view_id in zip(pictures, ids, strict=True)])
     on_device = cast(DeviceSpace, space)
-    prepared = on_device.prepare(torch.from_numpy(np.ascontiguousarray(cast(np.ndarray, picture)))[None])
-    return on_device.render(prepared, torch.zeros(1, dtype=torch.int64), torch.tensor([view_id]))[0].numpy()
+    prepared = on_device.prepare(torch.from_numpy(np.stack([cast(np.ndarray, one) for one in pictures])))
+    return on_device.render(prepared, torch.arange(len(prepared)), torch.tensor([*ids])).numpy()
+
+
+def one_view(space: ViewSpace, picture: Picture, view_id: int) -> np.ndarray:
+    """One view of one image, as `views_of` returns it of several: (H, W, channels) uint8."""
+    return views_of(space, [picture], [view_id])[0]
 
 
 class ResidentImages:

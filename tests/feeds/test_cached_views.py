@@ -46,6 +46,20 @@ def test_an_item_is_the_stored_view_with_what_the_teacher_said_of_it(views: dive
         assert np.array_equal(logits.numpy(), cache.logits([row % 399], [column])[0])
 
 
+def test_a_batch_has_the_items_one_by_one(views: dive.CachedViews) -> None:
+    cache, images = views.cache, LabelledImages(*IMAGES)
+    views.set_epoch(3)
+    rows = [300, 7, -1, 7, 0, -399]
+    batch = views.__getitems__(rows)
+    assert len(batch) == len(rows)
+    for row, (picture, label, logits) in zip(rows, batch, strict=True):
+        column, key = views.column(row % 399), cache.keys[row]
+        assert np.array_equal(picture.numpy(), crop(images[key], int(cache.views[row, column])))
+        assert picture.is_contiguous() and type(label) is int and label == cache.labels[row]
+        assert logits.dtype == torch.float32
+        assert np.array_equal(logits.numpy(), cache.logits([row % 399], [column])[0])
+
+
 def test_every_stored_view_of_every_sample_occurs_evenly(views: dive.CachedViews) -> None:
     epochs, (n, v, _) = 200, views.cache.shape
     counts = np.zeros((n, v), dtype=int)

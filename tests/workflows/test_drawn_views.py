@@ -112,6 +112,29 @@ def test_they_are_those_that_an_export_stores_and_their_logits_are_imported_as_i
     np.testing.assert_allclose(imported, cache.whole(), rtol=rounding, atol=1e-5)
 
 
+def test_a_batch_has_the_items_one_by_one(export: Exported) -> None:
+    drawn = dive.DrawnViews(export.recipe, export.views)
+    items = np.random.default_rng(0).permutation(len(drawn))[:30].tolist()
+    items += [items[0], -1, -len(drawn), len(drawn) - 1]
+    batch = drawn.__getitems__(items)
+    assert len(batch) == len(items)
+    for item, view in zip(items, batch, strict=True):
+        row, column = divmod(item % len(drawn), export.cache.shape[1])
+        assert view.dtype == torch.uint8 and view.is_contiguous()
+        np.testing.assert_array_equal(view.numpy(), drawn.pixels(row, column).transpose(2, 0, 1))
+
+
+def test_a_dataloader_asks_for_a_batch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, asked = dive.DrawnViews("digits_lt/bbn", 4, transform=torch.Tensor.float), []
+    given = dive.DrawnViews.__getitems__
+    monkeypatch.setattr(
+        dive.DrawnViews, "__getitems__", lambda self, items: asked.append(items) or given(self, items)
+    )
+    batches = list(DataLoader(drawn, batch_size=600))
+    assert [len(items) for items in asked] == [600, 600, 396]
+    assert torch.equal(torch.cat(batches)[777], drawn[777]) and drawn[777].dtype == torch.float32
+
+
 def test_a_view_of_the_digits_is_the_picture_cropped(digits: chain.Chain) -> None:
     drawn, images = dive.DrawnViews(chain.CONFIG), dive.open_images(chain.CONFIG)
     assert len(drawn) == 9 * 399 < 9 * len(images)
@@ -153,6 +176,8 @@ def test_items_are_counted_from_either_end_and_there_are_no_more() -> None:
     for item in (4 * 399, -4 * 399 - 1):
         with pytest.raises(IndexError, match=f"there is no view {item}: there are 1596"):
             drawn[item]
+        with pytest.raises(IndexError, match=f"there is no view {item}: there are 1596"):
+            drawn.__getitems__([0, item])
 
 
 def test_a_transform_is_given_the_uint8_view() -> None:

@@ -60,14 +60,17 @@ def results(folder: Path, configs: Path) -> str:
 
 
 def short_table(folder: Path) -> str:
-    """The README's table: the paper's three models under its recipe, beside the paper's own numbers."""
+    """The README's table: the paper's three models under its recipe, beside the paper's own numbers.
+
+    The students of ensembles under the same recipe follow; the paper has none.
+    """
     of_paper = [record for record in recorded(folder) if record["recipe"]["name"] == Recipe().name]
     lines = []
     for row in rows_of(of_paper):
         reported = literature.reported(literature.paper(), row, Recipe())
-        if reported is not None:
+        if reported is not None or "teachers" in row.record:
             shown = [row.shown(shot) for shot in SHOTS]
-            lines.append([row.name, *shown, row.gain_shown, f"{reported['all']:.2f}"])
+            lines.append([row.name, *shown, row.gain_shown, f"{reported['all']:.2f}" if reported else ""])
     return markdown(["model", *SHOTS, "over its teacher", "the paper, all"], lines)
 
 

@@ -18,7 +18,7 @@ SPLITS = ("train", "test", "val")
 
 
 class LabelledImages(Mapping[str, np.ndarray]):
-    """The images of one part of a data set: a mapping from keys to arrays (H, W, channels) uint8.
+    """The images of one split of a data set: a mapping from keys to arrays (H, W, channels) uint8.
 
     `dive.open_images` returns it. The keys are `<class>/<file name>`, in ascending order. An image is read
     when it is accessed. A `LabelledImages` can be pickled: the location of the images is pickled, and the
@@ -31,7 +31,7 @@ class LabelledImages(Mapping[str, np.ndarray]):
         split: `train`, `test` or `val`.
 
     Raises:
-        DataError: the images or the validation part are missing; on access, an image cannot be read.
+        DataError: the images or the validation set are missing; on access, an image cannot be read.
         KeyError: on access, there is no image with that key.
         ValueError: `split` has another value.
     """
@@ -40,7 +40,7 @@ class LabelledImages(Mapping[str, np.ndarray]):
         if split not in SPLITS:
             raise ValueError(f"split must be train, test or val, not {split!r}")
         self._kind, self._place, self._name = kind, dict(place), split
-        self._split  # noqa: B018  that a missing data set is told of here
+        self._split  # noqa: B018  so that a missing data set is reported here
 
     @cached_property
     def _source(self) -> Any:
@@ -50,7 +50,7 @@ class LabelledImages(Mapping[str, np.ndarray]):
     def _split(self) -> Split:
         found = getattr(self._source, self._name)
         if found is None:
-            raise DataError(f"the pictures of kind {self._kind} have no validation part here")
+            raise DataError(f"the data set of kind {self._kind} has no validation set here")
         return found
 
     @cached_property
@@ -84,12 +84,12 @@ class LabelledImages(Mapping[str, np.ndarray]):
 
     def __getitem__(self, key: str) -> np.ndarray:
         if key not in self._position:
-            raise KeyError(f"{key!r} is no picture of {self!r}")
+            raise KeyError(f"{self!r} has no image with the key {key!r}")
         with self._split.reading():
             return self._split.read(self._position[key])
 
     def known_by(self, key: str, digests_of: str) -> tuple[np.ndarray, bytes]:
-        """The image of a key, (H, W, channels) uint8, and its digest, 16 bytes.
+        """The image with a key, (H, W, channels) uint8, and its digest, 16 bytes.
 
         digests_of: `pixels` for the digest of the pixels, `files` for that of the file's bytes.
 
@@ -100,7 +100,7 @@ class LabelledImages(Mapping[str, np.ndarray]):
             return (picture := self[key]), digest(picture)
         files, position = self._split.files, self._position[key]
         if files is None:
-            raise DataError(f"the pictures of {self!r} do not come as a file each")
+            raise DataError(f"the images of {self!r} do not have a file each")
         content = files.content(position)
         with self._split.reading():
             return decode(content, files.where(position), files.side), file_digest(content)
@@ -112,6 +112,6 @@ class LabelledImages(Mapping[str, np.ndarray]):
         """
         if missing := [key for key in keys if key not in self._position]:
             raise DataError(
-                f"{len(missing)} of {len(keys)} keys of {where} are not among the pictures, for example "
+                f"{len(missing)} of {len(keys)} keys of {where} have no image in this data set, for example "
                 f"{missing[0]}; open the data set that it was exported from"
             )

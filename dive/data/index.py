@@ -1,8 +1,8 @@
-"""An index of picture files: size, time, digest and sides of each, made once and kept.
+"""The index of image files: size, modification time, digest and height and width of each, kept on disk.
 
-Every file is read once, its bytes digested and its header opened, so that one that is not a picture is found
-before a run begins. An index that was stopped goes on where it was; one that is there is used for every file
-whose size and time of change are as they were.
+Every file is read once: its bytes are digested and its header is parsed, so that a file that is not an image
+is found before a run begins. An interrupted index resumes from the files that it has. An entry of an existing
+index is used if the file still has the size and modification time of the entry.
 """
 
 import io
@@ -28,17 +28,19 @@ from dive.outputs import only_writer
 from dive.progress import Progress
 
 VERSION = 1
-SAVE_EVERY = 30.0  # seconds of work that a kill can cost
-_PIECE = 256  # files of a thread at a time
+SAVE_EVERY = 30.0  # seconds; a killed process loses at most about this much work
+_PIECE = 256  # files that a thread indexes at a time
 _COLUMNS = {"sizes": np.int64, "changed": np.int64, "sides": np.int32, "digests": np.uint8}
 
 
 @dataclass(frozen=True)
 class Index:
-    """What is known of N files.
+    """The entries of N files.
 
-    sizes: (N,) bytes. changed: (N,) nanoseconds. sides: (N, 2) height and width in pixels, upright. digests:
-    (N, 16) uint8, of their bytes. known: (N,) whether each is indexed.
+    names: N, below the root. sizes: (N,) in bytes. changed: (N,) modification times in nanoseconds; in a .zip
+    the CRC instead. sides: (N, 2) height and width in pixels, after the EXIF orientation is applied. digests:
+    (N, 16) uint8, of the files' bytes. known: (N,) bool, whether the file is indexed; if not, its entry is
+    meaningless.
     """
 
     names: Sequence[str]
@@ -50,10 +52,10 @@ class Index:
 
 
 def index(pictures: PictureFiles, place: Path, progress: Progress, check: bool = False) -> Index:
-    """The index of some files, kept at `place`.
+    """The index of some files, read from and saved to the file `place`.
 
-    check: decode every picture, also those that are indexed already. Raises DataError that names the first
-    file that cannot be read or is no picture.
+    check: decode every image, also those that are indexed already. Raises DataError that names a file that
+    cannot be read or is not an image.
     """
     n = len(pictures)
     found = Index(
@@ -66,11 +68,11 @@ def index(pictures: PictureFiles, place: Path, progress: Progress, check: bool =
     )
     others = _take_over(found, place)
     _drop_changed(found, pictures)
-    missing = np.flatnonzero(~found.known | check)  # an index does not say what was decoded
+    missing = np.flatnonzero(~found.known | check)  # an index does not record which files were decoded
     if len(missing) == 0:
         return found
     doing = "checking" if check else "indexing"
-    progress.note(f"{doing} {len(missing)} of {n} pictures below {pictures.files.root}")
+    progress.note(f"{doing} {len(missing)} of {n} images below {pictures.files.root}")
     pieces = [missing[i : i + _PIECE] for i in range(0, len(missing), _PIECE)]
     saved = time.monotonic()
     try:
@@ -122,7 +124,10 @@ def _drop_changed(found: Index, pictures: PictureFiles) -> None:
 
 
 def _take_over(found: Index, place: Path) -> dict[str, np.ndarray] | None:
-    """Fill in what an earlier index knows of these files; what it knows of others is returned."""
+    """Copy the entries of these files from the index at `place`, and return its entries of other files.
+
+    Returns None if there is no index, or if it is damaged or of another version.
+    """
     try:
         with np.load(io.BytesIO(written.read_regular(place)), allow_pickle=False) as document:
             if int(document["version"]) != VERSION:
@@ -130,7 +135,7 @@ def _take_over(found: Index, place: Path) -> dict[str, np.ndarray] | None:
             columns = {name: document[name].astype(kind, copy=False) for name, kind in _COLUMNS.items()}
             names = document["names"].tobytes().decode().split("\0")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # none, or damaged: it is made anew
+        return None  # missing or damaged: a new index is made
     if any(len(column) != len(names) for column in columns.values()):
         return None
     row_of = {name: row for row, name in enumerate(names)}
@@ -146,7 +151,7 @@ def _take_over(found: Index, place: Path) -> dict[str, np.ndarray] | None:
 
 
 def _save(found: Index, others: dict[str, np.ndarray] | None, place: Path) -> None:
-    """Write what is known, with what an earlier index knew of other files."""
+    """Write the known entries, together with an earlier index's entries of other files."""
     rows = np.flatnonzero(found.known)
     columns = {name: getattr(found, name)[rows] for name in _COLUMNS}
     names = [found.names[int(row)] for row in rows]
@@ -156,5 +161,5 @@ def _save(found: Index, others: dict[str, np.ndarray] | None, place: Path) -> No
     buffer = io.BytesIO()
     texts = np.frombuffer("\0".join(names).encode(), np.uint8)
     np.savez(buffer, version=np.int64(VERSION), names=texts, **columns)
-    with suppress(BusyError), only_writer(place):  # another process writes what it knows of the same files
+    with suppress(BusyError), only_writer(place):  # another process is saving an index of the same files
         written.write_bytes(place, buffer.getvalue())

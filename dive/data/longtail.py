@@ -1,7 +1,8 @@
-"""The long-tailed draw: which images are trained on, and what their classes count as.
+"""The long-tailed draw of training images, samples, and many-, medium- and few-shot classes.
 
-The draw is seeded and made over sorted keys, so it is the same for every command, process and
-machine, and for every form the data set comes in. NumPy alone.
+The draw is a function of the imbalance, the seed, and the keys and labels of the images. It is therefore
+the same in every command and process and on every machine, whether the data set is a folder, an archive or
+arrays. This module imports NumPy but not torch.
 """
 
 import hashlib
@@ -20,20 +21,23 @@ from dive.recipe.shots import SHOTS
 MANY_ABOVE = 100
 FEW_BELOW = 20
 FINGERPRINT_VERSION = 2
-PIXELS, FILES = "pixels", "files"  # what digests are of
+PIXELS, FILES = "pixels", "files"  # what digests are computed from
 
 
 def class_counts(largest: int, imbalance: float, classes: int) -> list[int]:
     """Images per class of an exponential long tail: n_c = int(n_max · (1/IF)^(c/(C-1))).
 
-    As in the published CIFAR-LT lists (Cao et al. 2019; the same arithmetic, so the same rounding).
+    As in the published CIFAR-LT lists (Cao et al. 2019), with the same arithmetic and so the same rounding.
     """
     share = 1 / imbalance
     return [int(largest * share ** (c / max(classes - 1, 1))) for c in range(classes)]
 
 
 def shot_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Classes (positions) by training images: many n > 100, medium 20 <= n <= 100, few n < 20."""
+    """The classes (their positions) of each group, by training images n.
+
+    Many-shot classes have n > 100, medium-shot classes 20 <= n <= 100, and few-shot classes n < 20.
+    """
     counts = np.asarray(counts)
     many, few = counts > MANY_ABOVE, counts < FEW_BELOW
     members = (many, ~many & ~few, few)
@@ -50,10 +54,10 @@ def shot_means(per_class: np.ndarray, counts: np.ndarray) -> dict[str, float | N
 
 @dataclass(frozen=True)
 class Samples:
-    """Labelled pictures in the order of their keys.
+    """Labelled images in the order of their keys.
 
-    keys: N texts. labels: (N,) int64. pictures: N. digests: (N, 16) uint8, of each picture as its source has
-    it. classes: C names.
+    keys: N strings. labels: (N,) int64. pictures: N images. digests: (N, 16) uint8, of each image as the
+    source has it, before any resize. classes: C names.
     """
 
     keys: list[str]
@@ -67,36 +71,37 @@ class Samples:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Pictures per class, (C,) int64."""
+        """Images per class, (C,) int64."""
         return np.bincount(self.labels, minlength=len(self.classes))
 
     @cached_property
     def hashes(self) -> np.ndarray:
-        """Each sample's random identity, (N,) uint64."""
+        """A hash of each sample's key, (N,) uint64, for its random choices."""
         return key_hashes(self.keys)
 
     def subset(self, rows: np.ndarray) -> "Samples":
-        """The samples of some rows (M,), in their order."""
+        """The samples at `rows` (M,), in the order of `rows`."""
         keys = [self.keys[row] for row in rows]
         pictures = self.pictures.subset(rows)
         return Samples(keys, self.labels[rows], pictures, self.digests[rows], self.classes)
 
     @property
     def digests_of(self) -> str:
-        """What the digests are of: `pixels` of pictures that are held, bytes of `files` read on demand."""
+        """What the digests are of: `pixels` of images held in memory, `files` of images read on demand."""
         return FILES if self.pictures.on_demand else PIXELS
 
     @property
     def fingerprint(self) -> str:
-        """What tells these samples from others: SHA-256 over class names, keys, labels and digests."""
+        """The identity of these samples: SHA-256 over class names, keys, labels and digests, as hex."""
         return self.fingerprint_of(FINGERPRINT_VERSION, self.digests_of)
 
     def fingerprint_of(self, version: int, digests_of: str | None = None) -> str:
-        """The fingerprint as a version of dive took it: 1 over the pixels, 2 over digests.
+        """The fingerprint by a version of its definition: 1 is over the pixels, 2 over digests.
 
-        digests_of: what those are of, these samples' own if not given. That of pixels is taken of any
-        pictures, which are all read for it where they are on demand. Version 1 knew pictures of one size; of
-        several it is one that no record has.
+        digests_of: what the digests of version 2 are of; by default `self.digests_of`. `pixels` is possible
+        for all samples; images on demand are all read for it. `files` is possible only for images on demand.
+        Version 1 was defined for images of one size; for images of several sizes it gives a value that no
+        record has.
         """
         key = (version, digests_of or self.digests_of)
         if key not in self._fingerprints:
@@ -128,7 +133,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The long-tailed training samples, and the untouched test and validation samples, None without those."""
+    """The long-tailed training samples, all test samples, and all validation samples, or None."""
 
     train: Samples
     test: Samples
@@ -136,31 +141,32 @@ class Dataset:
 
 
 def long_tailed(source: Source, imbalance: float | None, seed: int, reading: Reading = HELD) -> Samples:
-    """Draw the training samples from a source (see `draw`), their pictures read as `reading` says."""
+    """The training samples drawn from a source (see `draw`), with images read according to `reading`."""
     positions = draw(source.train, source.classes, imbalance, seed)
     return _samples(source.train, positions, source.classes, reading)
 
 
 def untouched_test(source: Source, reading: Reading = HELD) -> Samples:
-    """All test pictures of a source, read as `reading` says."""
+    """All test samples of a source, with images read according to `reading`."""
     return untouched(source.test, source.classes, reading)
 
 
 def untouched(split: Split, classes: tuple[str, ...], reading: Reading = HELD) -> Samples:
-    """All pictures of a split, read as `reading` says."""
+    """All samples of a split, with images read according to `reading`."""
     return _samples(split, np.arange(len(split.keys)), classes, reading)
 
 
 def draw(split: Split, classes: tuple[str, ...], imbalance: float | None, seed: int) -> np.ndarray:
     """Positions of the drawn training images, ascending.
 
-    imbalance: of the largest to the smallest class, None takes all there are.
+    imbalance: ratio of the largest to the smallest class; None draws every image.
 
-    Each class keeps as many as the long tail of the largest class allows it, or all it has where
-    it has fewer. Raises DataError where a class would be left without an image, or there is one only.
+    Each class c keeps n_c images (`class_counts`, with the size of the largest class as n_max), or all of
+    its images if it has fewer. Raises DataError if a class would have no image, or if there is only one
+    class.
     """
     if len(classes) < 2:
-        raise DataError(f"the data set has one class only, {classes[0]}; there is nothing to tell apart")
+        raise DataError(f"the data set has only one class, {classes[0]}; it needs at least two")
     available = np.bincount(split.labels, minlength=len(classes))
     wanted = available
     if imbalance is not None:

@@ -1,7 +1,7 @@
-"""Pictures that are read from their files when they are needed, by any process.
+"""Images that are read from their files when they are needed, by any process.
 
-A file is known by the digest of its bytes, taken once when it is indexed and compared at each read: a picture
-that changed since is an error, never another picture.
+The digest of a file's bytes is computed once, when the file is indexed, and compared at each read. A file
+that has changed since is therefore an error, and its new content is never used.
 """
 
 import hashlib
@@ -18,38 +18,41 @@ from dive.errors import DataError
 
 @dataclass(frozen=True)
 class FilePictures:
-    """Pictures of any sizes, read when they are needed. digests: (N, 16) uint8, of the files' bytes."""
+    """Images of any sizes, read when they are needed. digests: (N, 16) uint8, of the files' bytes."""
 
     files: PictureFiles
     digests: np.ndarray
 
     @property
     def shape(self) -> None:
-        """They may differ in size."""
+        """None, because the images may differ in size."""
 
     @property
     def held(self) -> None:
-        """They are not in memory."""
+        """None, because the images are not in memory."""
 
     @property
     def channels(self) -> int:
-        """Channels of each."""
+        """Channels of each image."""
         return 3
 
     @property
     def on_demand(self) -> bool:
-        """Whether a picture is read from its file when it is needed."""
+        """Whether an image is read from its file when it is needed."""
         return True
 
     def __len__(self) -> int:
         return len(self.files)
 
     def read(self, row: int) -> np.ndarray:
-        """The picture of a row, (H, W, 3) uint8; raises DataError where its file is not as it was indexed."""
+        """The image of a row, (H, W, 3) uint8.
+
+        Raises DataError if its file cannot be read, or has changed since it was indexed.
+        """
         return np.asarray(self.decoded(row))
 
     def decoded(self, row: int) -> Image.Image:
-        """The picture of a row as a Pillow image of mode RGB; raises DataError as `read` does."""
+        """The image of a row as a Pillow image of mode RGB; raises DataError as `read` does."""
         content = self.files.content(row)
         if file_digest(content) != self.digests[row].tobytes():
             raise DataError(
@@ -59,7 +62,7 @@ class FilePictures:
             return decode_image(content, self.files.where(row), self.files.side)
 
     def subset(self, rows: np.ndarray) -> "FilePictures":
-        """The pictures of some rows (M,), in their order."""
+        """The images at `rows` (M,), in the order of `rows`."""
         return FilePictures(self.files.subset(rows), self.digests[rows])
 
 

@@ -1,7 +1,7 @@
-"""Pictures held in memory: read once, digested as they are, brought to one size where one is needed.
+"""Images held in memory: read once, digested, and resized to one size if the views need one.
 
-The digest is of a picture before it is resized, so that a data set is the same one whatever size a recipe
-asks for, and whether it comes as files, as an archive or as arrays.
+The digest is that of an image before it is resized. The digests of a data set therefore depend neither on the
+size that a recipe asks for, nor on whether the data set is a folder, an archive or arrays.
 """
 
 import hashlib
@@ -17,14 +17,15 @@ from dive.errors import DataError
 from dive.files import readable_size
 
 DIGEST_BYTES = 16
-_PIECE = 64  # pictures that a thread reads at a time
+_PIECE = 64  # images that a thread reads at a time
 
 
 @dataclass(frozen=True)
 class HeldPictures:
-    """Pictures in memory.
+    """Images in memory.
 
-    pictures: of one size (N, H, W, channels) uint8; of several a list of N, each (h, w, channels) uint8.
+    pictures: images of one size (N, H, W, channels) uint8; a list of N images, each (h, w, channels) uint8,
+    if they may differ in size.
     """
 
     pictures: np.ndarray | list[np.ndarray]
@@ -34,52 +35,52 @@ class HeldPictures:
 
     @property
     def on_demand(self) -> bool:
-        """Whether a picture is read from its file when it is needed."""
+        """Whether an image is read from its file when it is needed."""
         return False
 
     @property
     def held(self) -> np.ndarray | None:
-        """All of them in one array, None where they may differ in size."""
+        """All images in one array; None if they may differ in size."""
         return self.pictures if isinstance(self.pictures, np.ndarray) else None
 
     @property
     def shape(self) -> tuple[int, int] | None:
-        """(H, W) of each, None where they may differ."""
+        """(H, W) of each image; None if they may differ in size."""
         return self.pictures.shape[1:3] if isinstance(self.pictures, np.ndarray) else None
 
     @property
     def channels(self) -> int:
-        """Channels of each."""
+        """Channels of each image."""
         return self.pictures[0].shape[2]
 
     @property
     def nbytes(self) -> int:
-        """Bytes that they take."""
+        """Bytes of memory that the images take."""
         several = [self.pictures] if isinstance(self.pictures, np.ndarray) else self.pictures
         return sum(pictures.nbytes for pictures in several)
 
     def read(self, row: int) -> np.ndarray:
-        """The picture of a row, (h, w, channels) uint8."""
+        """The image of a row, (h, w, channels) uint8."""
         return self.pictures[row]
 
-    decoded = read  # there is no other form of them
+    decoded = read  # for images on demand `decoded` returns a Pillow image; these are arrays only
 
     def subset(self, rows: np.ndarray) -> "HeldPictures":
-        """The pictures of some rows (M,), in their order."""
+        """The images at `rows` (M,), in the order of `rows`."""
         if isinstance(self.pictures, np.ndarray):
             return HeldPictures(self.pictures[rows])
         return HeldPictures([self.pictures[row] for row in rows])
 
 
 def digest(picture: np.ndarray) -> bytes:
-    """The first 16 bytes of SHA-256 over a picture's shape and pixels."""
+    """The first 16 bytes of SHA-256 over an image's shape and pixels."""
     return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()[:DIGEST_BYTES]
 
 
 def fit(picture: np.ndarray, size: int) -> np.ndarray:
-    """A picture at (size, size, channels): its shorter side resized (bicubic), the centre cropped.
+    """An image brought to (size, size, channels): the shorter side is resized (bicubic), the centre cropped.
 
-    One that has the size already is taken as it is.
+    An image that has the size already is returned unchanged.
     """
     if picture.shape[:2] == (size, size):
         return picture
@@ -96,11 +97,11 @@ def fit(picture: np.ndarray, size: int) -> np.ndarray:
 def hold(
     split: Split, positions: np.ndarray, size: int | None, several: bool = False
 ) -> tuple[HeldPictures, np.ndarray]:
-    """The pictures at some positions (M,) of a split, `size` pixels a side, and their digests (M, 16) uint8.
+    """The images at some positions (M,) of a split, `size` pixels a side, and their digests (M, 16) uint8.
 
-    size: None takes them as they are. several: whether they may differ in size; they are not put into one
-    array then. Raises DataError where they differ and may not, where one cannot be read, or where they do not
-    fit in memory.
+    size: None keeps each image's own size. several: whether the images may differ in size; they are then held
+    as a list, not as one array. Raises DataError if images differ in size and may not, if one cannot be read,
+    or if the array does not fit in memory.
     """
     images = [np.empty(0)] * len(positions) if several else _room(split, positions, size)
     digests = np.empty((len(positions), DIGEST_BYTES), dtype=np.uint8)
@@ -120,7 +121,7 @@ def hold(
         pool = ThreadPoolExecutor((os.cpu_count() or 1) if split.parallel() else 1)
         try:
             list(pool.map(fill, pieces))
-        finally:  # one bad file, or Ctrl-C, does not wait for the rest
+        finally:  # so that one bad file, or Ctrl-C, need not wait for the rest
             pool.shutdown(cancel_futures=True)
     return HeldPictures(images), digests
 
@@ -140,21 +141,24 @@ def _several_sizes(
     first, other = (split.keys[positions[at]] for at in (0, i))
     one, two = (f"{shape[1]}×{shape[0]}" for shape in (images.shape[1:], picture.shape))
     return (
-        f"the pictures have several sizes: {first} has {one} pixels, {other} {two}; "
-        "views.size brings them to one, for example --set views.size=32"
+        f"the images differ in size: {first} has {one} pixels, {other} {two}; "
+        "give them one size with views.size, for example --set views.size=32"
     )
 
 
 def _room(split: Split, positions: np.ndarray, size: int | None) -> np.ndarray:
-    """Memory for pictures (M, H, W, channels) uint8, `size` pixels a side, or as the first is."""
+    """An unfilled array (M, H, W, channels) uint8 for images of `size` pixels a side.
+
+    If `size` is None, H and W are those of the first image. Raises DataError if it does not fit in memory.
+    """
     with split.reading():
         height, width, channels = split.read(int(positions[0])).shape
     count, shape = len(positions), (size or height, size or width, channels)
     needed, free = count * shape[0] * shape[1] * shape[2], memory.available()
-    if needed > free:  # the system would promise more than there is, and kill the process later
+    if needed > free:  # the system would grant the memory all the same, and kill the process later
         raise DataError(
-            f"{count} pictures of {shape[1]}×{shape[0]} pixels need {readable_size(needed)} of memory, "
+            f"{count} images of {shape[1]}×{shape[0]} pixels need {readable_size(needed)} of memory, "
             f"{readable_size(int(free))} are free; choose a smaller views.size, or views.kind resized_crop, "
-            "which reads pictures from their files when they are needed"
+            "which reads images from their files when they are needed"
         )
     return np.empty((count, *shape), dtype=np.uint8)

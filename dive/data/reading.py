@@ -1,4 +1,4 @@
-"""How the pictures of a data set are read: held in memory, or from their files when they are needed."""
+"""How the images of a data set are read: held in memory, or from their files when they are needed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,12 @@ Pictures = HeldPictures | FilePictures
 
 @dataclass(frozen=True)
 class Reading:
-    """How pictures are read.
+    """How images are read.
 
-    size: the side in pixels that they are brought to, None for as they are. several: whether they may differ
-    in size; such pictures are read from their files when they are needed, if they have any. index: where the
-    index of those files is kept. check: decode every such file before, not its header alone.
+    size: the side in pixels that images are resized to; None keeps their own sizes. several: whether images
+    may differ in size. Such images are read from their files when they are needed, if the source has a file
+    for each and `index` is given; all others are held in memory. index: where the index of those files is
+    kept. check: decode each of those files when it is indexed, and not only parse its header.
     """
 
     size: int | None = None
@@ -30,14 +31,15 @@ class Reading:
     progress: Progress = SILENT
 
 
-HELD = Reading()  # in memory, as they are
+HELD = Reading()  # in memory, at their own size
 
 
 def read_pictures(split: Split, positions: np.ndarray, reading: Reading) -> tuple[Pictures, np.ndarray]:
-    """The pictures at some positions (M,) of a split, and their digests (M, 16) uint8.
+    """The images at some positions (M,) of a split, and their digests (M, 16) uint8.
 
-    The digests are of pixels where pictures are held, of the files' bytes where they are read on demand.
-    Raises DataError where a picture cannot be read, or they differ in size and may not.
+    The digests are of pixels if images are held in memory, and of the files' bytes if they are read on
+    demand. Raises DataError if an image cannot be read, if images differ in size and may not, or if their
+    array does not fit in memory.
     """
     if not reading.several or split.files is None or reading.index is None:
         return hold(split, positions, reading.size, reading.several)

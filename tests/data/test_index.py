@@ -192,7 +192,7 @@ def test_a_check_decodes_pictures_that_are_indexed_already(
     again = index(files, PLACE, Progress(), check=True)
     assert sorted(rows) == list(range(6))
     assert np.array_equal(first.digests, again.digests)
-    assert "checking 6 of 6 pictures below" in capsys.readouterr().err
+    assert "checking 6 of 6 images below" in capsys.readouterr().err
 
 
 def test_a_picture_that_a_check_refuses_does_not_undo_what_is_known(tree: TreeBuilder) -> None:
@@ -240,7 +240,7 @@ def test_threads_leave_the_filters_of_warnings_as_they_were(
 
 def test_it_says_how_many_are_to_be_indexed(files: PictureFiles, capsys: pytest.CaptureFixture[str]) -> None:
     index(files, PLACE, Progress())
-    assert "indexing 6 of 6 pictures below" in capsys.readouterr().err
+    assert "indexing 6 of 6 images below" in capsys.readouterr().err
     index(files, PLACE, Progress())
     assert capsys.readouterr().err == ""
 

@@ -91,27 +91,30 @@ def changed(**arrays: object) -> dict[str, np.ndarray]:
         (changed(keys=None, classes=None), "has no keys and no classes (it has logits and views)"),
         (changed(logits=None), "has no logits"),
         (changed(classes=None), "has no classes"),
-        (changed(views=None), "has logits of 2 views and no views; a file of logits holds keys (N texts"),
+        (
+            changed(views=None),
+            "has logits of 2 views but no array views; a file of logits holds keys (N strings",
+        ),
         (changed(logits=VALUES.astype(int)), "are (5, 2, 3) of int64, not float16, float32 or float64"),
         (changed(logits=VALUES.astype(complex)), "of complex128, not float16"),
-        (changed(logits=VALUES[:4]), "are (4, 2, 3) of float64 where it has 5 keys and 3 classes"),
-        (changed(logits=VALUES[..., :2]), "are (5, 2, 2) of float64 where it has 5 keys and 3 classes"),
-        (changed(logits=VALUES[..., None]), "are (5, 2, 3, 1) of float64 where"),
-        (changed(logits=VALUES[0, 0]), "are (3,) of float64 where"),
-        (changed(logits=np.float32(1)), "are () of float32 where"),
-        (changed(logits=VALUES[:, :0], views=LOGITS.views[:, :0]), "are (5, 0, 3) of float64 where"),
+        (changed(logits=VALUES[:4]), "are (4, 2, 3) of float64, but it has 5 keys and 3 classes"),
+        (changed(logits=VALUES[..., :2]), "are (5, 2, 2) of float64, but it has 5 keys and 3 classes"),
+        (changed(logits=VALUES[..., None]), "are (5, 2, 3, 1) of float64, but"),
+        (changed(logits=VALUES[0, 0]), "are (3,) of float64, but"),
+        (changed(logits=np.float32(1)), "are () of float32, but"),
+        (changed(logits=VALUES[:, :0], views=LOGITS.views[:, :0]), "are (5, 0, 3) of float64, but"),
         (changed(keys=np.arange(5)), "the keys of"),
-        (changed(keys=[LOGITS.keys]), ", not a row of texts; a file of logits holds"),
-        (changed(classes=np.arange(3)), "are (3,) of int64, not a row of texts"),
-        (changed(keys=["a", "b", "a", "c", "d"]), "has 'a' 2 times among its keys; give each once"),
-        (changed(classes=["x", "y", "x"]), "has 'x' 2 times among its classes"),
+        (changed(keys=[LOGITS.keys]), ", not a one-dimensional array of strings; a file of logits holds"),
+        (changed(classes=np.arange(3)), "are (3,) of int64, not a one-dimensional array of strings"),
+        (changed(keys=["a", "b", "a", "c", "d"]), "has 'a' 2 times in its keys; each may occur only once"),
+        (changed(classes=["x", "y", "x"]), "has 'x' 2 times in its classes"),
         (changed(keys=[b"\xff", b"a", b"b", b"c", b"d"]), "codec can't decode byte 0xff"),
         (changed(views=LOGITS.views[:3]), "the views of"),
         (
             changed(views=LOGITS.views.astype(float)),
-            "are (5, 2) of float64 where its logits are of 5 samples",
+            "are (5, 2) of float64, but its logits are of 5 samples",
         ),
-        (changed(views=[1, 2, 3]), "are (3,) of int64 where its logits are of 5 samples in 2 views"),
+        (changed(views=[1, 2, 3]), "are (3,) of int64, but its logits are of 5 samples in 2 views"),
     ],
 )
 def test_what_does_not_fit_is_told_with_names_and_shapes(arrays, told):
@@ -153,7 +156,7 @@ def test_other_files_are_refused_in_a_line():
 def test_an_npz_that_needs_more_memory_than_there_is_is_not_read(monkeypatch):
     LOGITS.save(Path("logits.npz"))
     monkeypatch.setattr(memory, "available", lambda: 300)
-    assert "an .h5 is read block by block" in complaint(Path("logits.npz"))
+    assert "use an .h5, which is read block by block" in complaint(Path("logits.npz"))
 
 
 def test_an_npz_whose_header_promises_more_than_it_holds_is_refused():
@@ -196,14 +199,14 @@ def plant(name: str, kind: str) -> Path:
 
 
 PLANTED = {
-    "external link": "are a link; they must be a data set of the file itself",
+    "external link": "are a link; they must be a dataset of the file itself",
     "soft link": "are a link",
     "virtual": "are virtual or external",
     "external": "are virtual or external",
-    "group": "are not a data set",
-    "empty": "are not a data set",
-    "unwritten": "were not written whole",
-    "vast": "were not written whole: (1000000000000",
+    "group": "are not a dataset",
+    "empty": "are not a dataset",
+    "unwritten": "are incomplete: ",
+    "vast": "are incomplete: (1000000000000",
 }
 NO_TEXTS = ("external", "virtual")  # which cannot hold texts of any length
 

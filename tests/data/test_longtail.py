@@ -391,5 +391,5 @@ def test_the_shots_means_are_those_of_their_classes_and_none_where_there_is_no_c
 
 
 def test_a_data_set_of_one_class_is_refused():
-    with pytest.raises(DataError, match="one class only, cat"):
+    with pytest.raises(DataError, match="only one class, cat"):
         draw(Split(["cat/1"], np.array([0]), lambda _: np.zeros((1, 1, 1), np.uint8)), ("cat",), None, 0)

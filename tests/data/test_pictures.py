@@ -61,8 +61,8 @@ def test_pictures_of_several_sizes_are_refused_naming_two_of_them():
     with pytest.raises(DataError) as caught:
         hold(split_of(SEVERAL), np.arange(len(SEVERAL)), None)
     assert str(caught.value) == (
-        "the pictures have several sizes: cat/000.png has 12×9 pixels, cat/001.png 20×30; views.size brings "
-        "them to one, for example --set views.size=32"
+        "the images differ in size: cat/000.png has 12×9 pixels, cat/001.png 20×30; give them one size with "
+        "views.size, for example --set views.size=32"
     )
     with pytest.raises(DataError, match=r"cat/003\.png has 40×7 pixels, cat/002\.png 16×16"):
         hold(split_of(SEVERAL), np.array([3, 2, 0]), None)
@@ -175,7 +175,7 @@ def test_pictures_that_do_not_fit_in_memory_are_refused_before_any_is_kept(monke
     with pytest.raises(DataError) as caught:
         hold(split_of(SEVERAL), positions, 64)
     assert str(caught.value).startswith(
-        "5 pictures of 64×64 pixels need 61.4 kB of memory, 5.1 kB are free; choose a smaller views.size"
+        "5 images of 64×64 pixels need 61.4 kB of memory, 5.1 kB are free; choose a smaller views.size"
     )
     held, _ = hold(split_of(SEVERAL), positions, 16)
     assert held.nbytes == 5 * 16 * 16 * 3

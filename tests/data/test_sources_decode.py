@@ -121,7 +121,7 @@ def test_postscript_under_an_images_name_is_refused_and_not_run(tree, suffix, mo
     source = open_folder(folder_of(tree, content, f"0.{suffix}"))
     with pytest.raises(
         DataError,
-        match=rf"0\.{suffix} is not a readable image: its content is no PNG, JPEG, .* or GIF; ",
+        match=rf"0\.{suffix} is not a readable image: its content is not PNG, JPEG, .* or GIF; ",
     ):
         source.train.read(0)
 

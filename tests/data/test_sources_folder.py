@@ -429,7 +429,7 @@ def test_parts_of_other_names_are_no_classes(tree, names):
     path = tree.files({f"{name}/{label}/0.png": image for name in names for label in ("ant", "bee")})
     meant = {"t": {"r": "train", "e": "test"}, "v": {"a": "val"}}
     told = ", ".join(f"{name}/ to {meant[name[0].lower()][name[1].lower()]}/" for name in sorted(names))
-    with pytest.raises(DataError, match=f"in the place of classes; rename {told}$"):
+    with pytest.raises(DataError, match=f"instead of classes; rename {told}$"):
         open_folder(path)
 
 

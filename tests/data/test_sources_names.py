@@ -33,7 +33,7 @@ def refusal(path: Path) -> str:
 def test_two_entries_of_a_zip_under_one_name_are_refused(tree, top):
     files = list(tree.images({"cat": 2, "dog": 1}).items())
     entries = [(top + name, content) for name, content in [*files, ("train/cat/001.png", files[-1][1])]]
-    assert f"two files are called {top}train/cat/001.png" in refusal(archive(entries))
+    assert f"two files are named {top}train/cat/001.png" in refusal(archive(entries))
 
 
 @pytest.mark.parametrize("top", ["", "photos/"])
@@ -51,7 +51,7 @@ def test_two_entries_of_a_zip_under_one_name_are_refused(tree, top):
 def test_two_spellings_of_one_path_in_a_zip_are_refused_naming_both(tree, top, other):
     files = list(tree.images({"cat": 2, "dog": 1}).items())
     entries = [(top + name, content) for name, content in [*files, (other, files[-1][1])]]
-    assert f"{top}train/cat/001.png and {top}{other} spell one path" in refusal(archive(entries))
+    assert f"{top}train/cat/001.png and {top}{other} are the same path" in refusal(archive(entries))
 
 
 def test_a_zip_whose_paths_have_empty_and_idle_steps_is_as_its_unpacked_folder(tree):
@@ -75,7 +75,7 @@ def forms(tree, files: dict[str, bytes]) -> list[Path]:
 def test_classes_that_differ_in_their_unicode_form_alone_are_refused_naming_both(tree):
     for path in forms(tree, tree.images({COMPOSED: 2, DECOMPOSED: 1, "dog": 1})):
         message = refusal(path)
-        assert r"of its classes 'cafe\u0301' and 'caf\xe9' differ in their Unicode normal form" in message
+        assert r"the classes 'cafe\u0301' and 'caf\xe9' differ only in their Unicode normal form" in message
 
 
 def test_a_class_whose_unicode_form_differs_between_train_and_test_is_refused_naming_both(tree):

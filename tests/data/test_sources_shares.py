@@ -125,9 +125,11 @@ def test_a_folder_without_any_image_of_a_class_names_both_layouts(tree: TreeBuil
 
 
 def test_one_image_of_each_class_leaves_none_for_a_test(tree: TreeBuilder) -> None:
-    with pytest.raises(DataError, match="one image of each class"):
+    with pytest.raises(DataError, match="only one image of each class, so none is left for a test set"):
         open_folder(tree.files(one_tree({"ant": 1, "bee": 1})))
-    with pytest.raises(DataError, match=r"one training image of each class; data\.val_share must be null"):
+    with pytest.raises(
+        DataError, match=r"only one training image of each class; data\.val_share must be null"
+    ):
         open_folder(tree.files(one_tree({"ant": 2, "bee": 2}), "pairs"), val_share=0.2)
 
 
@@ -199,7 +201,7 @@ def test_pictures_of_the_validation_part_are_opened_and_one_that_is_not_there_is
     root = str(tree.files(one_tree()))
     images = LabelledImages("folder", {"root": root, "val_share": 0.3}, "val")
     assert set(images) == naive_share(open_folder(root).train.keys, 0.3)
-    with pytest.raises(DataError, match="no validation part"):
+    with pytest.raises(DataError, match="has no validation set"):
         LabelledImages("folder", {"root": root}, "val")
 
 

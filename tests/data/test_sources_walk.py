@@ -274,7 +274,7 @@ def test_a_file_larger_than_any_image_is_refused_and_not_read(images):
 
 def test_images_that_do_not_fit_in_memory_are_refused_in_one_line(images):
     source, positions = open_folder(images), np.broadcast_to(np.int64(0), 10**12)
-    needs = r"1000000000000 pictures of 1024×1024 pixels need .* TB of memory, .* are free; choose a smaller"
+    needs = r"1000000000000 images of 1024×1024 pixels need .* TB of memory, .* are free; choose a smaller"
     with pytest.raises(DataError, match=needs):
         hold(source.train, positions, 1024)
 

@@ -141,7 +141,7 @@ def test_pictures_of_several_sizes_are_refused_by_a_space_that_needs_one(here):
     complaint = chain.dive(
         "teacher", "--config", "photographs.yaml", *HERE, "--set", "views.kind=crop_flip", "--out", "x.pt"
     ).complaint
-    assert "the pictures have several sizes" in complaint and "views.size brings them to one" in complaint
+    assert "the images differ in size" in complaint and "give them one size with views.size" in complaint
 
 
 def test_no_word_of_resizing_where_pictures_keep_their_size(here):

@@ -339,6 +339,6 @@ def test_a_recipe_says_how_the_pictures_of_a_cache_were_divided():
     chain.succeed("teacher", *told, "--epochs", 1, "--out", "t.pt")
     chain.succeed("export-logits", *told, "--teacher", "t.pt", "--out", "c.h5")
     without = chain.dive("report", "c.h5", "--data", "tree", "--out", "without.html", "--quiet").complaint
-    assert "are not among the pictures" in without
+    assert "have no image in this data set" in without
     chain.succeed("report", "c.h5", *given, "--data", "tree", "--out", "with.html", "--quiet")
     assert "data:image/png;base64," in Path("with.html").read_text()

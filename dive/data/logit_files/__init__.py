@@ -1,1 +1,1 @@
-"""Logits that another program wrote, as files: a module a format and a line in `registry`."""
+"""Formats of files of logits that other programs wrote: one module per format and one line in `registry`."""

@@ -1,6 +1,6 @@
-"""The logits that another program wrote: which arrays a file must hold, checked, and its rows.
+"""A file of logits that another program wrote: checks its arrays against each other and reads its rows.
 
-NumPy and h5py alone.
+Imports NumPy and h5py, but not torch.
 """
 
 import lzma
@@ -24,11 +24,11 @@ from dive.printable import excerpt
 
 NAMES = ("keys", "logits", "classes", "views")
 MUST_HOLD = (
-    "a file of logits holds keys (N texts <class>/<file name>), logits (N, C) or (N, V, C) of floating type, "
-    "classes (C names, in the order of the logits' columns) and, unless they are of the clean view, "
-    "views (N, V) or (V,) of view ids"
+    "a file of logits holds keys (N strings <class>/<file name>), logits (floats of shape (N, C) or "
+    "(N, V, C)), classes (C names, in the order of the logits' columns) and, unless the logits are of the "
+    "clean view, views (view ids of shape (N, V) or (V,))"
 )
-# What h5py, NumPy and zipfile raise at files that are not what they say.
+# What h5py, NumPy and zipfile raise for a file that is damaged, or of another format than its name says.
 _DAMAGED: tuple[type[Exception], ...] = (
     OSError,
     ValueError,
@@ -43,10 +43,11 @@ _DAMAGED += (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
 
 @dataclass(frozen=True)
 class LogitFile:
-    """An open file of logits whose arrays fit each other.
+    """An open file of logits whose arrays are consistent with each other.
 
-    keys: N distinct texts. classes: C distinct names, in the order of the logits' columns. views: (N, V)
-    int64 view ids; None where the file has none and V is 1. shape: (N, V, C).
+    keys: N distinct strings. classes: C distinct names, in the order of the logits' columns. views: (N, V)
+    int64 view ids; None if the file has no view ids, in which case V is 1. shape: (N, V, C). table: the
+    logits, (N, V, C) or (N, C), a NumPy array or an HDF5 dataset.
     """
 
     path: Path
@@ -57,9 +58,9 @@ class LogitFile:
     table: Any
 
     def rows(self, places: np.ndarray) -> np.ndarray:
-        """The logits (B, V, C) of rows `places` (B,), in the type of the file; raises DataError.
+        """The logits (B, V, C) of rows `places` (B,), in the dtype of the file.
 
-        Rows that lie beside each other are read at once.
+        Consecutive rows are read together. Raises DataError if the file is damaged.
         """
         order = np.argsort(places, kind="stable")
         ascending = places[order]
@@ -74,13 +75,17 @@ class LogitFile:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Raise DataError in one line where a file is missing, or is not what its name says."""
+    """Turn what reading a file of logits raises into a DataError of one line.
+
+    That is if the file is missing or damaged, is of another format than its name says, or does not fit in
+    memory.
+    """
     try:
         yield
     except FileNotFoundError:
         raise DataError(f"there is no file of logits {path}") from None
     except MemoryError:
-        raise DataError(f"{path} needs more memory than there is; an .h5 is read block by block") from None
+        raise DataError(f"{path} does not fit in memory; use an .h5, which is read block by block") from None
     except _DAMAGED as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise DataError(f"cannot read {path}: {reason or type(error).__name__}") from error
@@ -88,9 +93,9 @@ def readable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def open_logits(path: Path) -> Iterator[LogitFile]:
-    """The file of logits at `path`, a .npz or an .h5, while the context lasts.
+    """The file of logits at `path`, a .npz, .h5 or .hdf5, open while the context lasts.
 
-    Raises DataError where it cannot be read, lacks an array, or its arrays do not fit each other.
+    Raises DataError if it cannot be read, lacks an array, or has arrays that contradict each other.
     """
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
@@ -112,35 +117,38 @@ def _checked(path: Path, tables: Mapping[str, Any]) -> LogitFile:
     shape = (table.shape[0], 1, table.shape[1]) if len(table.shape) == 2 else table.shape
     if len(shape) != 3 or 0 in shape or shape[0] != len(keys) or shape[2] != len(classes):
         raise DataError(
-            f"the logits of {path} are {_described(table)} where it has {len(keys)} keys and {len(classes)} "
+            f"the logits of {path} are {_described(table)}, but it has {len(keys)} keys and {len(classes)} "
             f"classes; {MUST_HOLD}"
         )
     views = _views(path, tables["views"], shape) if "views" in tables else None
     if views is None and shape[1] != 1:
-        raise DataError(f"{path} has logits of {shape[1]} views and no views; {MUST_HOLD}")
+        raise DataError(f"{path} has logits of {shape[1]} views but no array views; {MUST_HOLD}")
     return LogitFile(path, keys, tuple(classes), views, shape, table)
 
 
 def _texts(path: Path, name: str, table: Any) -> list[str]:
-    """The texts of an array, which are distinct."""
+    """The strings of a one-dimensional array; raises DataError unless they are distinct strings."""
     kind = table.dtype.kind
     if len(table.shape) != 1 or not (kind in "SU" or h5py.check_string_dtype(table.dtype) is not None):
-        raise DataError(f"the {name} of {path} are {_described(table)}, not a row of texts; {MUST_HOLD}")
+        raise DataError(
+            f"the {name} of {path} are {_described(table)}, not a one-dimensional array of strings; "
+            f"{MUST_HOLD}"
+        )
     texts = [text.decode() if isinstance(text, bytes) else str(text) for text in table[:].tolist()]
     if len(set(texts)) < len(texts):
         (twice, count), *_ = Counter(texts).most_common(1)
-        raise DataError(f"{path} has {excerpt(twice)} {count} times among its {name}; give each once")
+        raise DataError(f"{path} has {excerpt(twice)} {count} times in its {name}; each may occur only once")
     return texts
 
 
 def _views(path: Path, table: Any, shape: tuple[int, int, int]) -> np.ndarray:
-    """View ids (N, V), which may be given once for all samples."""
+    """View ids (N, V) int64; the file may give them once for all samples, as (V,)."""
     if table.dtype.kind not in "iu" or table.shape not in (shape[:2], shape[1:2]):
         raise DataError(
-            f"the views of {path} are {_described(table)} where its logits are of {shape[0]} samples in "
+            f"the views of {path} are {_described(table)}, but its logits are of {shape[0]} samples in "
             f"{shape[1]} views; {MUST_HOLD}"
         )
-    ids = table[...].astype(np.int64)  # larger ones become negative, and no space has either
+    ids = table[...].astype(np.int64)  # ids above 2⁶³ − 1 become negative; no view space has such ids
     return np.broadcast_to(ids, shape[:2])
 
 

@@ -1,4 +1,4 @@
-"""A .npz as NumPy's `savez` writes it: every array is read into memory whole, and none is unpickled."""
+"""Logits in a .npz as NumPy's `savez` writes it. The arrays are held in memory; nothing is unpickled."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,15 +9,15 @@ import numpy as np
 from dive import memory
 from dive.files import open_regular, readable_size
 
-_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the second of one without a member
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the second is that of an archive without members
 
 
 @contextmanager
 def opened(path: Path, names: Collection[str]) -> Iterator[Mapping[str, np.ndarray]]:
-    """Those of some arrays that a .npz has, by name.
+    """The arrays of a .npz that are among `names`, by name.
 
-    Raises OSError or ValueError where it is none, holds Python objects or needs more memory than there is,
-    and what zipfile and NumPy raise where it is damaged.
+    Raises OSError or ValueError if the file is not a .npz, has arrays of Python objects or needs more memory
+    than is free, and whatever zipfile and NumPy raise if it is damaged.
     """
     with open_regular(path) as file:
         if file.read(4) not in _ZIP:
@@ -29,8 +29,8 @@ def opened(path: Path, names: Collection[str]) -> Iterator[Mapping[str, np.ndarr
             needed, free = sum(sizes[f"{name}.npy"] for name in there), memory.available()
             if needed > free:
                 raise ValueError(
-                    f"its arrays take {readable_size(needed)} of memory and {readable_size(free)} are free; "
-                    "an .h5 is read block by block"
+                    f"its arrays need {readable_size(needed)} of memory, but {readable_size(free)} are free; "
+                    "use an .h5, which is read block by block"
                 )
             yield {name: _array(archive, name) for name in there}
 
@@ -41,7 +41,7 @@ def _array(archive: "np.lib.npyio.NpzFile", name: str) -> np.ndarray:
     except ValueError as error:
         if "pickle" in str(error):
             raise ValueError(
-                f"its {name} are Python objects, which are never unpickled; save texts by "
+                f"its {name} are Python objects, which are never unpickled; save strings with "
                 f"np.array({name}, dtype=str)"
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""The formats of files of logits by the end of their names: a line each."""
+"""The formats of files of logits, by the suffix of the file: one line each."""
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
@@ -7,7 +7,8 @@ from typing import Any
 
 from dive.data.logit_files import hdf5, npz
 
-# Some arrays of a file by name: what has a shape, a dtype and slices that are NumPy arrays.
+# Opens the arrays of a file that have some names, by name. An array has a shape and a dtype, and its slices
+# are NumPy arrays.
 Opener = Callable[[Path, Collection[str]], AbstractContextManager[Mapping[str, Any]]]
 FORMATS: dict[str, Opener] = {
     ".npz": npz.opened,

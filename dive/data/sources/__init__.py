@@ -1,1 +1,1 @@
-"""Sources of images: CIFAR's files, image folders and archives, scikit-learn's digits."""
+"""Sources of images: CIFAR's files, image folders and archives, list files, scikit-learn's digits."""

@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100: the official files, or the same images as an image folder.
 
-The official archives carry each image's file name, so both forms give the same keys and with them
-the same draw and fingerprint. Missing files are downloaded by torchvision; the files are checked
-against the official MD5 sums before they are unpickled.
+The official archives contain each image's file name, so both forms give the same keys and therefore
+the same draw and fingerprint. Missing files are downloaded by torchvision. The files are compared
+with the official MD5 sums before they are unpickled.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ SIDE = 32
 
 @dataclass(frozen=True)
 class _Layout:
-    """How an official archive is laid out; file names map to their published MD5 sums."""
+    """The layout of an official archive; `train`, `test` and `meta` map file names to published MD5 sums."""
 
     torchvision_class: str
     folder: str
@@ -80,15 +80,15 @@ LAYOUTS = {
 
 
 def open_cifar100(root: str | Path) -> Source:
-    """CIFAR-100 at `root`: a folder for the official files, or an image folder or .zip of it.
+    """CIFAR-100 at `root`: a folder with or for the official files, or its images as an image folder or .zip.
 
-    Raises DataError where the files are missing and cannot be downloaded, or are not CIFAR's.
+    Raises DataError if the files are missing and cannot be downloaded, or are not those of CIFAR-100.
     """
     return _open("cifar100", user_path(root, "--data"))
 
 
 def open_cifar10(root: str | Path) -> Source:
-    """CIFAR-10, as `open_cifar100`."""
+    """CIFAR-10 at `root`, as in `open_cifar100`."""
     return _open("cifar10", user_path(root, "--data"))
 
 
@@ -99,7 +99,7 @@ def _open(name: str, path: Path) -> Source:
         _check_size(path, layout, len(source.classes), len(source.train.keys), len(source.test.keys))
         return source
     if os.path.exists(path) and not os.path.isdir(path):
-        raise DataError(f"{path} is neither a folder nor a .zip; name one of {name} with --data")
+        raise DataError(f"{path} is neither a folder nor a .zip; pass one with {name} to --data")
     folder = _official_folder(path, layout)
     classes = tuple(_unpickle(folder, *_only(layout.meta)).get(layout.names_key, ()))
     if len(classes) != layout.classes:
@@ -143,7 +143,7 @@ def _download(root: Path, layout: _Layout) -> None:
         reason = " ".join(str(error).split())
         raise DataError(
             f"{root} has no {layout.folder} and it could not be downloaded ({reason}); "
-            "name the folder that holds it with --data"
+            "pass the folder that contains it to --data"
         ) from error
 
 
@@ -168,7 +168,7 @@ def _named(batch: dict[str, Any], layout: _Layout) -> Iterator[tuple[int, str]]:
 
 
 def _unpickle(folder: Path, name: str, md5: str) -> dict[str, Any]:
-    """The dictionary pickled in a file whose MD5 sum is the official one."""
+    """The dictionary pickled in a file; raises DataError unless the MD5 of the file is the official one."""
     path = folder / name
     try:
         content = read_file(path)
@@ -182,12 +182,12 @@ def _unpickle(folder: Path, name: str, md5: str) -> dict[str, Any]:
         )
     try:
         return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
-    except Exception as error:  # whatever a damaged pickle raises, the user's answer is the same
+    except Exception as error:  # unpickling may raise any exception, and each means the same for the user
         raise DataError(f"{path} cannot be unpickled: {error}") from error
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Unpickles plain values and NumPy arrays, and nothing that could run code."""
+    """Unpickles plain values and NumPy arrays only; everything else, which could run code, is refused."""
 
     _ALLOWED = {
         ("numpy.core.multiarray", "_reconstruct"),

@@ -1,4 +1,4 @@
-"""An image file's bytes to pixels: RGB, 8 bits."""
+"""Decodes the bytes of an image file into RGB pixels of 8 bits."""
 
 import io
 import warnings
@@ -10,10 +10,10 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from dive.errors import DataError
 
-# What is read, whatever the file is called: data sets hold PNGs named .JPEG. Pillow knows more formats, some
-# of which run other programs (EPS runs Ghostscript).
+# The formats that are read, whatever the suffix of the file: some data sets have PNGs named .JPEG. Pillow
+# reads more formats, but for some of them it runs other programs (Ghostscript for EPS).
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
-_UPRIGHT = {  # by orientation: what turns a picture upright
+_UPRIGHT = {  # by EXIF orientation: the operation that turns an image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -22,15 +22,16 @@ _UPRIGHT = {  # by orientation: what turns a picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = (5, 6, 7, 8)  # orientations that turn a picture by a quarter
-LARGEST_ASPECT = 100  # longer side by shorter: no photograph, and resized it would fill the memory
+_SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that swap height and width
+LARGEST_ASPECT = 100  # longer side / shorter side; beyond it, a resized image could fill the memory
 
 
 @contextmanager
 def refusing_huge_images() -> Iterator[None]:
-    """While it lasts, an image that Pillow would warn of as a decompression bomb is an error.
+    """Within this context, Pillow's warning of a decompression bomb is raised as an error.
 
-    Filters of warnings are the process's: it is entered around threads, never in one of several.
+    Warning filters belong to the whole process. Therefore enter this context around a pool of threads, never
+    within one of its threads.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -38,10 +39,11 @@ def refusing_huge_images() -> Iterator[None]:
 
 
 def decode(content: bytes, where: str, side: int | None = None) -> np.ndarray:
-    """The picture in a file's bytes as (H, W, 3) uint8.
+    """The image in a file's bytes, (H, W, 3) uint8, upright.
 
-    where: what names the file in errors. side: the pixels that each side must have, None for any. Raises
-    DataError where it is not a readable image, far too large or narrow, or does not fit in memory.
+    where: the name of the file in errors. side: the number of pixels that each side must have; None for any.
+    Raises DataError if the content is not a readable image, is of another size than `side`, is far too large
+    or too narrow, or does not fit in memory.
     """
     image = decode_image(content, where, side)
     with _named(where):
@@ -49,30 +51,30 @@ def decode(content: bytes, where: str, side: int | None = None) -> np.ndarray:
 
 
 def decode_image(content: bytes, where: str, side: int | None = None) -> Image.Image:
-    """The picture in a file's bytes as a Pillow image of mode RGB, all of it decoded; otherwise as `decode`.
+    """The image in a file's bytes as a fully decoded Pillow image of mode RGB; otherwise like `decode`.
 
-    Pillow keeps pixels in a form of its own: bringing them into an array and back costs a quarter of the time
-    that decoding takes.
+    Pillow stores pixels in a layout of its own. Copying them to an array and back would take a quarter of the
+    time that decoding takes.
     """
     with _named(where):
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check_shape(image, where, side)
-        image.load()  # before the orientation is asked for: it turns a TIFF itself and removes the tag
+        image.load()  # before the orientation is read: this turns a TIFF upright and removes the tag
         turned = _upright(image)
         return turned if turned.mode == "RGB" else _as_rgb(turned)
 
 
 def check_header(content: bytes, where: str, side: int | None = None) -> tuple[int, int]:
-    """Height and width in pixels of the picture in a file's bytes, upright, by its header alone.
+    """Height and width in pixels of the image in a file's bytes, upright, from its header alone.
 
-    Raises DataError as `decode` does for what the header shows. To be called within
-    `refusing_huge_images`, as `decode` is.
+    Raises DataError like `decode`, for the faults that the header shows. Call it, like `decode`, within
+    `refusing_huge_images`.
     """
     with _named(where):
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check_shape(image, where, side)
         width, height = image.size
-        if isinstance(image, TiffImagePlugin.TiffImageFile):  # whose size Pillow 13 gives upright
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow 13 gives its size upright already
             tags = image.tag_v2
             width, height = tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]
         sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
@@ -81,7 +83,7 @@ def check_header(content: bytes, where: str, side: int | None = None) -> tuple[i
 
 @contextmanager
 def _named(where: str) -> Iterator[None]:
-    """Errors of decoding as DataErrors that name the file."""
+    """Turns errors of decoding into DataErrors that name the file."""
     try:
         yield
     except DataError:
@@ -91,8 +93,10 @@ def _named(where: str) -> Iterator[None]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{where} is far too large an image: {error}") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{where} is not a readable image: its content is no {_LISTED}; {_ADVICE}") from error
-    except Exception as error:  # Pillow's plugins raise nearly anything at a damaged file
+        raise DataError(
+            f"{where} is not a readable image: its content is not {_LISTED}; {_ADVICE}"
+        ) from error
+    except Exception as error:  # Pillow's plugins raise many kinds of errors for a damaged file
         raise DataError(f"{where} is not a readable image: {error}; {_ADVICE}") from error
 
 
@@ -101,7 +105,7 @@ _LISTED = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 
 
 def _check_shape(image: Image.Image, where: str, side: int | None) -> None:
-    """Refuse by its header an image of another size, or one too narrow to be resized."""
+    """Raise DataError if, by its header, an image has another size or is too narrow to be resized."""
     if side is not None and image.size != (side, side):
         raise DataError(f"{where} has {image.width}×{image.height} pixels, not {side}×{side}")
     if max(image.size) > LARGEST_ASPECT * min(image.size):
@@ -112,25 +116,26 @@ def _check_shape(image: Image.Image, where: str, side: int | None) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """A decoded image, turned as its EXIF orientation says.
+    """A decoded image, turned upright according to its EXIF orientation.
 
-    As ImageOps.exif_transpose does, which also writes the EXIF anew and fails at other malformed tags in it.
+    ImageOps.exif_transpose does the same, but also rewrites the EXIF data and fails if other tags in it are
+    malformed.
     """
     method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if method is None else image.transpose(method)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """The image in 8 bits a channel.
+    """The image as RGB with 8 bits a channel.
 
-    16-bit grey is scaled, where Pillow alone would clip it to white. Transparency is left out: a pixel keeps
-    its colour.
+    16-bit greyscale is scaled to 8 bits; Pillow's own conversion would clip it to white. Transparency is
+    ignored: a pixel keeps its colour.
     """
     if image.mode == "F":
         raise ValueError("it has floating-point pixels; convert it to 8 bits")
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     if image.mode == "P":
-        image.load()  # which reads the transparency
-        image.info.pop("transparency", None)  # of which Pillow would warn
+        image.load()  # reads the transparency
+        image.info.pop("transparency", None)  # Pillow would warn of it
     return image.convert("RGB")

@@ -1,7 +1,7 @@
-"""scikit-learn's digits: 1 797 grey images of 8×8 that come with the package.
+"""scikit-learn's digits: 1 797 greyscale images of 8×8 pixels that are shipped with the package.
 
 They make a first run possible without a download. The split into training and test images is
-drawn once, per class and by key, whatever the seed of the long-tailed draw.
+made per class and by key, and does not depend on the seed of the long-tailed draw.
 """
 
 import numpy as np
@@ -14,12 +14,12 @@ TEST_SHARE = 0.2
 
 
 def open_digits() -> Source:
-    """The digits, 80 % of each class for training; raises DataError without scikit-learn."""
+    """The digits, 80 % of each class for training; raises DataError if scikit-learn is not installed."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DataError(
-            "the digits come with scikit-learn, which is not installed: pip install scikit-learn"
+            "the digits are part of scikit-learn, which is not installed: pip install scikit-learn"
         ) from error
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]  # (1797, 8, 8, 1), from 0..16

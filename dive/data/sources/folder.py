@@ -1,6 +1,6 @@
 """Image folders: `train/<class>/*` and `test/<class>/*`, or `<class>/*` alone, in a directory or a .zip.
 
-Files are decoded only when they are read, and brought to RGB.
+Files are decoded to RGB, and only when they are read.
 """
 
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ from dive.data.sources.tree import Tree, open_tree
 from dive.errors import DataError
 from dive.files import user_path
 
-# Threads decode photographs in parallel; with thumbnails they only fight for the interpreter
+# Threads decode photographs in parallel; with thumbnails they only compete for the GIL
 # (CIFAR-100: 4.6 s on two threads, 2.1 s on one).
 PHOTOGRAPH_BYTES = 16_384
-TEST_SHARE = 0.2  # of each class, where there is no test part and no other share is given
+TEST_SHARE = 0.2  # of each class, if there is no test set and no other share is given
 
 
 def open_folder(
@@ -32,12 +32,13 @@ def open_folder(
 ) -> Source:
     """The image folder at `root`: `train/<class>/*` and `test/<class>/*`, or `<class>/*` alone.
 
-    side: the pixels that each side of every picture must have, None for any; one of another size is an error
-    when it is read. test_share: of each class, set aside for the test where there is neither train/ nor
-    test/; None is 0.2. val_share: of each class's training pictures, set aside for validation; None takes
-    those of `val/<class>/*`, if there are any. Raises DataError where the folder is missing or empty, where
-    train and test name different classes, where parts have other names (Train/, validation/) and would be
-    classes, and where a share is given of what the folder has itself.
+    side: the number of pixels that each side of every image must have; None for any. An image of another
+    size is an error when it is read. test_share: the share of each class that is set aside as the test set if
+    there is neither train/ nor test/; None is 0.2. val_share: the share of each class's training images that
+    is set aside as the validation set; None takes the images of `val/<class>/*`, if there are any. Raises
+    DataError if the folder is missing or empty, if train/ and test/ have different classes or val/ has
+    others, if every class folder has the name of a split (Train/, validation/), if a share is given for a
+    split that the folder has itself, or if no image is left for a share.
     """
     tree = open_tree(user_path(root, "--data"))
     if tree.parted:
@@ -47,10 +48,10 @@ def open_folder(
     if val_share is None:
         return source
     if source.val is not None:
-        raise DataError(f"{tree.root} has a val/, of which no share is taken; data.val_share must be null")
+        raise DataError(f"{tree.root} has a val/, so data.val_share must be null")
     train, val = _divided(source.train, val_share)
     if not val.keys:
-        raise DataError(f"{tree.root} has one training image of each class; data.val_share must be null")
+        raise DataError(f"{tree.root} has only one training image of each class; data.val_share must be null")
     return replace(source, train=train, val=val)
 
 
@@ -63,16 +64,14 @@ def _of_parts(tree: Tree, side: int | None, test_share: float | None) -> Source:
     if unknown := sorted(set(validation) - set(classes)):
         raise DataError(f"{tree.root}: val/ has classes that train/ has no images of: {_listed(unknown)}")
     if test_share is not None:
-        raise DataError(
-            f"{tree.root} has train/ and test/, of which no share is taken; data.test_share must be null"
-        )
+        raise DataError(f"{tree.root} has train/ and test/, so data.test_share must be null")
     train, test = (_split(tree, f"{split}/", members[split], classes, side) for split in SPLITS)
     val = _split(tree, "val/", validation, classes, side) if validation else None
     return Source(classes=classes, train=train, test=test, val=val)
 
 
 def _of_one_tree(tree: Tree, side: int | None, test_share: float) -> Source:
-    """The source of `<class>/*`, a share of each class for the test."""
+    """The source of `<class>/*`, with a share of each class as the test set."""
     members = _found(tree, "")
     if not members:
         raise DataError(
@@ -82,38 +81,41 @@ def _of_one_tree(tree: Tree, side: int | None, test_share: float) -> Source:
     for label, files in members.items():
         if all(any(file.startswith(f"{split}/") for file in files) for split in SPLITS):
             raise DataError(
-                f"{tree.root} is not the folder that train/ and test/ lie in; "
-                f"{tree.root / label} is: give it with --data"
+                f"{tree.root} does not contain train/ and test/ itself, but "
+                f"{tree.root / label} does: give it with --data"
             )
     classes = tuple(sorted(members))
     if all(name.lower() in PARTS_MEANT for name in classes):
         meant = ", ".join(f"{name}/ to {PARTS_MEANT[name.lower()]}/" for name in classes)
-        raise DataError(f"{tree.root} has {_listed(list(classes))} in the place of classes; rename {meant}")
+        raise DataError(f"{tree.root} has {_listed(list(classes))} instead of classes; rename {meant}")
     train, test = _divided(_split(tree, "", members, classes, side), test_share)
     if not test.keys:
-        raise DataError(f"{tree.root} has one image of each class; there is none left for a test")
+        raise DataError(f"{tree.root} has only one image of each class, so none is left for a test set")
     return Source(classes=classes, train=train, test=test, test_share=test_share)
 
 
 def _divided(split: Split, share: float) -> tuple[Split, Split]:
-    """What is left of a split, and the share of each of its classes that is set aside."""
+    """A split without a share of each of its classes, and the split of that share."""
     aside = set_aside(split.keys, split.labels, share)
     return split.subset(np.flatnonzero(~aside)), split.subset(np.flatnonzero(aside))
 
 
 def _members(tree: Tree, split: str) -> dict[str, list[str]]:
-    """Class name to file names, as `_found`; raises DataError where there are none."""
+    """Class name to file names, as `_found` returns them; raises DataError if there are none."""
     if found := _found(tree, split):
         return found
-    other = f", or give --data {tree.root / 'train'}, of which a share is the test" if split == "test" else ""
+    other = f", or give --data {tree.root / 'train'}, to test on a share of it" if split == "test" else ""
     raise DataError(
-        f"{tree.root} has no images in {split}/<class>/; lay them out so, for training and for test"
+        f"{tree.root} has no images in {split}/<class>/; it needs train/<class>/ and test/<class>/"
         + other * tree.root.is_dir()
     )
 
 
 def _found(tree: Tree, part: str) -> dict[str, list[str]]:
-    """Class name to file names (relative to the class's folder), sorted; of one part, if there are parts."""
+    """Class name to sorted file names, relative to the class's folder.
+
+    part: the split, `train`, `test` or `val`; empty if the tree is not divided into splits.
+    """
     found: dict[str, list[str]] = {}
     for name in tree.names:
         place, label, file = name.split("/", 2) if tree.parted else ("", *name.split("/", 1))

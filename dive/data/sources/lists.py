@@ -1,8 +1,8 @@
-"""Long-tailed sets as the field publishes them: list files of `relative/path label`, below one root.
+"""Data sets that are published as list files of `relative/path label`, with paths relative to one root.
 
-A list names one image a line; labels count from 0 (ImageNet-LT, Places-LT, iNaturalist 2018 and others). The
-JSON lists of BagofTricks-LT are read too: `{"annotations": [{"fpath": …, "category_id": …}, …]}`. A picture's
-key is its path in the list.
+A list names one image per line; labels count from 0 (ImageNet-LT, Places-LT, iNaturalist 2018 and others).
+The JSON lists of BagofTricks-LT are read too: `{"annotations": [{"fpath": …, "category_id": …}, …]}`. The key
+of an image is its path in the list.
 """
 
 import os
@@ -25,12 +25,12 @@ from dive.files import read_json, read_regular, user_path
 from dive.printable import excerpt
 
 MOST_CLASSES = 1_000_000
-_MOST_DIGITS = 20  # of a label; Python reads no number of thousands
+_MOST_DIGITS = 20  # of a label; `int` raises ValueError for thousands of digits
 
 
 @dataclass(frozen=True)
 class _List:
-    """A list file as it was read. names: N paths below the root. labels: (N,) int64."""
+    """The content of a list file. names: N paths relative to the root. labels: (N,) int64."""
 
     path: Path
     names: list[str]
@@ -44,13 +44,16 @@ def open_lists(
     classes: str | None = None,
     val_list: str | None = None,
 ) -> Source:
-    """The pictures that list files name below `root`.
+    """The data set whose images, below `root`, are named by list files.
 
-    val_list: of pictures for validation, None for none.
-    classes: a text file of class names, one a line in label order; without one a class is called after the
-    folder that its pictures lie in, or by its number where they lie in several. Raises DataError where a list
-    cannot be read or is malformed, names a picture twice or one of a class that has no training picture, and
-    where the root is not the folder that the lists' paths begin in.
+    classes: a text file with one class name per line, in the order of the labels. Without it, a class is
+    named after the folder of its images; all classes are named by their numbers if the images of one are in
+    several folders, or if two would have the same name. val_list: the list of validation images; None for
+    none.
+
+    Raises DataError if a list cannot be read or is malformed, if an image occurs twice in one list or in two
+    of the lists, if a class has no training image, if `classes` has another number of classes, or if `root`
+    is not the folder that the paths of the lists are relative to.
     """
     place = user_path(root, "--data")
     lists = [_read(user_path(name, "--set data.train_list")) for name in (train_list, test_list)]
@@ -61,7 +64,7 @@ def open_lists(
     _check_labels(train, test, count)
     if val is not None:
         _check_labels(train, val, count, "validation")
-        _check_apart(test, val, "a test image would be selected on")
+        _check_apart(test, val, "a test image would be used for validation")
     _check_root(place, train)
     names = (
         _class_names(train, count)
@@ -69,7 +72,9 @@ def open_lists(
         else read_class_names(user_path(classes, "--set data.classes"))
     )
     if len(names) != count:
-        raise DataError(f"{classes} names {len(names)} classes, {train.path} has labels up to {count - 1}")
+        raise DataError(
+            f"{classes} names {len(names)} classes, but {train.path} has labels up to {count - 1}"
+        )
     return Source(
         classes=names,
         train=_split(place, train),
@@ -90,7 +95,7 @@ def _read(path: Path) -> _List:
     paths = [collapsed(name) for name in names]
     if len(set(paths)) < len(paths):
         ((most, _),) = Counter(paths).most_common(1)
-        raise DataError(f"the list {path} names {most} twice; an image belongs to a data set once")
+        raise DataError(f"the list {path} names {most} twice; an image may occur only once")
     return _List(path, names, np.array([label for _, label in pairs], dtype=np.int64))
 
 
@@ -111,7 +116,7 @@ def _of_json(path: Path) -> Iterator[tuple[str, int]]:
         entries = [(entry["fpath"], entry["category_id"]) for entry in annotations]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"the list {path} is not as BagofTricks-LT writes one: an object with annotations, each with "
+            f"the list {path} is not in the format of BagofTricks-LT: an object with annotations, each with "
             "fpath and category_id"
         ) from error
     for number, (name, label) in enumerate(entries, start=1):
@@ -119,15 +124,18 @@ def _of_json(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def _checked(path: Path, where: str, name: Any, label: Any) -> tuple[str, int]:
-    """A name and a label that may be ones; raises DataError."""
+    """The name and the label of one entry; raises DataError if either is invalid.
+
+    where: the place of the entry in the list, for the message.
+    """
     if not isinstance(name, str) or not name:
         raise DataError(
             f"{path}, {where}: give `relative/path label`, not {excerpt(f'{name} {label}'.strip())}"
         )
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
-        raise DataError(f"{path}, {where}: {excerpt(name)} must be a path below the root")
+        raise DataError(f"{path}, {where}: {excerpt(name)} must be a relative path without ..")
     if "\0" in name or not is_text(name):
-        raise DataError(f"{path}, {where}: no file in UTF-8 has the name {excerpt(name)}")
+        raise DataError(f"{path}, {where}: {excerpt(name)} is not a file name in UTF-8")
     number = _whole(label)
     if not 0 <= number < MOST_CLASSES:
         raise DataError(f"{path}, {where}: the label must be a whole number from 0, not {excerpt(label)}")
@@ -135,7 +143,7 @@ def _checked(path: Path, where: str, name: Any, label: Any) -> tuple[str, int]:
 
 
 def _whole(label: Any) -> int:
-    """A label as a whole number from 0, -1 where it is none: a number, or a text of a few ASCII digits."""
+    """A label as an integer: an integer, or a string of a few ASCII digits; -1 for anything else."""
     if isinstance(label, str):
         return int(label) if label.isascii() and label.isdigit() and len(label) <= _MOST_DIGITS else -1
     return label if isinstance(label, int) and not isinstance(label, bool) else -1
@@ -148,12 +156,15 @@ def _check_every_class(train: _List, count: int) -> None:
 
 
 def _check_labels(train: _List, test: _List, count: int, part: str = "test") -> None:
-    """Raise DataError where a list of another part has labels that training lacks, or its images."""
+    """Raise DataError if the list of another split has labels that training lacks, or training images.
+
+    part: the name of the split in messages.
+    """
     if (beyond := test.labels >= count).any():
         at = int(beyond.argmax())
         raise DataError(
-            f"{test.path} has {test.names[at]} of class {test.labels[at]}, {train.path} has classes up to "
-            f"{count - 1}; are they lists of one data set?"
+            f"{test.path} has {test.names[at]} of class {test.labels[at]}, but {train.path} has classes up "
+            f"to {count - 1}; are they lists of the same data set?"
         )
     _check_apart(train, test, f"a {part} image would be trained on")
 
@@ -164,26 +175,33 @@ def _check_apart(one: _List, other: _List, fault: str) -> None:
 
 
 def _check_root(root: Path, listed: _List) -> None:
-    """Raise DataError unless the list's first image lies below the root; says where it lies instead."""
+    """Raise DataError unless the list's first image is below the root.
+
+    The message names a folder beside or below the root that has the image, if there is one.
+    """
     name = listed.names[0]
     if os.path.lexists(root / name):
         return
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}; give the one that {name} lies below with --data")
+        raise DataError(f"there is no folder {root}; with --data give the folder that contains {name}")
     candidates: Iterable[Path] = (root.parent, *sorted(p for p in root.iterdir() if p.is_dir()))
     for other in candidates:
         if os.path.lexists(other / name):
             raise DataError(
-                f"{root} does not hold {name} of {listed.path}, but {other} does: give --data {other}"
+                f"{root} does not contain {name} of {listed.path}, but {other} does: give --data {other}"
             )
     raise DataError(
-        f"{root} does not hold {name} of {listed.path}; "
-        "--data must be the folder that the list's paths begin in"
+        f"{root} does not contain {name} of {listed.path}; "
+        "--data must be the folder that the list's paths are relative to"
     )
 
 
 def _class_names(listed: _List, count: int) -> tuple[str, ...]:
-    """Each class by the folder of its pictures, or all by number where folders do not tell them apart."""
+    """The name of each class: the folder of its images, without the leading folders that all classes share.
+
+    If the images of a class are in several folders, or if two classes would have the same name or one would
+    have none, all classes are named by their numbers.
+    """
     folders: list[str | None] = [None] * count
     for name, label in zip(listed.names, listed.labels.tolist(), strict=True):
         folder = name.rpartition("/")[0]

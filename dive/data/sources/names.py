@@ -1,7 +1,7 @@
-"""Which file names are images of a class, and which of them are too much alike to be told apart.
+"""Which file names are those of images of a class, and which names are too similar to be told apart.
 
-An image is known by its name, so two files of one name, or of names that look the same, cannot both belong
-to a data set.
+An image is identified by its name, so a data set cannot contain two files with the same name, or with names
+that look the same.
 """
 
 import unicodedata
@@ -15,7 +15,7 @@ from dive.printable import excerpt
 
 SPLITS = ("train", "test")
 PARTS = (*SPLITS, "val")  # the last may be missing
-PARTS_MEANT = {  # by folders of these names, however they are written
+PARTS_MEANT = {  # by the lower-case names of folders that are probably meant as splits
     "train": "train",
     "training": "train",
     "test": "test",
@@ -28,9 +28,9 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", 
 
 
 def is_image(name: str, parted: bool) -> bool:
-    """Whether `name`, a path from the root, is that of an image of a class; hidden files are not.
+    """Whether `name`, a path relative to the root, is that of an image of a class and not hidden.
 
-    parted: whether classes lie in train/, test/ and val/ and not below the root.
+    parted: whether class folders are in train/, test/ and val/, and not directly below the root.
     """
     parts = name.split("/")
     placed = parts[0] in PARTS and len(parts) >= 3 if parted else len(parts) >= 2
@@ -38,36 +38,36 @@ def is_image(name: str, parted: bool) -> bool:
 
 
 def class_of(name: str, parted: bool) -> str:
-    """The class of an image by its path from the root; parted: as for `is_image`."""
+    """The class of an image, by its path relative to the root. parted: as for `is_image`."""
     return name.split("/")[1 if parted else 0]
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file, or a folder it lies in, is hidden."""
+    """Whether a file, or a folder on its path, is hidden."""
     return any(part.startswith(".") for part in name.split("/"))
 
 
 def has_extension(name: str) -> bool:
-    """Whether a file is named as an image."""
+    """Whether a file name ends like that of an image."""
     return name.lower().endswith(EXTENSIONS)
 
 
 def collapsed(name: str) -> str:
-    """A path without empty steps and `.` steps, which lead nowhere."""
+    """A path without its empty and `.` components."""
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def one_spelling(name: str) -> str:
-    """What paths have in common that unpacking or people take for the same.
+    """A normal form of a path, equal for paths that an unpacking program or a person may confuse.
 
-    Backslashes count as slashes, as where an archive was packed on Windows, and accents as one character
-    each (Unicode NFC).
+    Backslashes become slashes, because archives that were packed on Windows may have them. Letters with
+    accents become one character each (Unicode NFC).
     """
     return unicodedata.normalize("NFC", collapsed(name.replace("\\", "/")))
 
 
 def is_text(name: str) -> bool:
-    """Whether the bytes of a name are UTF-8."""
+    """Whether a name can be encoded in UTF-8; one whose bytes are not UTF-8 has surrogate escapes."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -76,13 +76,13 @@ def is_text(name: str) -> bool:
 
 
 def check_names(root: Path, names: Iterable[str]) -> None:
-    """Raise DataError where an image's name is not a text, or two are the same but for their spelling.
+    """Raise DataError if the name of an image is not UTF-8, or if two names have the same normal form.
 
-    names: as the folder or archive spells them.
+    names: as they are written in the folder or archive.
     """
     spelled: dict[str, str] = {}
     for name in names:
-        if not is_text(name):  # as keys are
+        if not is_text(name):  # keys must be
             raise DataError(f"{root}: the file name {ascii(name)} is not UTF-8; rename the file")
         if (spelling := one_spelling(name)) in spelled:
             raise DataError(f"{root}: {_likeness(spelled[spelling], name)}; rename or remove one of them")
@@ -90,29 +90,27 @@ def check_names(root: Path, names: Iterable[str]) -> None:
 
 
 def check_classes(root: Path, classes: Iterable[str]) -> None:
-    """Raise DataError where two classes differ in their Unicode form alone."""
+    """Raise DataError if the names of two classes differ only in their Unicode normal form."""
     spelled: dict[str, str] = {}
     for label in sorted(set(classes)):
         if (spelling := unicodedata.normalize("NFC", label)) in spelled:
-            raise DataError(
-                f"{root}: of its classes {_likeness(spelled[spelling], label)}; rename one of them"
-            )
+            raise DataError(f"{root}: the classes {_likeness(spelled[spelling], label)}; rename one of them")
         spelled[spelling] = label
 
 
 def _likeness(one: str, other: str) -> str:
-    """In what two names of one spelling differ; escaped where they would look the same."""
+    """A clause on how two names with one normal form differ; they are escaped if they would look the same."""
     if one == other:
-        return f"two files are called {one}"
+        return f"two files are named {one}"
     if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
-        return f"{ascii(one)} and {ascii(other)} differ in their Unicode normal form alone (NFC, NFD)"
-    return f"{one} and {other} spell one path"
+        return f"{ascii(one)} and {ascii(other)} differ only in their Unicode normal form (NFC, NFD)"
+    return f"{one} and {other} are the same path"
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """The lines of a text file, each the name of a class.
+    """The class names in a text file, one per line; empty lines are skipped.
 
-    Raises DataError where it cannot be read or gives two classes one name.
+    Raises DataError if the file cannot be read, or if two classes have the same name.
     """
     try:
         lines = [line.strip() for line in read_regular(path).decode("utf-8-sig").splitlines()]

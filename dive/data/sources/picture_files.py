@@ -1,4 +1,4 @@
-"""The files of pictures by position: what a source that has a file for each picture gives beside them."""
+"""Image files by position, for sources that have one file per image."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,10 @@ from dive.data.sources.tree import Files, read
 
 @dataclass(frozen=True)
 class PictureFiles:
-    """Files of pictures by position.
+    """The files of N images, by position.
 
-    names: N, below the root of `files`. side: the pixels that each side must have, None for any.
+    names: N paths relative to the root of `files`. side: the number of pixels that each side of an image must
+    have; None for any.
     """
 
     files: Files
@@ -23,17 +24,17 @@ class PictureFiles:
         return len(self.names)
 
     def where(self, position: int) -> str:
-        """What names a file in messages."""
+        """The name of a file in messages."""
         return f"{self.files.root}: {self.names[position]}"
 
     def content(self, position: int) -> bytes:
-        """A file's bytes; raises DataError."""
+        """The bytes of a file; raises DataError if it cannot be read."""
         return read(self.files, self.names[position])
 
     def picture(self, position: int) -> np.ndarray:
-        """The picture of a position, (H, W, 3) uint8; raises DataError."""
+        """The image at a position, (H, W, 3) uint8; raises DataError if it cannot be read or decoded."""
         return decode(self.content(position), self.where(position), self.side)
 
     def subset(self, positions: np.ndarray) -> "PictureFiles":
-        """The files of some positions (M,), in their order."""
+        """The files at `positions` (M,), in the order of `positions`."""
         return PictureFiles(self.files, [self.names[i] for i in positions], self.side)

@@ -1,4 +1,4 @@
-"""A file whose position is this process's own: processes that are forked share that of the system's."""
+"""A file object that keeps its own position: forked processes share the position of a file descriptor."""
 
 import io
 import os
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class _Positioned(io.RawIOBase):
-    """The bytes of an open file, each read at a place that it names (pread)."""
+    """The bytes of an open file; each read passes its own position to the system (pread)."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._at = file, 0
@@ -24,7 +24,7 @@ class _Positioned(io.RawIOBase):
         size = os.fstat(self._file.fileno()).st_size if whence == os.SEEK_END else 0
         at = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: size}[whence] + offset
         if at < 0:
-            raise OSError(f"there is no position {at} in a file")
+            raise OSError(f"a file has no position {at}")
         self._at = at
         return at
 
@@ -35,8 +35,8 @@ class _Positioned(io.RawIOBase):
 
 
 def positioned(file: BinaryIO) -> BinaryIO:
-    """A reader of an open file, from its beginning, that forked processes may use at the same time.
+    """A reader of an open file, from its beginning, that several forked processes can use at the same time.
 
-    The file stays open until its owner closes it.
+    The caller must keep `file` open while it is read, and close it.
     """
     return io.BufferedReader(_Positioned(file))

@@ -1,11 +1,11 @@
-"""Sources by the name that a recipe gives them: a source is a module beside this one and a line here."""
+"""Sources by the name that a recipe gives them: one module beside this one and one line here per source."""
 
 from importlib import import_module
 from typing import Any
 
 from dive.data.sources.source import Source
 
-# The kind's keys that say where it is are the arguments of these.
+# The arguments of each function are the keys of its kind that locate the data, such as `root`.
 SOURCES = {
     "cifar100": "dive.data.sources.cifar:open_cifar100",
     "cifar10": "dive.data.sources.cifar:open_cifar10",
@@ -16,9 +16,9 @@ SOURCES = {
 
 
 def open_source(kind: str, **place: Any) -> Source:
-    """The source of a kind, at a place in the words of that kind (`root`).
+    """The source of a kind. place: the keys of `data` that locate it, such as `root`.
 
-    Raises DataError where it is missing, incomplete or corrupt.
+    Raises DataError if the data set is missing, incomplete or corrupt.
 
     >>> open_source("digits").classes[:3]
     ('0', '1', '2')

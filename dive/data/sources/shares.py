@@ -1,7 +1,7 @@
-"""Pictures set aside for a test or a validation part where a data set comes without one.
+"""Images that are set aside as the test or validation set of a data set that comes without one.
 
-The choice depends on keys alone, and not on the seed of the long-tailed draw, so that every draw is measured
-on the same pictures.
+The choice depends only on the keys, not on the seed of the long-tailed draw, so that every draw is tested on
+the same images.
 """
 
 import numpy as np
@@ -12,10 +12,10 @@ SPLIT_SEED = 0
 
 
 def set_aside(keys: list[str], labels: np.ndarray, share: float) -> np.ndarray:
-    """Which of N pictures are set aside, (N,) bool: a share of each class, by a seeded order of their keys.
+    """Which of N images are set aside, (N,) bool: a share of each class, by a hash of their keys.
 
-    keys: N. labels: (N,) whole numbers from 0. share: in (0, 1); the count is rounded, but is at least one
-    where a class has two pictures, and never the whole class.
+    keys: N strings. labels: (N,) integers from 0. share: in (0, 1). The number of images of each class is
+    rounded; it is at least one if the class has at least two images, and never the whole class.
 
     >>> int(set_aside(["a/1", "a/2", "b/1"], np.array([0, 0, 1]), 0.2).sum())
     1

@@ -1,7 +1,7 @@
-"""What a source of pictures is: it names every picture, and reads those asked for.
+"""What a source of images is: it lists the keys of all images, and reads the images that are needed.
 
-A source names every picture by its key, `<class>/<original file name>`. What is drawn from it, and how
-much, is not its business (see `dive.data.longtail`).
+The key of an image is `<class>/<original file name>`. A source does not decide which of its images are drawn;
+`dive.data.longtail` does.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,13 @@ from dive.data.sources.picture_files import PictureFiles
 
 @dataclass(frozen=True)
 class Split:
-    """The training, validation or test pictures of a source.
+    """The training, validation or test images of a source.
 
-    keys: `<class>/<file name>` of each picture, ascending. labels: (N,) int64, positions in the source's
-    classes. read: a position to its picture (H, W, channels) uint8; pictures may differ in size. parallel:
-    finds out whether reading on several threads is faster. reading: a context that reading must happen in.
-    files: of the pictures by position, None where they do not come as a file each.
+    keys: `<class>/<file name>` of each image, ascending. labels: (N,) int64, positions in the source's
+    classes. read: takes a position and returns the image, (H, W, channels) uint8; images may differ in size.
+    parallel: returns whether reading with several threads is faster. reading: makes the context in which
+    `read` must be called. files: the files of the images by position; None if the source does not have one
+    file per image.
     """
 
     keys: list[str]
@@ -31,7 +32,7 @@ class Split:
     files: PictureFiles | None = None
 
     def subset(self, positions: np.ndarray) -> "Split":
-        """The pictures at some positions (M,), ascending."""
+        """The images at `positions` (M,), which must be ascending."""
         return Split(
             keys=[self.keys[i] for i in positions],
             labels=self.labels[positions],
@@ -44,10 +45,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: class names in label order, training and test pictures, and those for validation if any.
+    """A data set: class names in the order of the labels, training and test images, any validation images.
 
-    Every class has training pictures; it may lack test or validation pictures. test_share: of each class,
-    which was set aside for the test; None where the data set has a test part itself.
+    Every class has training images; it may lack test or validation images. test_share: the share of each
+    class that was set aside as the test set; None if the data set has a test set of its own.
     """
 
     classes: tuple[str, ...]
@@ -58,7 +59,7 @@ class Source:
 
 
 def sorted_split(keys: list[str], labels: np.ndarray, images: np.ndarray) -> Split:
-    """A split of pictures in memory (N, H, W, channels), brought into the order of its keys."""
+    """A split of images in memory, `images` (N, H, W, channels) uint8, sorted by key."""
     order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
     return Split(
         keys=[keys[i] for i in order],

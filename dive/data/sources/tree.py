@@ -1,4 +1,4 @@
-"""The image files of a folder or a .zip of one: which there are, and what they hold."""
+"""The image files of a folder, or of a .zip of one: their names and their bytes."""
 
 import os
 import threading
@@ -23,17 +23,17 @@ from dive.data.sources.walk import walk
 from dive.errors import DataError
 from dive.files import open_regular
 
-LARGEST_FILE = 1 << 28  # bytes of one file, unpacked: a bomb is larger
-# What damaged or foreign files raise when read: zipfile lets zlib's errors and its own RuntimeErrors
-# (encryption, unknown compression) through.
+LARGEST_FILE = 1 << 28  # bytes of one unpacked file; a larger one may be a decompression bomb
+# What reading damaged files, or files of another format, raises. zipfile passes on zlib's errors, and raises
+# RuntimeErrors itself (encryption, unknown compression).
 READ_ERRORS = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What tells without reading whether a file is as it was.
+    """Shows whether a file has changed, without reading its content.
 
-    size: in bytes. changed: when, in nanoseconds.
+    size: in bytes. changed: the modification time in nanoseconds; the CRC for a file in a .zip.
     """
 
     size: int
@@ -41,21 +41,21 @@ class Stamp:
 
 
 class Files(Protocol):
-    """The files below a root by their names; they can be pickled, and are opened again by another process."""
+    """The files below a root, by name. It can be pickled; unpickling it opens the folder or archive again."""
 
     @property
     def root(self) -> Path:
         """The folder or archive."""
 
     def content(self, name: str) -> bytes:
-        """The bytes of a file; raises one of what damaged files raise."""
+        """The bytes of a file; raises one of `READ_ERRORS` if it cannot be read."""
 
     def stamp(self, name: str) -> Stamp:
         """The stamp of a file; raises OSError."""
 
 
 def read(files: Files, name: str) -> bytes:
-    """A file's content; raises DataError that names it."""
+    """A file's bytes; raises a DataError that names the file if it cannot be read."""
     try:
         return files.content(name)
     except MemoryError as error:
@@ -65,7 +65,7 @@ def read(files: Files, name: str) -> bytes:
 
 
 def stamp(files: Files, name: str) -> Stamp:
-    """A file's stamp; raises DataError that names it."""
+    """A file's stamp; raises a DataError that names the file if it cannot be found."""
     try:
         return files.stamp(name)
     except OSError as error:
@@ -89,7 +89,7 @@ class FolderFiles:
 
 
 class ArchiveFiles:
-    """The files of a .zip, below the one folder that it may keep everything in."""
+    """The image files of a .zip; names are relative to the one folder at its top, if there is one."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -107,11 +107,11 @@ class ArchiveFiles:
 
     @property
     def names(self) -> list[str]:
-        """The images' names."""
+        """The names of the images, in the order of the archive."""
         return list(self._images)
 
     def content(self, name: str) -> bytes:
-        """The bytes of a file; raises what zipfile and zlib do."""
+        """The bytes of a file; raises one of `READ_ERRORS`."""
         entry = self._images[name]
         if entry.file_size > LARGEST_FILE:
             raise OSError(f"it unpacks to {entry.file_size} bytes, more than any image should")
@@ -119,16 +119,16 @@ class ArchiveFiles:
             return self._archive.read(entry)
 
     def stamp(self, name: str) -> Stamp:
-        """A file's unpacked size, and its CRC in the place of a time."""
+        """A file's unpacked size, and its CRC instead of a time."""
         entry = self._images[name]
         return Stamp(entry.file_size, entry.CRC)
 
 
 @dataclass(frozen=True)
 class Tree:
-    """The images below a root: their names, no two of them alike, and their files.
+    """The images below a root: their names, no two of which can be confused, and their files.
 
-    parted: whether a name is `<part>/<class>/…`, because there is a train/ or a test/; if not, it is
+    parted: whether names are `<split>/<class>/…`, because there is a train/ or a test/; otherwise they are
     `<class>/…`.
     """
 
@@ -145,18 +145,18 @@ class Tree:
 def open_tree(path: Path) -> Tree:
     """The images of the folder or .zip at `path`.
 
-    Raises DataError where there is neither or it cannot be read, where links lead in a circle or to one
-    file twice, and where two names are the same but for their spelling.
+    Raises DataError if there is neither or it cannot be read, if links form a cycle or lead to one file
+    twice, or if two names are too similar to be told apart (`check_names`, `check_classes`).
     """
     return _folder(path) if os.path.isdir(path) else _archive(path)
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a regular file no larger than any image; raises OSError."""
+    """The content of a regular file of at most `LARGEST_FILE` bytes; raises OSError."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         content = b"" if size > LARGEST_FILE else file.read(size + 1)
-        if len(content) > size:  # it grew, or tells no size; room for the largest at once would cost time
+        if len(content) > size:  # it grew, or its size is unknown; asking for the largest size first is slow
             content += file.read(LARGEST_FILE + 1 - len(content))
     if (size := max(size, len(content))) > LARGEST_FILE:
         raise OSError(f"it has {size} bytes, more than any image should")
@@ -208,9 +208,10 @@ def _reason(error: Exception) -> str:
 
 
 def _common_top(names: list[str]) -> str:
-    """The folder (with its slash) in which an archive keeps everything; empty if that lies at its top.
+    """The one folder at the top of an archive, with its slash; empty if there are several, or it is a split.
 
-    Only the first level is looked at: a class may itself be called train.
+    Hidden entries, __MACOSX and files at the top are ignored. Only the first level is considered, since a
+    class may itself be called train.
     """
     tops = {name.split("/", 1)[0] for name in names if "/" in name and not name.startswith(".")} - {
         "__MACOSX"

@@ -1,10 +1,10 @@
 """The images below a directory, each real file once.
 
-Links to files and folders elsewhere are followed, because people build subsets of them. A link back to a
-folder above it, or links that make one file or folder appear under two names, would count images twice, and
-may carry training images into the test; both names are reported instead. Hard links are files of their own,
-as copies are: programs that save disk space make them of equal files unasked, and a data set on such a disk
-is the same data set.
+Links to files and folders elsewhere are followed, because people build subsets from links. A link to a
+folder above it is an error, and so are links that give one file or folder two names: they would count images
+twice, and could put training images into the test set. The error names both. Hard links are treated as
+copies, because programs that save disk space replace equal files by hard links unasked; this must not change
+the data set.
 """
 
 import os
@@ -19,10 +19,10 @@ from dive.printable import printable
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder to look into.
+    """A folder to search.
 
-    name: from the root. real: its path without links. above: the real paths of the folders whose links,
-    or the root's, led here.
+    name: its path relative to the root. real: its path with all links resolved. above: the real paths of the
+    root and of the folders that contain the links on the way here.
     """
 
     name: str
@@ -31,11 +31,11 @@ class _Folder:
 
 
 def walk(root: Path, parted: bool = True) -> list[str]:
-    """The images `<part>/<class>/…` of a directory, in an order that depends on the names alone.
+    """The names `<split>/<class>/…` of the images in a directory, in an order that depends on the names only.
 
-    parted: whether classes lie in train/, test/ and val/; if not the images are `<class>/…`. Raises
-    DataError, naming what is in the way: a folder that cannot be read, a link that leads nowhere or back to a
-    folder above it, an image that is not a file, and one real file or folder under two names.
+    parted: whether class folders are in train/, test/ and val/; otherwise names are `<class>/…`. Raises a
+    DataError that names the file or folder if a folder cannot be read, a link leads nowhere or to a folder
+    above it, an image is not a regular file, or one real file or folder has two names.
     """
     return _Walk(root, parted).names
 
@@ -43,7 +43,7 @@ def walk(root: Path, parted: bool = True) -> list[str]:
 class _Walk:
     def __init__(self, root: Path, parted: bool) -> None:
         self._root = root
-        self._without_class = PARTS if parted else ()  # folders whose own images are of no class
+        self._without_class = PARTS if parted else ()  # images directly in these have no class
         self.names: list[str] = []
         self._image_of: dict[str, str] = {}  # by real path
         self._visited: dict[tuple[int, int], tuple[str, int]] = {}  # device, inode: name, images before it
@@ -51,15 +51,15 @@ class _Walk:
         waiting = [
             _Folder(top, os.path.realpath(root / top), above)
             for top in reversed(PARTS if parted else self._folders())
-            if os.path.lexists(root / top)  # one that is missing is reported with the layout
+            if os.path.lexists(root / top)  # a missing one is reported when the layout is checked
         ]
-        while waiting:  # depth first, so that the images below a folder are found one after the other
+        while waiting:  # depth first, so that the images below one folder are adjacent in `names`
             folder = waiting.pop()
             if self._enter(folder):
                 waiting += reversed(self._look_into(folder))
 
     def _folders(self) -> list[str]:
-        """The folders of the root that are not hidden, sorted."""
+        """The names of the folders in the root that are not hidden, sorted."""
         try:
             found = sorted(name for name in os.listdir(self._root) if not name.startswith("."))
         except OSError as error:
@@ -67,7 +67,10 @@ class _Walk:
         return [name for name in found if os.path.isdir(self._root / name)]
 
     def _enter(self, folder: _Folder) -> bool:
-        """Whether a folder is new; one that was visited and holds images is refused."""
+        """Whether a folder is visited for the first time.
+
+        Raises DataError if it was visited before and has images, or if it is above the link that led to it.
+        """
         for real in folder.above:
             if os.path.commonpath([real, folder.real]) == folder.real:
                 raise self._error(
@@ -91,7 +94,7 @@ class _Walk:
         return False
 
     def _look_into(self, folder: _Folder) -> list[_Folder]:
-        """The folders of a folder; its images are noted."""
+        """Add the images in a folder to `names`, and return the folders in it."""
         try:
             with os.scandir(folder.real) as entries:
                 found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
@@ -108,7 +111,7 @@ class _Walk:
                     folders.append(_Folder(name, real, above or folder.above))
                 elif folder.name not in self._without_class and has_extension(name):
                     if not entry.is_file():
-                        open_regular(Path(real)).close()  # which says what it is
+                        open_regular(Path(real)).close()  # raises an OSError that says what it is
                     self._note(name, real)
             except OSError as error:
                 raise self._cannot_read(name, error) from error

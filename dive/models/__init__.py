@@ -1,1 +1,1 @@
-"""Networks by name, and the checkpoints that hold them."""
+"""Networks by name, their checkpoints, and the formats in which they are exported."""

@@ -1,7 +1,7 @@
-"""Batch norm's count of batches, kept on the host instead of in a tensor.
+"""Batch norm's `num_batches_tracked`, counted on the host instead of in a tensor.
 
-torch's batch norm adds 1 to an int64 tensor in each training pass: one more kernel a layer, for a
-number that only a cumulative average (`momentum=None`) uses. State dicts hold it as ever.
+torch's batch norm adds 1 to an int64 tensor in each training pass: one more kernel per layer, for a
+number that only a cumulative average (`momentum=None`) uses. State dicts contain it as before.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ _KEY = "num_batches_tracked"
 
 
 class BatchCounts:
-    """Takes `num_batches_tracked` out of a model's training passes and keeps its value.
+    """Counts the training passes of a model's batch norms, and removes `num_batches_tracked` from them.
 
-    Every batch norm with a momentum counts its training passes here, but for one with a pass of its own,
-    which may need the tensor, as `SyncBatchNorm` does. `state_dict()` of the model has the key with the value
-    torch would have given it, and `load_state_dict()` takes it up. Passes that run no Python, those of a CUDA
-    graph, are added with `add`.
+    It counts for every batch norm that has a momentum. A class with a `forward` of its own is left unchanged,
+    because it may need the tensor, as `SyncBatchNorm` does. `state_dict()` of the model has the key, with the
+    value that torch would have given it, and `load_state_dict()` restores the count from it. Passes that run
+    no Python, those of a CUDA graph, are added with `add`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -63,18 +63,18 @@ class BatchCounts:
         module.register_load_state_dict_pre_hook(read)
 
     def values(self) -> dict[nn.Module, int]:
-        """The count of each module now."""
+        """The current count of each module."""
         return dict(self._counts)
 
     def since(self, before: Mapping[nn.Module, int]) -> dict[nn.Module, int]:
-        """How much each count has grown."""
+        """How much each count has grown since `before`, which `values` returned."""
         return {module: count - before[module] for module, count in self._counts.items()}
 
     def add(self, passes: Mapping[nn.Module, int]) -> None:
-        """Count passes that ran without their modules."""
+        """Add passes that did not call the modules, such as those of a CUDA graph."""
         for module, count in passes.items():
             self._counts[module] += count
 
     def restore(self, values: Mapping[nn.Module, int]) -> None:
-        """Set every count to an earlier value."""
+        """Set the counts back to `values`, which `values()` returned."""
         self._counts.update(values)

@@ -1,8 +1,8 @@
-"""Checkpoints: weights with everything needed to know and to rebuild the model.
+"""Checkpoints: the weights of a model with everything that is needed to identify and rebuild it.
 
-A checkpoint is a plain `torch.save` file that any torch can open. Its zip comment holds the SHA-256
-of everything before the comment, which is verified before the file is unpickled (torch itself does
-not check the CRCs in its zip), and it is loaded with `weights_only=True`.
+A checkpoint is a plain `torch.save` file that any torch can open. Its zip comment holds the SHA-256 of
+everything before the comment: the seal. The seal is verified before the file is unpickled, because torch
+itself does not check the CRCs in its zip. The file is loaded with `weights_only=True`.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ VERSION = records.VERSION
 _SEAL_PREFIX = b"dive-sha256:"
 _SEAL_LENGTH = len(_SEAL_PREFIX) + 64
 _END_RECORD = b"PK\x05\x06"
-_COMMENT_FIELD = 20  # offset of the comment's length in the zip's end record, two bytes
-_START = 4096  # of the file: where torch.save puts FORMAT in the clear
+_COMMENT_FIELD = 20  # offset of the comment's length (two bytes) in the zip's end record
+_START = 4096  # bytes at the start of a file, in which torch.save puts FORMAT as plain text
 
 
 def save(path: Path, document: dict[str, Any]) -> None:
-    """Write a document of tensors and plain values to `path`, sealed, whole or not at all."""
+    """Write a document of tensors and plain values to `path` with a seal, whole or not at all."""
     write_bytes(path, sealed(document))
 
 
@@ -47,7 +47,7 @@ def sealed(document: dict[str, Any]) -> memoryview:
     """The bytes of the file that `save` writes."""
     buffer = io.BytesIO()
     own = {"format": FORMAT, "version": VERSION, "producer": f"dive {__version__}"}
-    torch.save({**own, **document, **own}, buffer)  # its own come first, where `is_own` looks for them
+    torch.save({**own, **document, **own}, buffer)  # first, because `is_own` looks for them at the start
     with buffer.getbuffer() as content:
         end = len(content) - _COMMENT_FIELD - 2
         assert bytes(content[end : end + 4]) == _END_RECORD, "torch.save wrote a zip with a comment"
@@ -59,7 +59,7 @@ def sealed(document: dict[str, Any]) -> memoryview:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file was written here, as far as its ends show; it may be damaged in between."""
+    """Whether a file was written by dive, judged by its start and its end; it may be damaged in between."""
     try:
         with open_regular(path) as file:
             start = file.read(_START)
@@ -74,14 +74,18 @@ KIND = Kind("a checkpoint", is_own)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The document saved at `path`, tensors on the CPU; raises CheckpointError if it is not a whole one."""
+    """The document saved at `path`, with its tensors on the CPU.
+
+    Raises CheckpointError if the file is missing or damaged, was not written by dive, or has a version that
+    cannot be read.
+    """
     content = _sealed_content(path)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > len(content):
                 raise ValueError("it unpacks to more than it holds")
         document = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a forged pickle or archive raises, the answer is the same
+    except Exception as error:  # a forged pickle or archive may raise any exception
         raise CheckpointError(f"{path} is sealed but not a file of plain tensors and values") from error
     if not isinstance(document, dict):
         raise CheckpointError(f"{path} is sealed but holds {excerpt(document)}, not a document")
@@ -101,7 +105,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _sealed_content(path: Path) -> bytes:
-    """The bytes of a file whose seal matches; a file without one is not read to its end."""
+    """The bytes of a file whose seal matches its content; a file without a seal is not read whole."""
     try:
         with open_regular(path) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _SEAL_LENGTH))
@@ -122,7 +126,7 @@ def _sealed_content(path: Path) -> bytes:
 
 
 def _not_plain(value: Any, level: int = 0) -> str:
-    """What keeps a document from being tensors and plain values, in a few words; empty where nothing does."""
+    """Why a document is not made of tensors and plain values only, as a clause; empty if it is."""
     if isinstance(value, torch.Tensor):
         dense = value.layout == torch.strided and not value.is_quantized and value.device.type == "cpu"
         if not dense or value.numel() * value.element_size() > value.untyped_storage().nbytes():
@@ -137,7 +141,7 @@ def _not_plain(value: Any, level: int = 0) -> str:
 
 
 def load_finished(path: Path) -> dict[str, Any]:
-    """The document of a finished model; raises CheckpointError if `path` holds no such thing."""
+    """The document of the finished model at `path`; raises CheckpointError if it is not one."""
     document = load(path)
     if "model" not in document or document.get("kind") == "state":
         raise CheckpointError(f"{path} holds the state of an unfinished run, not a finished model")
@@ -155,10 +159,10 @@ def _fault_of_finished(document: dict[str, Any]) -> str:
 
 
 def load_model(path: Path, own: Collection[str] = ()) -> tuple[Network, dict[str, Any]]:
-    """The finished model at `path` with its document; raises CheckpointError if it is not one.
+    """The network and the document of a finished model; raises CheckpointError if `path` is not one.
 
-    own: networks of the user's own (`package.module:callable`) that may be imported. A file that names
-    another is refused: whoever wrote it would choose which code runs here.
+    own: the custom networks (`package.module:callable`) that may be imported. A file that names another
+    custom network is refused, because its author would choose which code runs here.
     """
     document = load_finished(path)
     architecture = Architecture.of(document["architecture"])
@@ -168,7 +172,7 @@ def load_model(path: Path, own: Collection[str] = ()) -> tuple[Network, dict[str
         network = architecture.build()
         network.body.load_state_dict(document["model"])
     except ModelError as error:
-        raise CheckpointError(f"{path} is of a network that cannot be made here: {error}") from error
+        raise CheckpointError(f"{path} has a network that cannot be built here: {error}") from error
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not hold the weights of a {excerpt(architecture.name)[1:-1]} of "
@@ -176,29 +180,29 @@ def load_model(path: Path, own: Collection[str] = ()) -> tuple[Network, dict[str
             f"{_other_source(architecture.name, document) or 'this version of dive builds it'}"
         ) from error
     if weights_hash(document["model"]) != document["weights_hash"]:
-        raise CheckpointError(f"{path} contradicts itself: its weights hash is of other weights")
+        raise CheckpointError(f"{path} contradicts itself: its weights do not match its weights hash")
     return network, document
 
 
 def _other_source(name: str, document: Mapping[str, Any]) -> str:
-    """That the source of a network is not what its weights were trained with, if so: they are of that one."""
+    """A clause for an error, if the network was trained with another version of its source; else empty."""
     here, made_with = network_versions(name), document["versions"]
     if all(made_with.get(part) == version for part, version in here.items()):
         return ""
-    return "its source here builds it, which is not the one that it was trained with"
+    return "its source here builds it, which is another version than it was trained with"
 
 
 def _require_named(name: str, own: Collection[str], path: Path) -> None:
-    """Raise CheckpointError where opening a network would run code that the file alone names."""
+    """Raise CheckpointError if opening the network would run code that only the file names."""
     if family_of(name).runs_named_code and name not in own:
         raise CheckpointError(
-            f"{path} is of a network that is not dive's own: it would import and call {excerpt(name)}; "
-            "if that is a network of yours, name it yourself, with --model or as model.name of the recipe"
+            f"{path} has a custom network: opening it would import and call {excerpt(name)}; "
+            "if that is a network of your own, give its name with --model or as model.name of the recipe"
         )
 
 
 def _require_weights_of(architecture: Architecture, document: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the weights are an architecture's, before memory is taken for it."""
+    """Raise ValueError unless the weights and classes fit an architecture (see `_without_memory`)."""
     given = (len(architecture.mean), len(architecture.std))
     if given != (architecture.channels, architecture.channels):
         raise ValueError("a normalisation of other channels")
@@ -210,9 +214,9 @@ def _require_weights_of(architecture: Architecture, document: Mapping[str, Any])
 
 
 def _without_memory(architecture: Architecture) -> nn.Module:
-    """A network whose weights have their shapes and no values; raises RuntimeError where that fails.
+    """A network whose weights have shapes but no values; raises RuntimeError if it cannot be built so.
 
-    One of the user's own is built as it is: what it does while it is built is not known.
+    A custom network is built with values, because its code may do anything while it is built.
     """
     made = (architecture.name, architecture.classes, architecture.channels)
     if family_of(architecture.name).runs_named_code:
@@ -220,13 +224,13 @@ def _without_memory(architecture: Architecture) -> nn.Module:
     try:
         with torch.device("meta"):
             return build_model(*made)
-    except RuntimeError:  # it computes its shapes by small tensors, which have no values there
+    except RuntimeError:  # it computes its shapes from small tensors, which have no values on `meta`
         with _Unfilled():
             return build_model(*made)
 
 
 class _Unfilled(TorchFunctionMode):
-    """Within it, tensors that are made to be filled later, as most weights are, take no memory; others do."""
+    """Within it, `torch.empty`, which makes most weights, allocates no memory; other tensors have values."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -238,7 +242,7 @@ class _Unfilled(TorchFunctionMode):
 
 
 def same_tensors(found: Mapping[Any, Any], wanted: Mapping[Any, torch.Tensor]) -> bool:
-    """Whether a mapping read from a file has tensors of the names, shapes and types of another."""
+    """Whether a mapping read from a file has tensors with the names, shapes and dtypes of `wanted`."""
     if not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
         return False
     kinds = [{name: (t.shape, t.dtype) for name, t in state.items()} for state in (found, wanted)]
@@ -246,7 +250,7 @@ def same_tensors(found: Mapping[Any, Any], wanted: Mapping[Any, torch.Tensor]) -
 
 
 def weights_hash(state: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names, shapes and values of a state dict, independent of file and device."""
+    """SHA-256 over the names, dtypes, shapes and values of a state dict; independent of file and device."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""A network as a program without dive takes it: RGB pictures go in, with all that is done to them inside."""
+"""A network for export: it takes RGB images and contains all of its preprocessing."""
 
 import contextlib
 import io
@@ -14,18 +14,18 @@ from dive.errors import ModelError
 from dive.models.network import Network
 from dive.printable import printable, shortened
 
-_LUMA = (19595.0, 38470.0, 7471.0)  # Pillow's weights of red, green and blue in 1/65536, for one channel
+_LUMA = (19595.0, 38470.0, 7471.0)  # Pillow's weights of red, green and blue for greyscale, in 1/65536
 
 
 class Deployed(nn.Module):
-    """Pictures (B, H, W, 3) uint8 RGB to logits (B, C), for one H and W.
+    """RGB images (B, H, W, 3) uint8 to logits (B, C), for one H and W.
 
-    The network's resize and normalisation are inside. For a network of one channel, pictures are made grey as
-    Pillow's `convert("L")` does, to the same whole numbers. A resize is a product with one fixed matrix a
-    side, which is the same as the network's own (bilinear, antialiased) and needs no operator that a format
-    may lack.
+    It contains the network's resize and normalisation. For a network of one channel, images are converted to
+    greyscale, with the same integers as Pillow's `convert("L")`. A resize is a product with one fixed matrix
+    per side. It computes the same as the network's own resize (bilinear, antialiased), and needs no operator
+    that a format may lack.
 
-    network: in eval mode. channels: that it takes, 1 or 3. shape: (H, W) of the pictures.
+    network: in eval mode. channels: the number that it takes, 1 or 3. shape: (H, W) of the images.
 
     >>> from dive.models.network import Architecture
     >>> network = Architecture("resnet8", classes=10, channels=1, mean=(0.3,), std=(0.4,), size=16).build()
@@ -48,9 +48,9 @@ class Deployed(nn.Module):
         self.register_buffer("luma", torch.tensor(_LUMA)[:, None, None], persistent=False)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C) of pictures (B, H, W, 3) uint8."""
+        """Logits (B, C) of images (B, H, W, 3) uint8."""
         pixels = pictures.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
-        if self.grey:  # all sums are whole numbers below 2²⁴, which float32 has exactly
+        if self.grey:  # all sums are integers below 2²⁴, which float32 represents exactly
             pixels = torch.floor(((pixels * self.luma).sum(1, keepdim=True) + 32768) / 65536)
         if self.resized:
             pixels = self.rows @ pixels @ self.columns.T
@@ -58,34 +58,34 @@ class Deployed(nn.Module):
 
 
 def _resizing(before: int, after: int) -> torch.Tensor:
-    """The matrix (after, before) by which `torch.nn.functional.interpolate` resizes one side."""
-    columns = torch.eye(before)[None, None]  # each a picture of one bright row
+    """The matrix (after, before) of the resize of one side by `torch.nn.functional.interpolate`."""
+    columns = torch.eye(before)[None, None]  # column i is the unit vector i
     resized = F.interpolate(columns, (after, before), mode="bilinear", antialias=True)
     return resized[0, 0]
 
 
 def program_of(deployed: Deployed, shape: tuple[int, int]) -> torch.export.ExportedProgram:
-    """The network as a program of torch.export, for any number of pictures of (H, W).
+    """The network as a program of torch.export, for any number of images of (H, W).
 
-    Raises ModelError where torch cannot make one of it, for example because what the network does depends on
-    the values it sees.
+    Raises ModelError if torch cannot export it, for example because its control flow depends on the values
+    of tensors.
     """
     pictures = torch.zeros(2, *shape, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1)
     try:
         with torch.no_grad(), quietly():
             program = torch.export.export(deployed.eval(), (pictures,), dynamic_shapes=({0: batch},))
-    except Exception as error:  # of any network, which may do anything
+    except Exception as error:  # a network may raise anything
         said = shortened(printable(" ".join(f"{type(error).__name__}: {error}".split())), 200)
-        raise ModelError(f"torch.export cannot make a program of the network ({said})") from error
-    for node in program.graph.nodes:  # where the source files lie is nobody's affair
+        raise ModelError(f"torch.export cannot export the network ({said})") from error
+    for node in program.graph.nodes:  # a stack trace would disclose paths on this machine
         node.meta.pop("stack_trace", None)
     return program
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Within it torch's exporters print, log and warn of nothing: what they raise says what is wrong."""
+    """Within it, torch's exporters do not print, log or warn; their exceptions say what is wrong."""
     disabled, nowhere = logging.root.manager.disable, io.StringIO()
     logging.disable(logging.CRITICAL)
     try:

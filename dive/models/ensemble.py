@@ -11,10 +11,11 @@ from dive.models.prior import WithoutPrior
 
 
 class Ensemble(nn.Module):
-    """Networks with one answer, the mean of their logits; each sees the views through its own input.
+    """Several networks as one, which returns the mean of their logits. Each has its own preprocessing.
 
-    networks: of the same classes and channels; their architectures and inputs may differ, and some may be
-    without their prior. shares: the weight of each in the mean, their sum is 1; equal if not given.
+    networks: they must have the same classes and channels. Their architectures and inputs may differ, and
+    some may be `WithoutPrior`. shares: the weight of each network in the mean; they sum to 1, and are equal
+    by default.
 
     >>> from dive.models.network import Architecture
     >>> tiny = [Architecture(name, 10, 1, (0.3,), (0.4,)).build() for name in ("resnet8", "resnet14")]
@@ -30,14 +31,14 @@ class Ensemble(nn.Module):
         if len(self.shares) != len(networks):
             raise ValueError(f"{len(networks)} networks have {len(self.shares)} shares")
         self.networks = tuple(networks)
-        self._members = nn.ModuleList(networks)  # so that a mode and a device reach each of them
+        self._members = nn.ModuleList(networks)  # so that `eval`, `train` and `to` reach each network
 
     def sees(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """The largest (H, W) that a network looks at, of views of (H, W)."""
+        """The largest (H, W), by area, at which one of the networks sees views of (H, W)."""
         return max((network.sees(shape) for network in self.networks), key=math.prod)
 
     def on(self, device: torch.device) -> "Ensemble":
-        """It on a device, in the memory layout that convolutions are fastest in."""
+        """The ensemble itself, moved to a device and to channels-last, in which convolutions are fastest."""
         for network in self.networks:
             network.on(device)
         return self
@@ -48,14 +49,14 @@ class Ensemble(nn.Module):
         return torch.stack([network(views).float() * share for network, share in both]).sum(dim=0)
 
     def blank(self, channels: int, shape: tuple[int, int], count: int = 2) -> torch.Tensor:
-        """Black views (count, channels, H, W) uint8 where the networks are, to try them on."""
+        """Black views (count, channels, H, W) uint8 on the device of the networks, for a trial pass."""
         return self.networks[0].blank(channels, shape, count)
 
 
-# What gives logits of views: one network, perhaps without its prior, or several.
+# Whatever returns logits of views: one network, possibly without its prior, or an ensemble.
 AnyNetwork = Network | WithoutPrior | Ensemble
 
 
 def equal_shares(count: int) -> list[float]:
-    """The weights of so many networks in their mean."""
+    """Equal weights of `count` networks in their mean."""
     return [1 / count] * count

@@ -1,4 +1,4 @@
-"""A network's features: what its last linear layer turns into logits; those of an ensemble side by side."""
+"""The features of a network, which are the input of its last linear layer, and those of an ensemble."""
 
 import math
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ from dive.models.head import last_linear
 from dive.models.network import Network
 from dive.models.prior import WithoutPrior
 
-# How far W·h + b may lie from the network's own logits, as a share of their norm: float32 in another order.
+# How far W·h + b may differ from the network's own logits, relative to their norm: float32 rounding.
 _TOLERANCE = 1e-4
 
 
 class FeatureNetwork:
-    """A network that gives the input of its last Linear, its features, in the place of its logits.
+    """A network that returns its features, the input of its last Linear, instead of its logits.
 
-    weight: (C, D) and bias: (C,), float32: of that Linear; weight · features + bias are the logits. Give it
-    views (B, channels, H, W) uint8 and it returns features (B, D).
+    A call with views (B, channels, H, W) uint8 returns features (B, D). weight: (C, D) and bias: (C,), both
+    float32, are those of that Linear: weight · features + bias are the logits.
 
     Raises:
         ModelError: the network does not end in one Linear.
     """
 
     def __init__(self, network: Network, views: torch.Tensor) -> None:
-        """views: (B, channels, H, W) uint8, of a size that the network takes, on its device; to try it on."""
+        """views: (B, channels, H, W) uint8 for trial passes, on the network's device, of a fitting size."""
         self._network = network
         name = last_linear(network.body, network.normalised(views))
         if name is None:
@@ -48,7 +48,7 @@ class FeatureNetwork:
         return self.weight.shape[1]
 
     def sees(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """The (H, W) that the network looks at, of views of (H, W)."""
+        """The (H, W) at which the network sees views of (H, W)."""
         return self._network.sees(shape)
 
     def __call__(self, views: torch.Tensor) -> torch.Tensor:
@@ -56,7 +56,7 @@ class FeatureNetwork:
         return self._both(views)[0]
 
     def _both(self, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features and logits of views."""
+        """Features (B, D) and logits (B, C) of views."""
         taken: list[torch.Tensor] = []
 
         def take(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -90,10 +90,11 @@ class FeatureNetwork:
 
 
 class EnsembleFeatures:
-    """The features of an ensemble's networks side by side, with the head that gives the mean of their logits.
+    """The concatenated features of an ensemble's networks, with a head that gives the mean of their logits.
 
-    weight: (C, D), each network's W times its share beside the others', D = Σ Dₑ. bias: (C,), the mean of
-    theirs. Give it views (B, channels, H, W) uint8 and it returns features (B, D).
+    A call with views (B, channels, H, W) uint8 returns features (B, D), with D = Σ Dₑ over the networks.
+    weight: (C, D), the concatenated weights of the networks, each times its share. bias: (C,), the mean of
+    their biases, weighted by the shares.
     """
 
     def __init__(self, members: Sequence[FeatureNetwork], shares: Sequence[float]) -> None:
@@ -108,7 +109,7 @@ class EnsembleFeatures:
         return self.weight.shape[1]
 
     def sees(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """The largest (H, W) that a network looks at, of views of (H, W)."""
+        """The largest (H, W), by area, at which one of the networks sees views of (H, W)."""
         return max((member.sees(shape) for member in self._members), key=math.prod)
 
     def __call__(self, views: torch.Tensor) -> torch.Tensor:
@@ -117,11 +118,11 @@ class EnsembleFeatures:
 
 
 def features_of(network: AnyNetwork, views: torch.Tensor) -> FeatureNetwork | EnsembleFeatures:
-    """What gives the features of a network, or of all networks of an ensemble.
+    """A callable that returns the features of a network, or of all networks of an ensemble.
 
-    Of one without its prior they are the network's own, and the prior is taken from the bias. views:
-    (B, channels, H, W) uint8, of a size that they take, on their device; to try them on. Raises ModelError
-    where one does not end in one Linear.
+    The features of a network without its prior are those of the network itself; log n is subtracted from the
+    bias. views: (B, channels, H, W) uint8, of a size that the networks take, on their device; for trial
+    passes. Raises ModelError if a network does not end in one Linear.
     """
     if isinstance(network, Ensemble):
         return EnsembleFeatures([_of_one(one, views) for one in network.networks], network.shares)

@@ -1,4 +1,4 @@
-"""Where the last linear layer of a network is: what turns its features into logits."""
+"""Finds the last linear layer of a network, which computes the logits from the features."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from torch import nn
 
 
 def last_linear(body: nn.Module, views: torch.Tensor) -> str | None:
-    """The name of the `nn.Linear` within `body` whose output is the network's; None where there is none.
+    """The name of the `nn.Linear` within `body` whose output is the output of `body`; None if there is none.
 
-    views: (B, channels, H, W) float32, normalised, of a size that the network takes; it is run once on them,
-    in eval mode, and left as it was. A network that ends in anything else than a Linear, be it an activation
-    or a reshaping, has none. Its input is what the network knows of a picture: its features.
+    A network that ends in anything but a Linear, even an activation or a reshape, has no such layer. The
+    input of the layer is called the features of an image. views: (B, channels, H, W) float32, normalised, of
+    a size that the network takes. The network makes one pass over them in eval mode; its modes are restored.
 
     >>> from dive.models.registry import build_model
     >>> last_linear(build_model("resnet8", 10), torch.zeros(1, 3, 8, 8))

@@ -1,4 +1,4 @@
-"""A network with its input: uint8 views go in, logits come out."""
+"""A network with its preprocessing: uint8 views in, logits out."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,17 @@ from dive.errors import ModelError
 from dive.models.registry import build_model
 from dive.printable import printable, shortened
 
-SIZES = "model.input.size sets the size that it sees, views.size that of the pictures"
-ALONE = "the last batch of an epoch has one: change schedule.batch_size"
+SIZES = "model.input.size sets the size that it sees, views.size that of the images"
+ALONE = "the last batch of an epoch has only one image: change schedule.batch_size"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a network is besides its weights: all that rebuilding one needs.
+    """All that is needed to rebuild a network, except its weights.
 
-    name: in the registry. classes: C. channels: of its input. size: the side in pixels that its input is
-    resized to, None for as it comes. mean, std: per channel, for pixels in [0, 1].
+    name: its name in the registry. classes: C. channels: those of its input. size: the side in pixels to
+    which views are resized; None keeps their size. mean, std: the normalisation per channel, for pixels in
+    [0, 1].
     """
 
     name: str
@@ -33,20 +34,20 @@ class Architecture:
     size: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """It in plain values, as records and caches hold it."""
+        """The architecture as plain values, the form in which records and caches store it."""
         document = asdict(self)
         parts = {"size": self.size, "mean": list(self.mean), "std": list(self.std)}
         return {key: document[key] for key in ("name", "classes", "channels")} | {"input": parts}
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "Architecture":
-        """The architecture that `as_dict` gave."""
+        """The architecture from the plain values that `as_dict` returns."""
         given = document["input"]
         named = (document["name"], document["classes"], document["channels"])
         return cls(*named, tuple(given["mean"]), tuple(given["std"]), given["size"])
 
     def build(self, seed: int = 0) -> "Network":
-        """The network, its weights drawn from `seed` alone.
+        """The network, with weights that are initialised from `seed` alone.
 
         >>> tiny = Architecture("resnet8", classes=10, channels=1, mean=(0.3,), std=(0.4,))
         >>> tiny.build()(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape
@@ -57,9 +58,10 @@ class Architecture:
 
 
 class Network(nn.Module):
-    """A network that takes views as pictures have them: (B, channels, H, W) uint8 to logits (B, C).
+    """A network that takes views (B, channels, H, W) uint8 and returns logits (B, C).
 
-    body: the bare network, which takes normalised views; its `state_dict()` is what a checkpoint holds.
+    It resizes views to `size` pixels a side (None keeps their size) and normalises them. body: the network
+    without this preprocessing; a checkpoint holds its `state_dict()`.
     """
 
     _scale: torch.Tensor
@@ -76,18 +78,21 @@ class Network(nn.Module):
         self.register_buffer("_shift", shift[:, None, None], persistent=False)
 
     def sees(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """The (H, W) that the body looks at, of views of (H, W)."""
+        """The (H, W) at which the body sees views of (H, W)."""
         return shape if self.size is None else (self.size, self.size)
 
     def on(self, device: torch.device) -> "Network":
-        """It on a device, in the memory layout that convolutions are fastest in."""
+        """The network itself, moved to a device and to channels-last, in which convolutions are fastest."""
         return self.to(device).to(memory_format=torch.channels_last)
 
     def normalised(self, views: torch.Tensor) -> torch.Tensor:
-        """Views (B, channels, H, W) uint8 as the body takes them, float32; raises TypeError of others."""
+        """Views (B, channels, H, W) uint8 resized and normalised for the body, float32.
+
+        Raises TypeError if the views are not uint8.
+        """
         if views.dtype != torch.uint8:
             raise TypeError(
-                f"views are uint8 pixels, these are {views.dtype}; a network's body takes normalised ones"
+                f"views are uint8 pixels, these are {views.dtype}; normalised views are for a network's body"
             )
         pixels = views.float()
         if self.size is not None and views.shape[-2:] != (self.size, self.size):
@@ -95,7 +100,7 @@ class Network(nn.Module):
         return self.standardised(pixels)
 
     def standardised(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels (B, channels, H, W) float32 in [0, 255], at the size that the body sees, by mean and std."""
+        """Pixels (B, channels, H, W) float32 in [0, 255], of the size that the body sees, normalised."""
         return pixels * self._scale + self._shift
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
@@ -103,7 +108,7 @@ class Network(nn.Module):
         return self.body(self.normalised(views))
 
     def blank(self, channels: int, shape: tuple[int, int], count: int = 2) -> torch.Tensor:
-        """Black views (count, channels, H, W) uint8 where the network is, to try it on."""
+        """Black views (count, channels, H, W) uint8 on the device of the network, for a trial pass."""
         return torch.zeros(count, channels, *shape, dtype=torch.uint8, device=self._scale.device)
 
 
@@ -114,11 +119,11 @@ def require_trainable(
     smallest: int = 2,
     advice: str = ALONE,
 ) -> None:
-    """Raise ModelError unless the network gives logits of views of (H, W) in training, and can be saved.
+    """Raise ModelError unless a network can be saved and, in training mode, returns logits for (H, W) views.
 
-    smallest: views in the smallest batch, or part of one; batch norm may not take one alone. advice: what to
-    do then. A copy makes one pass over two black views, or one; the network and the random state stay as they
-    were.
+    smallest: the number of views in the smallest batch, or part of a batch; batch norm may not accept a
+    single view. advice: what to do if it does not. A copy of the network makes one pass over two black views,
+    or over one if `smallest` is 1; the network and the random state do not change.
     """
     name = architecture.name
     if fault := _fault_of_state(network.body):
@@ -126,7 +131,7 @@ def require_trainable(
     views = network.blank(architecture.channels, shape, min(2, smallest))
     try:
         trial = copy.deepcopy(network).train()
-    except Exception as error:  # of any network, which may do anything
+    except Exception as error:  # a network may raise anything
         raise ModelError(f"{name} cannot be copied ({_said(error)})") from error
     require_logits(trial, architecture, views, advice if smallest == 1 else SIZES)
 
@@ -134,10 +139,10 @@ def require_trainable(
 def require_logits(
     network: Network, architecture: Architecture, views: torch.Tensor, advice: str = SIZES
 ) -> None:
-    """Raise ModelError unless the network, in the mode it is in, gives logits of views.
+    """Raise ModelError unless the network, in its current mode, returns logits of views.
 
-    views: (B, channels, H, W) uint8. advice: what to do where it fails. It makes one pass over them; the
-    random state stays as it was.
+    views: (B, channels, H, W) uint8; the network makes one pass over them. advice: what to do if the pass
+    fails. The random state does not change.
     """
     name = architecture.name
     seen = "×".join(map(str, network.sees((views.shape[2], views.shape[3]))))
@@ -145,17 +150,19 @@ def require_logits(
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         try:
             logits = network(views)
-        except Exception as error:  # of any network, which may do anything
+        except Exception as error:  # a network may raise anything
             raise ModelError(
                 f"{name} does not take {len(views)} view{'s' * (len(views) > 1)} of "
                 f"{architecture.channels}×{seen} ({_said(error)}); {advice}"
             ) from error
     wanted = (len(views), architecture.classes)
     if not isinstance(logits, torch.Tensor):
-        raise ModelError(f"{name} must give logits, a tensor {wanted}, not a {type(logits).__name__}")
+        raise ModelError(
+            f"{name} must return logits, a tensor of shape {wanted}, not a {type(logits).__name__}"
+        )
     if tuple(logits.shape) != wanted or not logits.is_floating_point():
         told = f"{tuple(logits.shape)} of {logits.dtype}"
-        raise ModelError(f"{name} must give logits {wanted} for {wanted[0]} views, not {told}")
+        raise ModelError(f"{name} must return logits {wanted} for {wanted[0]} views, not {told}")
 
 
 def _said(error: Exception) -> str:
@@ -163,12 +170,12 @@ def _said(error: Exception) -> str:
 
 
 def _fault_of_state(body: nn.Module) -> str:
-    """Why a checkpoint could not hold a network; an empty text where it can."""
+    """Why a network cannot be trained or saved in a checkpoint, as a clause; empty if it can."""
     if not any(parameter.requires_grad for parameter in body.parameters()):
         return "has nothing to train: no parameter requires a gradient"
     for tensor_name, value in body.state_dict().items():
         if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_quantized:
-            return f"cannot be saved: {tensor_name} in its state dict is no dense tensor"
+            return f"cannot be saved: {tensor_name} in its state dict is not a dense tensor"
         if nn.parameter.is_lazy(value):
-            return f"has a lazy parameter, {tensor_name}: give it its size"
+            return f"has a lazy parameter, {tensor_name}: build it with its size"
     return ""

@@ -1,4 +1,4 @@
-"""A network whose logits follow the class sizes that it was trained on, and its logits without these."""
+"""A network without the class prior that it learned from the sizes of its training classes."""
 
 import torch
 from torch import nn
@@ -7,12 +7,12 @@ from dive.models.network import Network
 
 
 class WithoutPrior(nn.Module):
-    """A network's logits less log n, with n the class sizes that it was trained on.
+    """A network whose logits are taken minus log n, where n are the sizes of its training classes.
 
-    Plain cross-entropy on a long-tailed set teaches a network p(y) p(x | y), whose logarithm has log n in it;
-    balanced softmax (Ren et al. 2020) teaches logits that have not.
+    Plain cross-entropy on a long-tailed set teaches a network p(y) p(x | y), whose logarithm contains log n.
+    The logits of a network trained with balanced softmax (Ren et al. 2020) do not contain it.
 
-    class_counts: (C,) n, at least 1 each.
+    class_counts: (C,), n, at least 1 each.
 
     >>> from dive.models.network import Architecture
     >>> tiny = Architecture("resnet8", 3, 1, (0.3,), (0.4,)).build().eval()
@@ -29,11 +29,11 @@ class WithoutPrior(nn.Module):
         self.register_buffer("log_prior", class_counts.double().log().float(), persistent=False)
 
     def sees(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """The (H, W) that the network looks at, of views of (H, W)."""
+        """The (H, W) at which the network sees views of (H, W)."""
         return self.network.sees(shape)
 
     def on(self, device: torch.device) -> "WithoutPrior":
-        """It on a device, in the memory layout that convolutions are fastest in."""
+        """The network itself, moved to a device and to channels-last, in which convolutions are fastest."""
         self.network.on(device)
         return self.to(device)
 
@@ -43,5 +43,5 @@ class WithoutPrior(nn.Module):
         return logits
 
     def blank(self, channels: int, shape: tuple[int, int], count: int = 2) -> torch.Tensor:
-        """Black views (count, channels, H, W) uint8 where the network is, to try it on."""
+        """Black views (count, channels, H, W) uint8 on the device of the network, for a trial pass."""
         return self.network.blank(channels, shape, count)

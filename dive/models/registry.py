@@ -1,4 +1,7 @@
-"""Networks by the name a recipe gives them: a family is a module in `families` and a line here. No torch."""
+"""Networks by the name that a recipe gives them. A family is one module in `families` and one line here.
+
+Importing this module does not import torch.
+"""
 
 import difflib
 from importlib import import_module
@@ -26,7 +29,7 @@ def _families() -> list[Family]:
 
 
 def family_of(name: str) -> Family:
-    """The family that a name belongs to; raises ModelError, which lists the nearest names, where none does.
+    """The family that a name belongs to; raises ModelError, with the nearest known names, if there is none.
 
     >>> type(family_of("resnet32")).__name__, type(family_of("torchvision/resnet50")).__name__
     ('Cifar', 'Torchvision')
@@ -39,7 +42,7 @@ def family_of(name: str) -> Family:
 
 
 def require_known(name: str) -> None:
-    """Raise ModelError, which lists the nearest names, unless there is a network of this name."""
+    """Raise ModelError, with the nearest known names, unless there is a network of this name."""
     family = family_of(name)
     if not family.has(name):
         raise _unknown(name, [family])
@@ -55,15 +58,15 @@ def _unknown(name: str, families: list[Family]) -> ModelError:
     near = difflib.get_close_matches(name[:MOST_CHARACTERS], known, 3, 0.5)
     return ModelError(
         f"there is no network {excerpt(name)}; "
-        + (f"did you mean {', '.join(near)}?" if near else "docs/networks.md says which there are")
+        + (f"did you mean {', '.join(near)}?" if near else "docs/networks.md lists the networks")
     )
 
 
 def build_model(name: str, classes: int, channels: int = 3, seed: int = 0) -> "nn.Module":
-    """The network of a name, (B, channels, H, W) normalised to logits (B, classes).
+    """A network by name, which takes normalised views (B, channels, H, W) and returns logits (B, classes).
 
-    It is initialised from `seed` alone; the global random state is left as it was, on every device. Raises
-    ModelError where there is no such network or it cannot be built.
+    It is initialised from `seed` alone; the global random state does not change on any device. Raises
+    ModelError if there is no such network or it cannot be built.
 
     >>> build_model("resnet8", classes=10, channels=1).linear
     Linear(in_features=64, out_features=10, bias=True)
@@ -77,10 +80,10 @@ def build_model(name: str, classes: int, channels: int = 3, seed: int = 0) -> "n
 
 
 def network_versions(name: str) -> dict[str, str]:
-    """Versions of what a network is made by, besides torch and torchvision; of a file its `sha256:`."""
+    """Versions of a network's sources besides torch and torchvision; `sha256:…` for a source file."""
     return family_of(name).versions(name)
 
 
 def parameter_count(model: "nn.Module") -> int:
-    """Number of trained values."""
+    """The number of values in all parameters."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""Weights that a network begins with: found, read, compared with the network, and put into it."""
+"""The initial weights of a network: finds and reads them, compares them with the network, and loads them."""
 
 import io
 import pickle
@@ -18,17 +18,18 @@ from dive.models.registry import family_of, require_known
 from dive.printable import excerpt, printable, shortened
 
 FILE = "sha256:"
-_WITHIN = ("model", "state_dict")  # where other programs put the weights in a file of more than those
-_PARALLEL = "module."  # what DataParallel puts before every name
-_COUNT = "num_batches_tracked"  # lacking in files older than torch 0.4.1
+_WITHIN = ("model", "state_dict")  # the keys of the weights in files with more than weights
+_PARALLEL = "module."  # the prefix that DataParallel gives to every name
+_COUNT = "num_batches_tracked"  # missing in files from before torch 0.4.1
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Weights for a network of a name, not read yet.
+    """The initial weights of a network, before they are read.
 
-    given: a path or a name that the network's library knows. fact: what they are for good, wherever they lie:
-    `sha256:…` of a file, or the name, not one that stands for the latest. head: `new` or `keep`.
+    network: the name of the network. given: a path, or a name that the network's library knows. fact: a
+    permanent identification, wherever the weights are stored: `sha256:…` of a file, or the name; for a name
+    such as `DEFAULT`, the name that it stands for. head: `new` or `keep`.
     """
 
     network: str
@@ -38,15 +39,15 @@ class InitialWeights:
 
     @property
     def file(self) -> Path | None:
-        """The file that they are in, None where a library has them."""
+        """The file of the weights; None if they are weights of the library."""
         return files.user_path(self.given, "model.weights") if self.fact.startswith(FILE) else None
 
     def put_into(self, body: nn.Module, views: torch.Tensor) -> str:
-        """Give the weights to a freshly built network; returns in a sentence what was taken.
+        """Load the weights into a newly built network; returns a sentence that says what was loaded.
 
-        views: (B, channels, H, W) normalised, for one pass to find the head. With `new` the head keeps
-        the values it was built with. Raises ModelError where weights cannot be had or do not fit, and says
-        which.
+        views: (B, channels, H, W) normalised, for one pass that finds the head. If `head` is `new`, the head
+        keeps the values that it was built with. Raises ModelError if the weights cannot be read or
+        downloaded, or do not fit; the message names tensors that do not fit.
         """
         state = self._read(views.shape[1])
         own = body.state_dict()
@@ -66,18 +67,19 @@ class InitialWeights:
         except (RuntimeError, TypeError) as error:
             raise ModelError(f"model.weights {self._shown} cannot be read into {self.network}") from error
         if not head:
-            return f"{self.network} begins with {self._shown}, its head too"
+            return f"{self.network} starts from {self._shown}, including its head"
         linear = body.get_submodule(where or "")
         assert isinstance(linear, nn.Linear)
         return (
-            f"{self.network} begins with {self._shown}; its last linear layer, {where}, is new: "
+            f"{self.network} starts from {self._shown}; its last linear layer, {where}, is new: "
             f"{linear.in_features} features to {linear.out_features} classes"
         )
 
     def classes(self, body: nn.Module, views: torch.Tensor) -> int | None:
-        """How many classes the weights tell apart, whatever the network's own; None where that is not known.
+        """The number of classes of the weights, which may differ from that of `body`; None if it is unknown.
 
-        views: as for `put_into`. It is known of weights of a network whose output is a linear layer's.
+        It is known if the output of the network is that of a linear layer. body: the network, with any number
+        of classes. views: as for `put_into`.
         """
         where = last_linear(body, views)
         weight = None if where is None else self._read(views.shape[1]).get(f"{where}.weight")
@@ -92,7 +94,7 @@ class InitialWeights:
             return read_file(files.user_path(self.given, "model.weights"), self.fact)
         try:
             return family_of(self.network).pretrained(self.network, self.given, channels)
-        except Exception as error:  # a library's, of many kinds
+        except Exception as error:  # libraries raise many kinds of errors
             text = shortened(printable(" ".join(f"{type(error).__name__}: {error}".split())), 200)
             raise ModelError(
                 f"model.weights {self._shown} of {self.network} cannot be downloaded ({text}); download them "
@@ -124,10 +126,10 @@ def _some(names: Iterable[str], most: int = 2) -> str:
 
 
 def initial_weights(network: str, given: str, head: str = "new") -> InitialWeights:
-    """The weights that a name or a path stands for; a library's name comes first.
+    """The weights that a name or a path stands for; a name of the library has precedence over a path.
 
-    Nothing is downloaded, a file is read for its SHA-256. Raises ModelError where there are none, or no such
-    network.
+    Nothing is downloaded. A file is read to compute its SHA-256. Raises ModelError if there are no such
+    weights, or no such network.
     """
     require_known(network)
     family = family_of(network)
@@ -139,15 +141,16 @@ def initial_weights(network: str, given: str, head: str = "new") -> InitialWeigh
     except OSError as error:
         raise ModelError(f"cannot read model.weights {printable(given)}: {error.strerror}") from error
     if digest is None:
-        known = f", nor one of the weights that it has: {', '.join(names)}" if names else ""
-        raise ModelError(f"model.weights {printable(given)} of {network} is no file{known}")
+        known = f", nor one of its named weights: {', '.join(names)}" if names else ""
+        raise ModelError(f"model.weights {printable(given)} of {network} is not a file{known}")
     return InitialWeights(network, given, FILE + digest, head)
 
 
 def read_file(path: Path, fact: str) -> Mapping[str, torch.Tensor]:
-    """The state dict in a file of `torch.save`, be it alone, under `model` or `state_dict`, or dive's own.
+    """The state dict in a file that `torch.save` wrote.
 
-    fact: `sha256:…` that the file must have. Raises ModelError where it is no such file.
+    The file contains only a state dict, or has it under `model` or `state_dict`, or is a checkpoint of dive.
+    fact: the `sha256:…` that the file must have. Raises ModelError if it is no such file.
     """
     try:
         with files.open_regular(path) as file:
@@ -172,7 +175,9 @@ def read_file(path: Path, fact: str) -> Mapping[str, torch.Tensor]:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if not _is_state(found):
-        raise ModelError(f"model.weights {printable(str(path))} holds no state dict, names to tensors")
+        raise ModelError(
+            f"model.weights {printable(str(path))} holds no state dict (a mapping of names to tensors)"
+        )
     if all(name.startswith(_PARALLEL) for name in found):
         return {name.removeprefix(_PARALLEL): tensor for name, tensor in found.items()}
     return found

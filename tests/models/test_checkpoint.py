@@ -235,7 +235,7 @@ def test_weights_that_are_not_a_large_networks_are_refused_before_memory_is_take
 
 def test_a_checkpoint_whose_weights_are_not_those_it_names_is_refused():
     checkpoint.save(PATH, document(**{"weights_hash": "0" * 64}))
-    with pytest.raises(CheckpointError, match="its weights hash is of other weights"):
+    with pytest.raises(CheckpointError, match="its weights do not match its weights hash"):
         checkpoint.load_model(PATH)
 
 

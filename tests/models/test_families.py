@@ -223,7 +223,7 @@ def test_without_timm_one_line_says_what_to_install(monkeypatch):
 
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "imagenet/resnet10"])
 def test_networks_of_colour_pictures_refuse_grey_ones(name):
-    with pytest.raises(ModelError, match="takes pictures of 3 channels, these have 1"):
+    with pytest.raises(ModelError, match="takes images of 3 channels, these have 1"):
         build_model(name, CLASSES, channels=1)
 
 
@@ -239,7 +239,7 @@ def test_small_networks_are_not_for_pictures_above_64_pixels():
     [
         ("torchvision/vit_b_16", 32, "Wrong image height! Expected 224 but got 32"),
         ("torchvision/alexnet", 32, "model.input.size sets the size"),
-        ("tiny:pair", 8, r"must give logits, a tensor \(2, 5\), not a tuple"),
+        ("tiny:pair", 8, r"must return logits, a tensor of shape \(2, 5\), not a tuple"),
         ("tiny:grey", 8, "has a lazy parameter"),
         ("tiny:frozen", 8, "has nothing to train"),
     ],

@@ -43,7 +43,7 @@ def test_a_kept_head_gives_the_very_answers_of_the_file(theirs):
     body, said = begun(7, "keep")
     with torch.inference_mode():
         assert torch.equal(body.eval()(PICTURES), theirs(PICTURES))
-    assert said == "torchvision/resnet18 begins with theirs.pth, its head too"
+    assert said == "torchvision/resnet18 starts from theirs.pth, including its head"
 
 
 def test_a_new_head_is_the_seeds_and_the_rest_the_files(theirs):
@@ -126,10 +126,10 @@ def test_a_file_is_known_by_its_content_and_must_not_change_meanwhile(theirs):
 
 def test_what_is_neither_a_file_nor_a_name_is_refused_with_the_names_there_are():
     refused(
-        r"IMAGENET_V9 of torchvision/resnet18 is no file, nor one of the weights that it has: IMAGENET1K_V1",
+        r"IMAGENET_V9 of torchvision/resnet18 is not a file, nor one of its named weights: IMAGENET1K_V1",
         given="IMAGENET_V9",
     )
-    with pytest.raises(ModelError, match=r"model.weights x of resnet8 is no file$"):
+    with pytest.raises(ModelError, match=r"model.weights x of resnet8 is not a file$"):
         initial_weights("resnet8", "x")
     Path("folder").mkdir()
     refused("cannot read model.weights folder", given="folder")

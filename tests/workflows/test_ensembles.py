@@ -255,7 +255,7 @@ def test_a_network_of_your_own_is_among_the_teachers_only_where_it_is_named(digi
     own = "mine:flat"
     chain.succeed("teacher", *chain.DIGITS, "--set", f"model.name={own}", *ONE, "--out", "own.pt")
     words = (*EXPORT, "--teacher", digits.teacher, "own.pt", "--out", OUT)
-    assert "name it yourself" in chain.dive(*words).complaint
+    assert "give its name with --model" in chain.dive(*words).complaint
     chain.succeed(*words, "--model", own)
     assert LogitCache(OUT).teachers[1]["architecture"]["name"] == own
 

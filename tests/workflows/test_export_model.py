@@ -301,6 +301,6 @@ def test_a_network_that_torch_cannot_trace_is_refused_in_a_line():
 
     network = Seeing()
     network.body = Branching()
-    with pytest.raises(DiveError, match="torch.export cannot make a program of the network") as caught:
+    with pytest.raises(DiveError, match="torch.export cannot export the network") as caught:
         program_of(Deployed(network, 3, (8, 8)), (8, 8))
     assert len(str(caught.value)) < 300 and not re.search("\n", str(caught.value))

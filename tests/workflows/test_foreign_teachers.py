@@ -281,13 +281,13 @@ def test_the_interface_of_python_asks_for_the_prior_as_well(recipe):
     [
         ({"weights": None, "head": None}, "foreign.yaml has no finished network: give model.weights and"),
         ({"head": "new"}, "foreign.yaml has no finished network: give model.weights and model.head keep"),
-        ({"weights": "absent.pth"}, "model.weights absent.pth of resnet8 is no file"),
+        ({"weights": "absent.pth"}, "model.weights absent.pth of resnet8 is not a file"),
         ({"weights": "seven.pt"}, "seven.pt of resnet8 have 7 classes, the data have 10"),
         ({"weights": "broken.pth"}, "model.weights broken.pth is not a file of tensors"),
         ({"name": "resnet14"}, "do not fit resnet14"),
         ({"name": "resnet8x"}, "model.name must be resnetN with"),
         ({"name": "absent.module:network"}, "absent.module:network cannot be imported"),
-        ({"name": "torchvision/resnet18"}, "torchvision/resnet18 takes pictures of 3 channels"),
+        ({"name": "torchvision/resnet18"}, "torchvision/resnet18 takes images of 3 channels"),
     ],
 )
 def test_a_recipe_that_is_no_teacher_of_these_classes_is_refused_in_a_line(digits, model, complaint):

@@ -130,7 +130,7 @@ def test_weights_of_a_checkpoint_are_where_training_begins_and_are_recorded(reci
     given = checkpoint.load(pretrained)["model"]
     told = ("--config", recipe, "--set", f"model.weights={pretrained}")
     outcome = chain.succeed("teacher", *told, *ONE[:-1], "--out", "new.pt")
-    assert "begins with given.pt; its last linear layer, linear, is new: 64 features to 3" in outcome.err
+    assert "starts from given.pt; its last linear layer, linear, is new: 64 features to 3" in outcome.err
     other = {name for name in given if not torch.equal(begun[name], given[name])}
     assert other == {"linear.weight", "linear.bias"}
     chain.succeed("teacher", *told, "--set", "model.head=keep", *ONE, "--out", "kept.pt")
@@ -241,8 +241,14 @@ def build(classes):
     [
         (("schedule.accumulate=6",), "schedule.accumulate 6 leaves one to a part of a batch: lower it"),
         (("schedule.batch_size=13", "schedule.accumulate=4"), "leaves one to a part of the last batch of an"),
-        (("schedule.batch_size=15",), "the last batch of an epoch has one: change schedule.batch_size"),
-        (("schedule.batch_size=15", "schedule.accumulate=2"), "the last batch of an epoch has one: change"),
+        (
+            ("schedule.batch_size=15",),
+            "the last batch of an epoch has only one image: change schedule.batch_size",
+        ),
+        (
+            ("schedule.batch_size=15", "schedule.accumulate=2"),
+            "the last batch of an epoch has only one image: ",
+        ),
         (("schedule.accumulate=2",), None),
     ],
 )
@@ -290,12 +296,12 @@ def test_weights_of_another_source_of_a_network_are_told_from_a_network_that_is_
     own_networks.write(source=own_networks.SOURCE.replace("3, 8, 3", "3, 9, 3").replace("(8)", "(9)"))
     evaluate = ("eval", "run.pt", "--model", "tiny:build")
     complaint = chain.dive(*evaluate).complaint
-    assert complaint.endswith("as its source here builds it, which is not the one that it was trained with")
+    assert complaint.endswith(
+        "as its source here builds it, which is another version than it was trained with"
+    )
     own_networks.write(source="")
     complaint = chain.dive(*evaluate).complaint
-    assert complaint == (
-        "dive: run.pt is of a network that cannot be made here: the module tiny has no build"
-    )
+    assert complaint == "dive: run.pt has a network that cannot be built here: the module tiny has no build"
 
 
 def test_small_networks_are_refused_for_large_pictures(recipe):
@@ -315,8 +321,8 @@ def test_small_networks_are_refused_for_large_pictures(recipe):
         ("model.name=torchvision/resnet51", "did you mean torchvision/resnet50", 1),
         ("model.name=resnet18", "did you mean torchvision/resnet18?", 2),
         ("model.name=torchvision/vit_b_16", "Wrong image height", 1),
-        ("model.name=tiny:pair", "must give logits", 1),
-        ("model.weights=nothing.pth", "model.weights nothing.pth of resnet8 is no file", 1),
+        ("model.name=tiny:pair", "must return logits", 1),
+        ("model.weights=nothing.pth", "model.weights nothing.pth of resnet8 is not a file", 1),
         ("model.head=keep", "model.head says what becomes of the head of model.weights", 2),
     ],
 )

@@ -181,7 +181,7 @@ def test_pictures_of_a_model_that_names_no_size_are_taken_as_they_are_with_a_war
     progress = Recorder()
     predicted = predict(model, [*paths, large], top=3, progress=progress)
     (failure,) = predicted.failures
-    assert str(failure).startswith("large.png: resnet8 is a network for pictures of at most 64 pixels")
+    assert str(failure).startswith("large.png: resnet8 is a network for images of at most 64 pixels")
     assert progress.lines == [f"{model} does not say which size pictures have; they are taken as they are"]
     assert len(predicted.images) == 3
     for path, one in zip(paths, predicted.images, strict=True):
@@ -275,7 +275,7 @@ def test_a_network_without_a_last_linear_layer_needs_names_for_its_classes():
     [
         ("model: {name: resnet8}", ModelError, "has no finished network: give model.weights and model.head"),
         ("model: {name: resnet8, weights: w.pt}", ModelError, "has no finished network"),
-        ("model: {name: resnet8, weights: w.pt, head: keep}", ModelError, r"w\.pt of resnet8 is no file"),
+        ("model: {name: resnet8, weights: w.pt, head: keep}", ModelError, r"w\.pt of resnet8 is not a file"),
         (
             "data: {kind: folder}\nmodel: {name: resnet8, weights: w.pt, head: keep}",
             RecipeError,
@@ -296,7 +296,7 @@ def test_a_checkpoint_of_ones_own_network_runs_only_where_it_is_named(place):
     folders.write_images(Path("pictures"))
     model = dive.train_teacher(recipe, Path("own.pt"), dive.TrainOptions(device="cpu")).path
     path = photograph(Path("photograph.png"))
-    with pytest.raises(CheckpointError, match="is of a network that is not dive's own"):
+    with pytest.raises(CheckpointError, match="has a custom network: opening it would import and call"):
         predict(model, [path])
     assert len(predict(model, [path], own=[name]).images) == 1
     with pytest.raises(RecipeError, match="--model is for checkpoints"):

@@ -1,1 +1,1 @@
-"""Families of networks: a module a family, named in `dive.models.registry`. Importing one loads no torch."""
+"""Families of networks, one per module, listed in `dive.models.registry`. Importing one loads no torch."""

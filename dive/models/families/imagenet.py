@@ -1,4 +1,4 @@
-"""`imagenet/…`: networks of the long-tailed literature that torchvision builds but has no name for."""
+"""`imagenet/…`: networks of the long-tailed literature, built of torchvision's blocks but not named by it."""
 
 from typing import TYPE_CHECKING
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
 
 class ImageNet(Library):
-    """`imagenet/resnet10`: one basic block a stage, as BALMS trains on ImageNet-LT."""
+    """`imagenet/resnet10`: a ResNet with one basic block per stage, as BALMS trains on ImageNet-LT."""
 
     prefix = "imagenet/"
 
     def names(self) -> list[str]:
-        """All."""
+        """All names."""
         return ["imagenet/resnet10"]
 
     def build(self, name: str, classes: int, channels: int) -> "nn.Module":
-        """torchvision's ResNet of other depth, initialised as torchvision does."""
+        """torchvision's ResNet with 10 layers, initialised as torchvision does."""
         if channels != 3:
-            raise ModelError(f"{name} takes pictures of 3 channels, these have {channels}")
+            raise ModelError(f"{name} takes images of 3 channels, these have {channels}")
         from torchvision.models.resnet import BasicBlock, ResNet
 
         return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=classes)

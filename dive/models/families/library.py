@@ -1,10 +1,10 @@
-"""What families have in common whose networks come from a library: `library/name`."""
+"""The base class of families whose networks come from a library: `library/name`."""
 
 from dive.models.families.family import Family
 
 
 class Library(Family):
-    """A family of which every name begins with `prefix`."""
+    """A family whose names all begin with `prefix`."""
 
     prefix: str
 
@@ -13,5 +13,5 @@ class Library(Family):
         return name.startswith(self.prefix)
 
     def inner(self, name: str) -> str:
-        """The library's own name of a network."""
+        """The name of a network in the library, without the prefix."""
         return name.removeprefix(self.prefix)

@@ -1,4 +1,4 @@
-"""`package.module:callable`: networks of your own."""
+"""`package.module:callable`: custom networks, from the user's own modules."""
 
 import contextlib
 import functools
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 
 
 class Own(Family):
-    """A callable that is called as `callable(classes=C)` and returns a `torch.nn.Module`.
+    """Networks that `callable(classes=C)` returns, a `torch.nn.Module` each.
 
-    Its module is imported as Python imports one, the current directory first. That runs it: a checkpoint's
-    name is followed only where the user gives the same one.
+    The module is imported as usual, with the current directory searched first. An import runs code, so the
+    name in a checkpoint is imported only if the user gives the same name.
     """
 
     runs_named_code: ClassVar[bool] = True
 
     def belongs(self, name: str) -> bool:
-        """Whether it is a module's dotted name, a colon and a name in it."""
+        """Whether a name is the dotted name of a module, a colon and a name in that module."""
         return OWN_NETWORK.fullmatch(name) is not None
 
     def names(self) -> list[str]:
-        """None to suggest."""
+        """An empty list, since no names can be suggested."""
         return []
 
     def has(self, name: str) -> bool:
-        """Whether the module can be imported and has such a callable; raises ModelError that says why not."""
+        """True if the module can be imported and has the callable; else raises ModelError with the reason."""
         _callable(name)
         return True
 
     def build(self, name: str, classes: int, channels: int) -> "nn.Module":
-        """What the callable returns."""
+        """The network that the callable returns; raises ModelError if it fails or returns anything else."""
         from torch import nn
 
         target = _callable(name)
@@ -56,7 +56,7 @@ class Own(Family):
         return network
 
     def versions(self, name: str) -> dict[str, str]:
-        """The SHA-256 of the source file that the callable stands in, where it has one."""
+        """The SHA-256 of the source file that defines the callable, if there is one."""
         source = _source(_callable(name))
         return {} if source is None else {name: f"sha256:{source}"}
 
@@ -65,11 +65,11 @@ def _source(target: Any) -> str | None:
     found = inspect.unwrap(target)
     try:
         return _source_of(found)
-    except TypeError:  # it is not hashable: an instance, which no file is the source of
+    except TypeError:  # it is not hashable: an instance, which has no source file
         return None
 
 
-@functools.cache  # as it was when it was imported: the file may change while a run goes on
+@functools.cache  # of the file as it was imported: it may change during a run
 def _source_of(found: Any) -> str | None:
     try:
         content = Path(inspect.getsourcefile(found) or "").read_bytes()
@@ -100,7 +100,7 @@ def _nearest(part: str, owner: Any) -> str:
 
 @contextlib.contextmanager
 def _told(name: str, what: str) -> Iterator[None]:
-    """The current directory is searched for modules; whatever goes wrong is a ModelError of one line."""
+    """Within it, modules are searched in the current directory first, and any error becomes a ModelError."""
     here = os.getcwd()
     sys.path.insert(0, here)
     importlib.invalidate_caches()
@@ -115,7 +115,7 @@ def _told(name: str, what: str) -> Iterator[None]:
 
 
 def _place(error: BaseException) -> str:
-    """Where an error was raised, if not in Python's own machinery of imports."""
+    """The innermost file and line of an error, except in importlib and this file; empty if there is none."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
     frames = [frame for frame in frames if frame.filename != __file__]
     return f" ({printable(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""

@@ -1,1 +1,1 @@
-"""The formats that a network is exported in, to run without dive: a module each, a line in `registry`."""
+"""Formats of exported networks, which run without dive: one module and one line in `registry` per format."""

@@ -1,4 +1,4 @@
-"""What a format of exported networks is."""
+"""The interface of a format of exported networks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -10,27 +10,30 @@ if TYPE_CHECKING:
     import torch
 
 MARK = "dive-exported-model"  # the value of the key `format` in every file
-PICTURES, LOGITS = "pictures", "logits"  # the names of what goes in and what comes out
-Network = Callable[["np.ndarray"], "np.ndarray"]  # pictures (B, H, W, 3) uint8 to logits (B, C) float32
+PICTURES, LOGITS = "pictures", "logits"  # the names of input and output in a file
+Network = Callable[["np.ndarray"], "np.ndarray"]  # images (B, H, W, 3) uint8 to logits (B, C) float32
 
 
 class Format(ABC):
-    """A way of writing a network that needs no dive to be run."""
+    """A file format for networks that run without dive. suffix: that of the files."""
 
     suffix: str
 
     def require(self) -> None:
-        """Raise ModelError where a library that writing needs is missing; it names the pip command."""
+        """Raise ModelError, with the pip command, if a library that is needed for writing is missing."""
         return
 
     @abstractmethod
     def written(self, program: "torch.export.ExportedProgram", metadata: Mapping[str, str]) -> bytes:
-        """The file's content: the network, and texts by name. Raises ModelError where it is too large."""
+        """The content of a file with a network and metadata, strings by name.
+
+        Raises ModelError if the network is too large for the format.
+        """
 
     @abstractmethod
     def opened(self, content: bytes) -> Network | None:
-        """The network of a file's content as its own library runs it; None where that is not installed."""
+        """The network in a file's content, run by the format's library; None if that is not installed."""
 
     @abstractmethod
     def is_own(self, path: Path) -> bool:
-        """Whether a file is one that dive exported in this format."""
+        """Whether dive exported a file in this format; false if it cannot be read."""

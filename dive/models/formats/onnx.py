@@ -1,4 +1,4 @@
-"""`onnx`: a model of ONNX, which ONNX Runtime and others run. Writing one needs the extra `onnx`."""
+"""`onnx`: an ONNX model, which ONNX Runtime and other runtimes run. Writing one needs the extra `onnx`."""
 
 import importlib
 import os
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 NEEDED = ("onnx", "onnxscript")
 LARGEST = 2**31 - 1  # bytes of a protobuf message
-_BEGINNING = b"\x08"  # the field ir_version, the first of a model
-_TAIL = 1 << 22  # bytes at the end of a file, where the metadata lie: the network is before them
+_BEGINNING = b"\x08"  # the tag of ir_version, the first field of a model
+_TAIL = 1 << 22  # bytes at the end of a file that contain the metadata, which follow the network
 
 
 class Onnx(Format):
-    """One file with the weights inside; the texts are its `metadata_props`."""
+    """One file that includes the weights; the metadata are its `metadata_props`."""
 
     suffix = ".onnx"
 
     def require(self) -> None:
-        """Raise ModelError without onnx or onnxscript."""
+        """Raise ModelError if onnx or onnxscript is not installed."""
         for name in NEEDED:
             try:
                 importlib.import_module(name)
@@ -37,14 +37,14 @@ class Onnx(Format):
                 ) from error
 
     def written(self, program: "torch.export.ExportedProgram", metadata: Mapping[str, str]) -> bytes:
-        """The model, without the names of source files that torch puts beside its nodes."""
+        """The model, without the names of source files that torch stores with its nodes."""
         import torch
 
         size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
         if size > LARGEST:
             raise ModelError(
-                f"an ONNX file holds at most {readable_size(LARGEST)}, the weights take "
-                f"{readable_size(size)}; give --format pt2"
+                f"an ONNX file holds at most {readable_size(LARGEST)}, but the weights take "
+                f"{readable_size(size)}; use --format pt2"
             )
         exported = torch.onnx.export(
             program, dynamo=True, verbose=False, input_names=[PICTURES], output_names=[LOGITS]
@@ -58,7 +58,7 @@ class Onnx(Format):
         return exported.model_proto.SerializeToString()
 
     def opened(self, content: bytes) -> Network | None:
-        """The model as ONNX Runtime runs it on the CPU."""
+        """The model, run by ONNX Runtime on the CPU; None if ONNX Runtime is not installed."""
         try:
             runtime = importlib.import_module("onnxruntime")
         except ImportError:
@@ -72,7 +72,7 @@ class Onnx(Format):
         return run
 
     def is_own(self, path: Path) -> bool:
-        """Whether it begins as a model does, and its metadata say so."""
+        """Whether a file begins like an ONNX model and has dive's mark in its metadata."""
         try:
             with open_regular(path) as file:
                 beginning = file.read(len(_BEGINNING))

@@ -1,4 +1,4 @@
-"""`pt2`: a program of torch.export, which any torch of the same release or a later one runs without dive."""
+"""`pt2`: a program of torch.export, which the same or a later release of torch runs without dive."""
 
 import io
 import zipfile
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Pt2(Format):
-    """A zip as `torch.export.save` writes it; the texts are its extra files."""
+    """A zip as `torch.export.save` writes it; the metadata are its extra files."""
 
     suffix = ".pt2"
 
     def written(self, program: "torch.export.ExportedProgram", metadata: Mapping[str, str]) -> bytes:
-        """As `torch.export.load(file).module()` takes it."""
+        """The content of a file that `torch.export.load` reads."""
         import torch
 
         buffer = io.BytesIO()
@@ -28,7 +28,7 @@ class Pt2(Format):
         return buffer.getvalue()
 
     def opened(self, content: bytes) -> Network:
-        """The program as torch runs it."""
+        """The program, run by torch."""
         import torch
 
         module = torch.export.load(io.BytesIO(content)).module()
@@ -40,7 +40,7 @@ class Pt2(Format):
         return run
 
     def is_own(self, path: Path) -> bool:
-        """Whether it is a zip with the extra file `format` that says so."""
+        """Whether a file is a zip whose extra file `format` holds dive's mark."""
         try:
             with open_regular(path) as file, zipfile.ZipFile(file) as archive:
                 names = [name for name in archive.namelist() if name.endswith("/extra/format")]

@@ -1,4 +1,4 @@
-"""The formats that networks are exported in, by name: a module each beside this one. No torch."""
+"""The formats of exported networks, by name, one module each. Importing this module does not import torch."""
 
 from dive.models.formats.format import Format
 from dive.models.formats.onnx import Onnx

@@ -285,3 +285,11 @@ def test_a_byte_order_mark_is_no_part_of_a_name(write: Writer, tmp_path: Path) -
     entries = [{"fpath": name, "category_id": label} for name, label in NAMES.items()]
     (tmp_path / "train.json").write_text(json.dumps({"annotations": entries}), encoding="utf-8-sig")
     assert open_lists(root, str(tmp_path / "train.json"), test).train.keys == plain.train.keys
+
+
+@pytest.mark.parametrize("key", ["train_list", "test_list", "val_list", "classes"])
+def test_a_list_in_the_home_folder_of_nobody_names_its_own_key(write: Writer, key: str) -> None:
+    root, train, test = write()
+    places = {"train_list": train, "test_list": test, key: "~nobody-at-all/list.txt"}
+    with pytest.raises(DataError, match=rf"~nobody-at-all/list.txt: .* give another --set data\.{key}"):
+        open_lists(root, **places)

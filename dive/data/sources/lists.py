@@ -56,8 +56,8 @@ def open_lists(
     is not the folder that the paths of the lists are relative to.
     """
     place = user_path(root, "--data")
-    lists = [_read(user_path(name, "--set data.train_list")) for name in (train_list, test_list)]
-    train, test = lists
+    train = _read(user_path(train_list, "--set data.train_list"))
+    test = _read(user_path(test_list, "--set data.test_list"))
     val = None if val_list is None else _read(user_path(val_list, "--set data.val_list"))
     count = int(train.labels.max()) + 1
     _check_every_class(train, count)

@@ -1,4 +1,4 @@
-"""Arguments of the Python interface: paths given as texts, and names out of a few."""
+"""Conversion and checks of arguments of the Python interface: strings to paths, names from a list."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
@@ -10,7 +10,7 @@ from dive.printable import excerpt
 
 
 def as_paths(given: str | Path | Iterable[str | Path]) -> tuple[Path, ...]:
-    """One path, or several, as several.
+    """A tuple of paths, from one path or several.
 
     >>> as_paths("one.pt"), len(as_paths(["one.pt", Path("other.pt")]))
     ((PosixPath('one.pt'),), 2)
@@ -19,7 +19,7 @@ def as_paths(given: str | Path | Iterable[str | Path]) -> tuple[Path, ...]:
 
 
 def as_texts(given: str | Collection[str]) -> tuple[str, ...]:
-    """One text, or several, as several.
+    """A tuple of strings, from one string or several.
 
     >>> as_texts("package.module:net"), as_texts(["a:b", "c:d"])
     (('package.module:net',), ('a:b', 'c:d'))
@@ -29,7 +29,7 @@ def as_texts(given: str | Collection[str]) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class TakesTexts:
-    """A dataclass whose fields of paths may be given as texts, and those of several texts as one.
+    """A dataclass that accepts strings for fields of paths, and one string for a field of several.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Options(TakesTexts):
@@ -39,7 +39,7 @@ class TakesTexts:
     """
 
     def __post_init__(self) -> None:
-        """Bring what was given to the fields' types."""
+        """Convert the given values to the types of the fields."""
         for field in dataclasses.fields(self):
             value: Any = getattr(self, field.name)
             kinds = (field.type, *get_args(field.type))
@@ -52,7 +52,7 @@ class TakesTexts:
 
 
 def require_choice(what: str, given: object, choices: Collection[str]) -> None:
-    """Raise OptionError, which names all choices, unless one of them is given. what: the argument's name.
+    """Raise OptionError, which names all choices, unless `given` is one. what: the argument's name.
 
     >>> require_choice("part", "test", ("test", "val"))
     """

@@ -1,7 +1,7 @@
-"""Files: read if they are regular, written whole or not at all.
+"""Reading regular files, and writing files whole or not at all.
 
-A result is written beside its place under a temporary name, forced to the disk, and then moved
-over its final name, so that a final name never holds half a file.
+A result is written under a temporary name in the same folder, synced to the disk, and then renamed to its
+final name. The final name therefore never has an incomplete file.
 """
 
 import errno
@@ -28,10 +28,10 @@ KINDS = {
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """`path` opened for reading, if it is a regular file or a link to one.
+    """Open `path` for reading if it is a regular file or a link to one.
 
-    Raises OSError that says what it is where it is something else: a FIFO would block, a device may
-    have no end, so neither is opened.
+    Raises OSError for anything else, with a message that says what it is. A FIFO would block and a device
+    may be unbounded, so neither is opened.
     """
     require_regular(os.stat(path), path)
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -44,10 +44,10 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def user_path(path: str | Path, option: str) -> Path:
-    """A path that a user wrote with an option, `~` expanded; raises DataError where that is nobody's home."""
+    """A path given with an option, with `~` expanded; raises DataError if `~name` has no home folder."""
     try:
         return Path(path).expanduser()
-    except RuntimeError as error:  # ~name of nobody
+    except RuntimeError as error:  # ~name of an unknown user
         raise DataError(f"{path}: there is no such home folder; give another {option}") from error
 
 
@@ -58,7 +58,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def require_regular(status: os.stat_result, path: Path) -> None:
-    """Raise OSError that says what a path is, unless its status is that of a regular file."""
+    """Raise OSError, which says what `path` is, unless its status is that of a regular file."""
     if not stat.S_ISREG(status.st_mode):
         kind = KINDS.get(stat.S_IFMT(status.st_mode), "of an unknown kind")
         raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
@@ -84,7 +84,8 @@ def _parsed(content: bytes) -> Any:
 def sync_folder(folder: Path) -> None:
     """Force a folder's entries to the disk, so that a rename in it survives a power cut.
 
-    Some network file systems cannot, and say so with EINVAL; the rename stands all the same.
+    Some network file systems do not support this and return EINVAL or ENOTSUP, which is ignored: the rename
+    itself has succeeded.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -103,20 +104,20 @@ def publish(temporary: Path, final: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Where a file lies while it is written: a name that no other program gives."""
+    """The path of a file while it is written; no other program uses such a name."""
     return path.with_name(f".{path.name}.dive-tmp")
 
 
 def remove_stale(*paths: Path) -> None:
-    """Remove what a killed writer left of files that nobody else may be writing now."""
+    """Remove the temporary files of killed writers. No other process may be writing these paths."""
     for path in paths:
         temporary_name(path).unlink(missing_ok=True)
 
 
 def create(path: Path) -> BinaryIO:
-    """A new file at `path`, opened for writing; a file or a link that lies there is removed first.
+    """Create a file at `path`, opened for writing; an existing file or link is removed first.
 
-    What a link leads to is left alone. Raises OSError where something else lies there.
+    The target of a link is left alone. Raises OSError if `path` is anything else, such as a folder.
     """
     with suppress(FileNotFoundError):
         if not stat.S_ISLNK((status := os.lstat(path)).st_mode):
@@ -127,7 +128,7 @@ def create(path: Path) -> BinaryIO:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes `path`'s place when the block ends, and vanishes if it fails."""
+    """A new binary file that replaces `path` when the block ends, and is removed if the block fails."""
     temporary = temporary_name(path)
     file = create(temporary)
     try:
@@ -139,7 +140,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # of a full disk the system does not say which file it was
+            error.filename = str(path)  # the system does not name the file if the disk is full
         raise
 
 
@@ -149,9 +150,9 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_together(contents: Sequence[tuple[Path, bytes | memoryview]]) -> None:
-    """Write several files, each whole or not at all: none takes its place before all are on the disk.
+    """Write several files, each whole or not at all.
 
-    They take their places in the order given.
+    All are on the disk before the first is renamed to its final name. They are renamed in the order given.
     """
     path, made = Path(), []
     try:
@@ -182,7 +183,7 @@ def write_json_lines(path: Path, documents: list[Any]) -> None:
 
 
 def json_text(document: Any, indent: int | None = None) -> bytes:
-    """A document and a line's end; in ASCII where it holds bytes of a file's name that are not UTF-8."""
+    """A document as JSON and a newline; in ASCII if it has bytes of a file name that are not UTF-8."""
     try:
         return (json.dumps(document, indent=indent, ensure_ascii=False) + "\n").encode()
     except UnicodeEncodeError:
@@ -190,7 +191,7 @@ def json_text(document: Any, indent: int | None = None) -> bytes:
 
 
 def file_sha256(path: Path) -> str | None:
-    """Hexadecimal SHA-256 of a regular file's content, None where there is nothing; raises OSError."""
+    """Hexadecimal SHA-256 of a regular file's content, None if it does not exist; raises OSError."""
     try:
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,19 +1,20 @@
-"""How numbers are written: in decimal ASCII digits, with a sign, a point and an exponent where wanted.
+"""How numbers are written: in decimal ASCII digits, with an optional sign, point and exponent.
 
-The same in YAML files, in `--set` and in options. YAML 1.1 reads 010 as 8 and 1:30 as 90; Python reads
-the digits of every script and 1_000. A number that a person and the program may read differently is refused.
+The rules are the same in YAML files, in `--set` and in options. YAML 1.1 reads 010 as 8 and 1:30 as 90;
+Python reads the digits of every script and 1_000. A number that a person and the program may read differently
+is refused.
 """
 
 import re
 
-_MOST_DIGITS = 1000  # of a whole number: far beyond any range, and int() needs no time for them
+_MOST_DIGITS = 1000  # of a whole number: far beyond any range, and still fast for int()
 WHOLE = rf"[-+]?(?:0|[1-9][0-9]{{0,{_MOST_DIGITS - 1}}})"
 DECIMAL = r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
-_NOT_FINITE = r"[-+]?(?:nan|inf|infinity)"  # numbers that a range refuses, saying what it wants
+_NOT_FINITE = r"[-+]?(?:nan|inf|infinity)"  # the check of a range refuses them and says what is allowed
 
 
 def whole(text: str) -> int:
-    """The whole number that `text` is; raises ValueError, which says what to write instead.
+    """`text` as a whole number; raises ValueError, which says what to write instead.
 
     >>> whole("-12"), whole("+3")
     (-12, 3)
@@ -24,7 +25,7 @@ def whole(text: str) -> int:
 
 
 def decimal(text: str) -> float:
-    """The number that `text` is, nan and inf included; raises ValueError, which says what to write instead.
+    """`text` as a number, nan and inf included; raises ValueError, which says what to write instead.
 
     >>> decimal("2e-4"), decimal(".5")
     (0.0002, 0.5)
@@ -35,7 +36,7 @@ def decimal(text: str) -> float:
 
 
 def advice(text: str) -> str:
-    """What to write instead of a number in another notation, as the end of a message; empty if it is none.
+    """The end of a message: what to write instead of a number in another notation; empty if it is no number.
 
     >>> advice("0x10"), advice("010"), advice("1_000"), advice("1:30"), advice("warm")
     ('; write 16', '; write 10', '; write 1000', '; write it in decimal digits', '')

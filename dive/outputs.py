@@ -1,4 +1,4 @@
-"""Outputs of commands: where one may be written, what it may replace, and by one process at a time."""
+"""Outputs of commands: where they may be written, what they may replace, and the lock on each."""
 
 import errno
 import fcntl
@@ -17,14 +17,14 @@ from dive.files import KINDS, readable_size, require_regular
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file that dive writes. name: in words. is_own: whether a regular file is of it."""
+    """A kind of file that dive writes. name: for messages. is_own: whether a regular file is of this kind."""
 
     name: str
     is_own: Callable[[Path], bool]
 
 
 def require_suffix(path: Path, suffixes: Sequence[str], option: str = "--out") -> None:
-    """Raise OptionError unless the name of a file to write ends in one of these, in whatever case."""
+    """Raise OptionError unless the name of a file to write ends in one of `suffixes`, in any case."""
     if path.suffix.lower() not in suffixes:
         raise OptionError(f"{option} {path} must end in {', '.join(suffixes)}")
 
@@ -32,10 +32,10 @@ def require_suffix(path: Path, suffixes: Sequence[str], option: str = "--out") -
 def refuse_existing(
     path: Path, force: bool, kind: Kind, inputs: Iterable[Path] = (), option: str = "--out"
 ) -> None:
-    """Raise OutputError where something stands at `path`, unless `force` and it is of the same kind.
+    """Raise OutputError if `path` exists, unless `force` is given and it is a file of this kind.
 
-    Only a regular file that dive wrote is ever replaced, and never one of `inputs`, which the command
-    reads. A link is not written through and not replaced.
+    Only a regular file that dive wrote is ever replaced, and never one of `inputs`, which the command reads.
+    A symbolic link is not replaced, and its target is not written.
     """
     try:
         status = os.lstat(path)
@@ -60,9 +60,9 @@ def refuse_existing(
 
 
 def refuse_foreign(path: Path, kind: Kind, option: str = "--out") -> None:
-    """Raise OutputError where there is anything at `path` but a file of the kind that dive writes there.
+    """Raise OutputError if `path` exists and is not a regular file of the kind that dive writes there.
 
-    An empty file is nobody's.
+    An empty file is accepted, since it has nothing to lose.
     """
     if not os.path.lexists(path):
         return
@@ -75,7 +75,7 @@ def refuse_foreign(path: Path, kind: Kind, option: str = "--out") -> None:
 
 
 def prepare_folder(path: Path) -> None:
-    """Make the folder that `path` will lie in; raise OutputError if it cannot be written to."""
+    """Create the folder of `path`; raise OutputError if it cannot be created or written to."""
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,8 +85,8 @@ def prepare_folder(path: Path) -> None:
 
 
 def _probe(folder: Path, path: Path) -> None:
-    """Raise OutputError where a folder takes no new file. path: what for."""
-    probe = folder / f".{path.name}.probe-{uuid4().hex}"  # another machine's process may have this number
+    """Raise OutputError if no file can be created in a folder. path: the file it is needed for."""
+    probe = folder / f".{path.name}.probe-{uuid4().hex}"  # a process id may be in use on another machine too
     try:
         probe.unlink(missing_ok=True)
         probe.touch(exist_ok=False)
@@ -96,7 +96,7 @@ def _probe(folder: Path, path: Path) -> None:
 
 
 def require_place(path: Path) -> None:
-    """Raise OutputError where `path` could probably not be written; no folder is made."""
+    """Raise OutputError if `path` could probably not be written; creates no folder."""
     there = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     if not there.is_dir():
         raise OutputError(f"cannot make the folder {path.parent}: {os.strerror(errno.ENOTDIR)}")
@@ -120,10 +120,10 @@ def require_space(path: Path, needed: int) -> None:
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Hold the right to write `path`, its folder made; raise BusyError if another process has it.
+    """Create the folder of `path` and hold the lock on `path`; raise BusyError if another process holds it.
 
-    The lock belongs to the operating system and dies with its process. The lock file goes when
-    the writer is done.
+    The operating system releases the lock when the process ends. The lock file is removed when the block
+    ends.
     """
     prepare_folder(path)
     lock = _lock_file(path)
@@ -136,7 +136,7 @@ def only_writer(path: Path) -> Iterator[None]:
 
 
 def _remove_stale_lock(path: Path) -> None:
-    """Remove the lock file of a writer that was killed when its result was already in place."""
+    """Remove the lock file of a writer that was killed after it had published its result."""
     if _lock_file(path).exists():
         with suppress(OutputError, OSError), only_writer(path):
             pass
@@ -160,7 +160,7 @@ def _lock(lock: Path, path: Path) -> int:
             raise
         if _still_there(handle, lock):
             return handle
-        os.close(handle)  # its previous owner removed the file in between: take the new one
+        os.close(handle)  # the previous owner has removed this file in between: lock the new one
 
 
 def _still_there(handle: int, lock: Path) -> bool:

@@ -1,7 +1,7 @@
-"""How the processes that torchrun started find each other: a store of keys that all of them reach.
+"""How the processes that torchrun started find each other: by a key-value store that all of them reach.
 
-The store outlives the processes where torchrun starts them again, and its keys are still there then. So they
-agree on a prefix of their own first, which no process of an earlier attempt knows. No torch until then.
+If torchrun restarts the processes, the store still has the keys of the earlier attempt. The processes
+therefore first agree on a prefix that no process of an earlier attempt knows. torch is imported only then.
 """
 
 import os
@@ -19,11 +19,11 @@ from dive.world import this_world
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-PATIENCE = timedelta(minutes=10)  # for all to be there: they import torch, from a slow disk perhaps
-A_WORD = timedelta(seconds=60)  # for the same where a process has nothing left to do but tell an error
-TOLD = "told"  # the key that is there once a process has told an error
-_EVERY_SECONDS = 0.02  # that the first process looks who is there
-_AGENT = "TORCHELASTIC_USE_AGENT_STORE"  # whether torchrun itself keeps the store
+PATIENCE = timedelta(minutes=10)  # for all to connect: they import torch first, perhaps from a slow disk
+A_WORD = timedelta(seconds=60)  # for the same, if a process only has an error left to report
+TOLD = "told"  # the key that exists once a process has reported an error
+_EVERY_SECONDS = 0.02  # between two attempts, or two looks at the store
+_AGENT = "TORCHELASTIC_USE_AGENT_STORE"  # the variable that is "True" if torchrun itself runs the store
 
 
 class Unmet(DiveError):
@@ -31,12 +31,12 @@ class Unmet(DiveError):
 
 
 _met: "Store | None" = None
-_apart = False  # whether this process does its part without ever meeting the others
+_apart = False  # whether this process does its part without meeting the others
 
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Within it, and after an error in it, this process does not meet others: each tells its own errors."""
+    """Within it, and after an error in it, this process meets no others and reports its own errors."""
     global _apart
     _apart = True
     yield
@@ -44,9 +44,9 @@ def apart() -> Iterator[None]:
 
 
 def meet(patience: timedelta = PATIENCE) -> "Store":
-    """The store of the processes that run now; returns when all of them have called it.
+    """The store of the processes that run now; returns when all of them have called this function.
 
-    Raises DiveError where they do not within `patience`.
+    Raises DiveError if they have not within `patience`.
     """
     global _met
     if _met is None:
@@ -70,7 +70,7 @@ def has_met() -> bool:
 
 
 def _store(patience: timedelta) -> "Store":
-    """torchrun's store; without an agent the first process keeps one."""
+    """torchrun's store, or one that the first process runs if torchrun has none."""
     from torch.distributed import TCPStore
 
     keeps = this_world().first and os.environ.get(_AGENT) != "True"
@@ -87,7 +87,7 @@ def _store(patience: timedelta) -> "Store":
 
 
 def _wait_for_store(patience: timedelta) -> None:
-    """Wait until somebody listens there; raises TimeoutError. torch's own way prints of every attempt."""
+    """Wait until the store accepts connections; raises TimeoutError. torch would print every attempt."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     end = time.monotonic() + patience.total_seconds()
     while True:
@@ -101,9 +101,9 @@ def _wait_for_store(patience: timedelta) -> None:
 
 
 def _welcome_all(store: "Store", patience: timedelta) -> str:
-    """Tell the prefix to whoever says hello, until each has confirmed it.
+    """Choose a prefix and send it to every rank that says hello, until all have confirmed it.
 
-    A hello may be of a process of an earlier attempt: a later one of the same rank is answered too.
+    A hello may come from a process of an earlier attempt, so a later one of the same rank is answered too.
     """
     chosen = uuid.uuid4().hex
     end = time.monotonic() + patience.total_seconds()
@@ -119,13 +119,13 @@ def _welcome_all(store: "Store", patience: timedelta) -> str:
                     store.set(f"dive/welcome/{hello.decode()}", chosen)
                     answered[rank] = hello
         if time.monotonic() > end:
-            raise TimeoutError(f"process {min(missing)} did not come")
+            raise TimeoutError(f"process {min(missing)} did not connect")
         time.sleep(_EVERY_SECONDS)
     return chosen
 
 
 def _be_welcomed(store: "Store", patience: timedelta) -> str:
-    """The prefix that the first process chose."""
+    """Say hello, wait for the prefix that the first process chose, and confirm it."""
     rank, own = this_world().rank, uuid.uuid4().hex
     store.set(f"dive/hello/{rank}", own)
     store.wait([f"dive/welcome/{own}"], patience)
@@ -135,21 +135,21 @@ def _be_welcomed(store: "Store", patience: timedelta) -> str:
 
 
 def first_to_tell(all_have_it: bool = False) -> bool:
-    """Whether this process is the first that has an error to tell; the others are silent then.
+    """Whether this process is the first that has an error to report; the others are silent then.
 
-    all_have_it: what happened to each of them, as Ctrl-C does; those that have not met, or never do, leave
-    it to process 0. True in a process alone.
+    all_have_it: whether all processes have this error, as after Ctrl-C. Then process 0 reports it if this
+    process has not met the others, or never does. A single process always reports its error.
     """
     world = this_world()
     if world.size == 1:
         return True
     if all_have_it and (_apart or _met is None):
         return world.first
-    if _apart or (_met is None and world.first):  # nobody else can have told one yet
+    if _apart or (_met is None and world.first):  # no other process can have reported one yet
         return True
     try:
         store = meet(A_WORD)
         _wait_for_store(timedelta())
         return bool(store.add(TOLD, 1) == 1)
-    except (Unmet, TimeoutError, RuntimeError):  # the first process has ended, with an error of its own
+    except (Unmet, TimeoutError, RuntimeError):  # the first process has ended, with its own error
         return False

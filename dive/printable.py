@@ -1,7 +1,7 @@
-"""Text that is fit for a terminal, whatever a user, a file or an archive put into it.
+"""Text made safe for a terminal, whatever a user, a file or an archive put into it.
 
 Class names, paths and values of a recipe end up in tables, notes and error messages. Characters that
-would act on the terminal instead of being shown are written as escapes, and values are cut to an excerpt.
+a terminal would interpret instead of showing are written as escapes, and values are cut to an excerpt.
 """
 
 import re
@@ -16,9 +16,9 @@ _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def printable(text: str) -> str:
-    r"""`text` with every character that a terminal would obey written as an escape.
+    r"""`text` with every character that a terminal would interpret written as an escape.
 
-    A byte of a path that is not UTF-8 is shown as the byte it is.
+    A byte of a path that is not UTF-8 is shown by its value.
 
     >>> printable("caf\xe9 \x1b[31m b\udce4r")
     'café \\x1b[31m b\\xe4r'
@@ -29,13 +29,13 @@ def printable(text: str) -> str:
 def _escape(match: re.Match[str]) -> str:
     character = match[0]
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # what Python makes of a byte that is not UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # how Python represents a byte that is not UTF-8
         code -= 0xDC00
     return _SHORT.get(character) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
 def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
-    """`text`, its middle left out where it has more than `most` characters.
+    """`text`, without its middle if it has more than `most` characters.
 
     >>> shortened("0123456789", 5)
     '01…89'
@@ -63,9 +63,9 @@ _excerpts = _Excerpts()
 
 
 def excerpt(value: Any) -> str:
-    """A value as `repr` writes it, cut to a line however large or deeply nested it is.
+    """A value as `repr` writes it, shortened however large or deeply nested it is.
 
-    Every message that shows a user's value shows it like this.
+    Every message that shows a user's value uses this function.
 
     >>> excerpt([0, [1, [2, [3]]]]), excerpt("x" * 1000)[:3]
     ('[0, [1, [2, [...]]]]', "'xx")

@@ -1,7 +1,7 @@
-"""What a long command tells while it runs, always on stderr.
+"""What a long command prints while it runs, always on stderr.
 
-In a terminal a bar with the time left; elsewhere (a log file) now and then a plain line; with
-`--quiet` nothing but warnings.
+On a terminal it prints a bar with the time left, elsewhere (in a log file) a plain line from time to time.
+With `--quiet` it prints only warnings.
 """
 
 import sys
@@ -20,25 +20,23 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_EVERY_SECONDS = 15.0
-LINES_OF_PACE = (
-    5  # the time left is reckoned from the last so many lines: after a pause it is soon right again
-)
+LINES_OF_PACE = 5  # the time left is estimated from the last lines only, so that it recovers after a pause
 
 
 class Progress:
-    """Notes, warnings and bars of one command; of several processes of it the first alone has any."""
+    """Notes, warnings and bars of one command. Of several processes only the first prints any."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self._console: Console | None = None
 
     def note(self, text: str) -> None:
-        """A line of information, left out by `--quiet`."""
+        """Print a line of information, unless `quiet`."""
         if not self.quiet:
             self._print(text)
 
     def warn(self, text: str) -> None:
-        """A line the user should not miss; printed with `--quiet` too."""
+        """Print a line that the user should not miss, even if `quiet`."""
         self._print(f"warning: {text}")
 
     def _print(self, text: str) -> None:
@@ -52,7 +50,7 @@ class Progress:
 
     @contextmanager
     def bar(self, what: str, total: int, done: int = 0) -> Iterator["Bar"]:
-        """A bar over `total` units of which `done` are done already."""
+        """Show a bar of `total` units, of which `done` are done already."""
         what = printable(what)
         if self.quiet or not this_world().first:
             yield Bar()
@@ -85,7 +83,7 @@ class Bar:
     """A bar that shows nothing."""
 
     def advance(self, by: int = 1, status: str = "") -> None:
-        """Count `by` more units as done; `status` says how things stand."""
+        """Count `by` more units as done. `status` is a text shown with the bar, for example the loss."""
 
 
 class _RichBar(Bar):
@@ -100,7 +98,7 @@ class _LineBar(Bar):
     def __init__(self, progress: Progress, what: str, total: int, done: int) -> None:
         self._progress, self._what, self._total = progress, what, total
         self._done, self._last = done, time.monotonic()
-        self._pace = deque([(self._last, done)], maxlen=LINES_OF_PACE)  # when, how much was done
+        self._pace = deque([(self._last, done)], maxlen=LINES_OF_PACE)  # time and units done, at each line
 
     def advance(self, by: int = 1, status: str = "") -> None:
         self._done += by
@@ -117,11 +115,11 @@ class _LineBar(Bar):
 
 
 def duration(seconds: float) -> str:
-    """A span of time as people write it: 48 s, 12 min, 1 h 10 min."""
+    """A duration as people write it: 48 s, 12 min, 1 h 10 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-SILENT = Progress(quiet=True)  # warnings alone
+SILENT = Progress(quiet=True)  # prints only warnings

@@ -1,10 +1,10 @@
 """Every random choice of dive, as a pure function of (seed, purpose, epoch, sample key).
 
-Nothing here has state. A resumed run, another batch size, another machine or the same images in
-another folder make the same choices, because a choice depends on what it is for and on the
-sample's key alone. The generator is SplitMix64's finaliser (Steele, Lea, Flood 2014) over the
-words of the question; it needs only wrapping 64-bit integer arithmetic, so it does not change
-between releases of NumPy as the stream of `Generator.permutation` may.
+Nothing here has state. A choice depends only on these values, so that it is the same in a resumed run, with
+another batch size, on another machine, and for the same images in another folder. The generator is
+SplitMix64's finaliser (Steele, Lea, Flood 2014), applied to these values as 64-bit words. It needs only
+wrapping 64-bit integer arithmetic. Unlike the stream of `Generator.permutation`, it cannot change between
+releases of NumPy.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
-# One word for each thing a choice is made for, so that no two purposes share a stream.
+# One word for each purpose of a choice, so that no two purposes share a stream.
 ORDER = 1
 VIEW = 2
 STORED_VIEWS = 3
@@ -47,7 +47,7 @@ def _finalise(x: np.ndarray) -> np.ndarray:
 
 
 def key_hashes(keys: Iterable[str]) -> np.ndarray:
-    """The first 64 bits of each key's SHA-256, shape (N,), uint64: a sample's random identity."""
+    """The first 64 bits of each key's SHA-256, shape (N,), uint64; choices depend on them."""
     digests = b"".join(hashlib.sha256(key.encode()).digest()[:8] for key in keys)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
@@ -55,8 +55,8 @@ def key_hashes(keys: Iterable[str]) -> np.ndarray:
 def draw_order(seed: int, keys: list[str]) -> np.ndarray:
     """Positions of `keys` in a seeded random order, shape (N,).
 
-    The rank of a key is the SHA-256 of seed and key, so the order of any subset is the order of
-    the whole, restricted: a smaller draw is part of a larger one.
+    Keys are sorted by the SHA-256 of seed and key. A subset therefore keeps the order of the whole, and a
+    smaller draw is part of a larger one.
     """
     ranks = [hashlib.sha256(f"{seed}\0{key}".encode()).digest() for key in keys]
     return np.array(sorted(range(len(keys)), key=lambda i: (ranks[i], keys[i])), dtype=np.int64)
@@ -68,14 +68,14 @@ def epoch_order(seed: int, epoch: int, hashes: np.ndarray) -> np.ndarray:
 
 
 def epoch_choice(seed: int, epoch: int, hashes: np.ndarray, choices: int) -> np.ndarray:
-    """One of `choices` for each sample in epoch `epoch`, evenly, shape (N,), int64."""
+    """A number below `choices` for each sample in epoch `epoch`, uniform, shape (N,), int64."""
     return (hash64(seed, VIEW, epoch, hashes) % np.uint64(choices)).astype(np.int64)
 
 
 def network_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
-    """What seeds the draws within a network (dropout) in a step of an epoch, 63 bits.
+    """The seed of the draws within a network (dropout) in a step of an epoch, 63 bits.
 
-    rank: of several processes that share the step, each of which draws for other samples.
+    rank: of this process, if several share the step. Each draws for different samples.
     """
     where = (epoch, step, rank) if rank else (epoch, step)
     return int(hash64(seed, NETWORK, *where)[0] >> np.uint64(1))

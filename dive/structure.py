@@ -1,8 +1,8 @@
-"""What a document read from a file must look like, checked once where it comes in.
+"""Checks of the structure of a document, made once when it is read from a file.
 
-A file with a valid seal may still have been made by another program, or to do harm. Whoever reads one
-states what it needs as a table of paths and types, and gets either all of it or one line that names
-the first fault. No torch: caches are checked by it too.
+A file with a valid seal may still have been made by another program, or with malicious intent. Code that
+reads a document states what it needs as a table of paths and checks. It gets all of it, or one line that
+names the first fault. This module does not import torch, since caches are checked by it too.
 """
 
 import math
@@ -11,20 +11,20 @@ from typing import Any
 
 from dive.printable import excerpt, shortened
 
-MOST_LEVELS = 12  # of nesting; dive writes five
+MOST_LEVELS = 12  # of nesting; documents of dive have five
 LARGEST_WHOLE = 2**63 - 1
-_SHOWN = 200  # characters of a value, before what it must be instead
+_SHOWN = 200  # characters of a faulty value in a message
 
-# A value to what it must be instead, None where it is right.
+# Takes a value and returns what it must be instead, or None if it is valid.
 Check = Callable[[Any], str | None]
 
 
 def fault_of(document: Any, needed: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> str:
-    """The first fault of a document in a few words, an empty text where there is none.
+    """The first fault of a document in a few words, or an empty string if it has none.
 
-    needed: for each path (`accuracy/all`) what must be there. optional: what a value must be if it is
-    there. Whatever else the document holds must be plain: texts, finite numbers, true, false and null
-    in lists and mappings of texts, not nested deeper than MOST_LEVELS.
+    needed: the check of the value at each path (`accuracy/all`), which must exist. optional: the same for
+    paths that may be missing. Everything in the document must be plain: strings, finite numbers, true, false
+    and null in lists and mappings with string keys, nested at most MOST_LEVELS deep.
     """
     if not isinstance(document, Mapping):
         return f"it is {excerpt(document)}, not a mapping"
@@ -43,14 +43,14 @@ def fault_of(document: Any, needed: Mapping[str, Check], optional: Mapping[str, 
 
 
 def not_plain(value: Any, where: str = "", level: int = 0) -> str:
-    """What keeps a value from being plain, in a few words; an empty text where nothing does."""
+    """Why a value is not plain, in a few words; an empty string if it is plain."""
     place = f"its {where}" if where else "it"
     if level > MOST_LEVELS:
         return f"{place} is nested too deeply"
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
-                return f"{place} has the key {excerpt(key)}, which is not a text"
+                return f"{place} has the key {excerpt(key)}, which is not a string"
             if fault := not_plain(item, f"{where}/{shortened(key)}".lstrip("/"), level + 1):
                 return fault
         return ""
@@ -62,11 +62,11 @@ def not_plain(value: Any, where: str = "", level: int = 0) -> str:
         return f"{place} is {value}"
     if value is None or isinstance(value, str | int | float):
         return ""
-    return f"{place} is of type {type(value).__name__}, which no document of dive has"
+    return f"{place} is of type {type(value).__name__}, which dive does not write"
 
 
 def look_up(document: Any, path: str) -> tuple[bool, Any]:
-    """Whether a document has a path (`accuracy/all`), and the value there, None where it has not."""
+    """Whether a document has a path (`accuracy/all`), and the value there, None if it has not."""
     value: Any = document
     for key in path.split("/"):
         if not isinstance(value, Mapping) or key not in value:
@@ -76,22 +76,22 @@ def look_up(document: Any, path: str) -> tuple[bool, Any]:
 
 
 def text(value: Any) -> str | None:
-    """A text."""
-    return None if isinstance(value, str) else "a text"
+    """The check for a string."""
+    return None if isinstance(value, str) else "a string"
 
 
 def truth(value: Any) -> str | None:
-    """True or false."""
+    """The check for true or false."""
     return None if isinstance(value, bool) else "true or false"
 
 
 def mapping(value: Any) -> str | None:
-    """A mapping."""
+    """The check for a mapping."""
     return None if isinstance(value, Mapping) else "a mapping"
 
 
 def whole(low: int = 0, high: int = LARGEST_WHOLE) -> Check:
-    """A whole number from `low` to `high`."""
+    """A check for a whole number from `low` to `high`."""
     wanted = f"a whole number from {low} to {high}" if high < LARGEST_WHOLE else f"a whole number >= {low}"
 
     def check(value: Any) -> str | None:
@@ -102,7 +102,7 @@ def whole(low: int = 0, high: int = LARGEST_WHOLE) -> Check:
 
 
 def number(low: float = -math.inf, high: float = math.inf) -> Check:
-    """A number from `low` to `high`."""
+    """A check for a number from `low` to `high`."""
     bounded = math.isfinite(low) or math.isfinite(high)
 
     def check(value: Any) -> str | None:
@@ -116,12 +116,12 @@ share = number(0, 1)
 
 
 def one_of(*choices: str) -> Check:
-    """One of some texts."""
+    """A check for one of several strings."""
     return lambda value: None if value in choices else f"one of {', '.join(choices)}"
 
 
 def or_none(check: Check) -> Check:
-    """What `check` asks for, or null."""
+    """A check for null, or for what `check` allows."""
 
     def either(value: Any) -> str | None:
         wanted = None if value is None else check(value)
@@ -131,19 +131,19 @@ def or_none(check: Check) -> Check:
 
 
 def list_of(check: Check) -> Check:
-    """A list, each item of which `check` finds right."""
+    """A check for a list whose items all pass `check`."""
 
     def each(value: Any) -> str | None:
         if not isinstance(value, list):
             return "a list"
         wanted = next(filter(None, map(check, value)), None)
-        return wanted and f"a list, each of its items {wanted}"
+        return wanted and f"a list in which each item is {wanted}"
 
     return each
 
 
 def interval(low: float, high: float) -> Check:
-    """A list of two numbers from `low` to `high`, the smaller first."""
+    """A check for a list of two numbers from `low` to `high`, the smaller first."""
     ends = numbers((low, high), (low, high))
 
     def check(value: Any) -> str | None:
@@ -154,7 +154,7 @@ def interval(low: float, high: float) -> Check:
 
 
 def numbers(*ranges: tuple[float, float]) -> Check:
-    """A list of as many numbers as there are ranges, each from the low to the high end of its own."""
+    """A check for a list of one number for each range, each within its range."""
     wanted = ", ".join(f"{low:g} to {high:g}" for low, high in ranges)
 
     def check(value: Any) -> str | None:
@@ -166,7 +166,7 @@ def numbers(*ranges: tuple[float, float]) -> Check:
 
 
 def record_of(needed: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
-    """A mapping that has no fault by `fault_of`."""
+    """A check for a mapping in which `fault_of` finds no fault."""
 
     def check(value: Any) -> str | None:
         fault = fault_of(value, needed, optional)

@@ -1,4 +1,4 @@
-"""The versions a result was made with, and a word of warning where they are others now."""
+"""The versions that a result was made with, and a warning if they differ now."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -9,21 +9,21 @@ from dive.version import __version__
 
 OTHERS = ("torch", "torchvision", "numpy", "h5py", "pillow")
 _THAT_COMPUTE = ("torch", "torchvision")
-_SOURCE = "sha256:"  # what the version of a source file begins with
+_SOURCE = "sha256:"  # prefix of the version of a source file
 
 
 def versions() -> dict[str, str]:
-    """Versions of dive and of what its numbers depend on."""
+    """Versions of dive and of the packages that its numbers depend on."""
     return {"dive": __version__, **{name: importlib.metadata.version(name) for name in OTHERS}}
 
 
 def warn_if_others(
     made_with: Mapping[str, Any], what: str, progress: Progress, more: Mapping[str, str] | None = None
 ) -> None:
-    """Warn in one line where `what` was made with another torch or torchvision than there is here.
+    """Warn if `what` was made with another torch or torchvision than is installed here.
 
-    The build (what follows a +) does not count: the same release is packed in several. more: what else its
-    network depends on, as it is here: versions by package, and `sha256:` of a source file.
+    Builds (the part after a +) are not compared, since one release comes in several. more: what else its
+    network depends on, as it is here: the version of a package, or `sha256:` and the hash of a source file.
     """
     more = more or {}
     sources = {name: now for name, now in more.items() if now.startswith(_SOURCE)}

@@ -1,4 +1,4 @@
-"""How worker processes behave whatever library started them."""
+"""What a worker process does first, whichever library started it."""
 
 import multiprocessing
 import os
@@ -7,9 +7,9 @@ import threading
 
 
 def begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end this process as soon as the parent has ended, however it did.
+    """Ignore Ctrl-C, which the parent handles, and end this process as soon as the parent has ended.
 
-    To be called first in a process that multiprocessing started.
+    Call this first in a process that multiprocessing started.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -1,6 +1,7 @@
-"""The processes that do one command together: how many there are, and which of them this one is.
+"""The processes that run one command together: how many there are, and which one this is.
 
-torchrun says so in the environment. One process by itself is a world of one. No torch.
+torchrun states this in environment variables. A single process is a world of size one. This module does not
+import torch.
 """
 
 import os
@@ -11,15 +12,15 @@ from dive import notation
 from dive.errors import DiveError
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-_MEETING = ("MASTER_ADDR", "MASTER_PORT")  # what a process needs besides to find the others
+_MEETING = ("MASTER_ADDR", "MASTER_PORT")  # what a process also needs to find the others
 
 
 @dataclass(frozen=True)
 class World:
-    """Processes that do one command together.
+    """The processes that run one command together.
 
-    rank: which one this is, from 0. size: how many there are, on all machines. local_rank, local_size: the
-    same among those of this machine.
+    rank: number of this process, from 0. size: number of processes on all machines. local_rank, local_size:
+    the same among the processes of this machine.
     """
 
     rank: int = 0
@@ -29,14 +30,14 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes results and tells how far things are."""
+        """Whether this process is the one that writes results and prints progress."""
         return self.rank == 0
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "World":
-        """The world that torchrun describes in environment variables; one process where it does not.
+        """The world that torchrun describes in environment variables; one process if they are not all set.
 
-        Raises DiveError where what they say cannot be.
+        Raises DiveError if their values are not numbers, or contradict each other.
 
         >>> World.of({"PATH": "/bin"})
         World(rank=0, size=1, local_rank=0, local_size=1)
@@ -50,14 +51,13 @@ class World:
         if not (0 <= world.rank < world.size and 0 <= world.local_rank < world.local_size <= world.size):
             told = ", ".join(f"{name}={environment[name][:20]}" for name in _VARIABLES)
             raise DiveError(
-                f"{told} in the environment describe no process among others; start dive with torchrun, or "
-                "unset them"
+                f"{told} in the environment are not valid; start dive with torchrun, or unset them"
             )
         return world
 
 
 def started_again() -> bool:
-    """Whether torchrun started this process in place of one that ended with an error, or was ended."""
+    """Whether torchrun started this process to replace one that failed or was ended."""
     return this_world().size > 1 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 

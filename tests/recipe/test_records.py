@@ -200,7 +200,7 @@ def test_entries_of_lists_differ_one_by_one_where_there_are_as_many():
     ("change", "fault"),
     [
         ({"teachers": []}, "its teachers is [], not a list of two teachers or more"),
-        ({"teachers": [{}, {}]}, "not a list, each of its items"),
+        ({"teachers": [{}, {}]}, "not a list in which each item is"),
         ({"teacher_weights": [1.0]}, "its lists differ in length: {'teachers': 2, 'teacher_weights': 1}"),
         ({"teacher_weights": ["a", 1]}, "its teacher_weights is"),
     ],

@@ -1,6 +1,6 @@
 """The process of the `dive` command: its standard streams, Ctrl-C, errors as one line, and exit codes.
 
-Nothing is imported before `main` runs that the interpreter has not loaded already, so that a Ctrl-C
+Before `main` runs, this module imports only what the interpreter has loaded already, so that a Ctrl-C
 during the imports is handled too. The commands are in the modules beside this one.
 """
 
@@ -9,8 +9,8 @@ import sys
 import time
 
 INTERRUPTED = 130
-MOST_CHARACTERS = 4000  # of a message: what a path may have
-LAST_SECONDS = 5.0  # that a process waits to be ended whose peers are gone
+MOST_CHARACTERS = 4000  # of a message; the longest path has about as many
+LAST_SECONDS = 5.0  # that a process whose peers are gone waits to be ended
 _RESUMED_WITHOUT_FORCE = ("teacher", "student", "export-logits", "convert", "merge-caches", "import-logits")
 _OUT_OF_MEMORY = (
     "out of memory; try a larger schedule.accumulate, a smaller schedule.batch_size or views.size, "
@@ -25,11 +25,11 @@ def main() -> None:
             code = _run()
         except KeyboardInterrupt:
             code = _interrupted_early()
-    except KeyboardInterrupt:  # and once more
+    except KeyboardInterrupt:  # a second one, while the first is handled
         code = _interrupted_early()
     if _has_met_peers():
-        # At the interpreter's end torch's threads wait for processes that are gone; now and then one that is
-        # still there ends this process by SIGABRT, and a finished run looks like a failed one.
+        # When the interpreter ends, torch's threads wait for processes that are gone. Occasionally a thread
+        # that still runs then aborts this process (SIGABRT), and a finished run looks like a failed one.
         os._exit(code)
     sys.exit(code)
 
@@ -43,7 +43,7 @@ def _run() -> int:
         from dive.cli import streams
 
         streams.prepare()
-        if _has_peers():  # torch, imported later, prints a trace where one of them has gone
+        if _has_peers():  # torch, imported later, would print a trace when one of them is gone
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         from dive.cli.group import run
 
@@ -52,7 +52,7 @@ def _run() -> int:
             raise error
         return code
     except BaseException as error:
-        # Whatever else a Ctrl-C on its way out made fail is not the user's concern.
+        # Errors that Ctrl-C causes while the stack unwinds are not reported.
         if interrupts.count or isinstance(error, KeyboardInterrupt):
             return _interrupted()
         reported = _report(error)
@@ -64,7 +64,7 @@ def _run() -> int:
 
 
 def _interrupted_early() -> int:
-    """Ctrl-C in the first milliseconds, before there was a handler."""
+    """Handle a Ctrl-C in the first milliseconds, before a handler was installed; returns the exit code."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -80,10 +80,10 @@ def _interrupted() -> int:
 
 
 def _report(error: BaseException) -> int | None:
-    """Tell the user of an error; the exit code, None where it is a defect of dive.
+    """Print an error for the user; returns the exit code, or None if it is a defect of dive.
 
-    Of several processes of one command the first that has an error tells it, in one line; one whose peers are
-    gone tells that only if nobody has told anything by the time that torchrun ends those that are left.
+    Of several processes of one command, the first that has an error prints it. A process whose peers are gone
+    reports that only if no process has reported an error by the time that torchrun ends the remaining ones.
     """
     from dive.cli import streams
     from dive.errors import PeerError
@@ -91,7 +91,8 @@ def _report(error: BaseException) -> int | None:
 
     unwritten = streams.settle()
     if isinstance(error, PeerError):
-        time.sleep(LAST_SECONDS)  # torchrun names the process that ended first as the cause: not this one
+        # torchrun names the process that ended first as the cause. This one must not be the first.
+        time.sleep(LAST_SECONDS)
     code, lines = _explained(error, unwritten)
     if lines and (isinstance(error, Unmet) or _speaks()):
         for line in lines:
@@ -100,7 +101,7 @@ def _report(error: BaseException) -> int | None:
 
 
 def _explained(error: BaseException, unwritten: OSError | None) -> tuple[int | None, tuple[str, ...]]:
-    """The exit code of an error and what to tell of it, a line each; no code where it is a defect of dive."""
+    """The exit code of an error and the lines to print; the code is None if it is a defect of dive."""
     import click
 
     from dive.errors import DiveError
@@ -113,7 +114,7 @@ def _explained(error: BaseException, unwritten: OSError | None) -> tuple[int | N
     if isinstance(error, DiveError):
         return error.exit_code, error.messages
     if isinstance(error, BrokenPipeError):
-        return 1, ()  # whoever read the output has gone away
+        return 1, ()  # the reader of the output has closed it
     if _out_of_memory(error):
         return 1, (_OUT_OF_MEMORY,)
     if isinstance(error, OSError):
@@ -123,13 +124,13 @@ def _explained(error: BaseException, unwritten: OSError | None) -> tuple[int | N
 
 
 def _has_peers() -> bool:
-    """Whether other processes do this command too."""
+    """Whether other processes run this command too."""
     from dive.errors import DiveError
     from dive.world import this_world
 
     try:
         return this_world().size > 1
-    except DiveError:  # what the environment says of them is the error
+    except DiveError:  # the environment that describes them is the error to report
         return False
 
 
@@ -141,7 +142,7 @@ def _has_met_peers() -> bool:
 
 
 def _speaks(all_have_it: bool = False) -> bool:
-    """Whether it is this process that tells the command's error; see `first_to_tell`."""
+    """Whether this process reports the command's error; see `first_to_tell`."""
     if not _has_peers():
         return True
     from dive.peers import first_to_tell
@@ -158,7 +159,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _on_one_line(text: str) -> str:
-    """A library's message, which may have several lines."""
+    """A library's message, which may have several lines, on one line."""
     return " ".join(text.split())
 
 
@@ -174,4 +175,4 @@ def _tell(line: str) -> None:
     try:
         print(f"dive: {line}", file=sys.stderr, flush=True)
     except OSError:
-        pass  # nobody is there to be told
+        pass  # stderr has no reader

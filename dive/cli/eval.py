@@ -75,7 +75,7 @@ def command(
       dive eval teacher.pt student.pt --per-class --plot classes.png
     """
     if force and plot is None:
-        raise click.UsageError("--force replaces the figure of --plot: give --plot too, or leave it out")
+        raise click.UsageError("--force replaces the figure of --plot: give --plot too, or leave out --force")
     from dive.workflows.evaluate import PARTS, across_seeds, apart_by_precision, evaluate, recorded_recipe
 
     progress = options.reporter(quiet)
@@ -122,9 +122,9 @@ def _print_shots(evaluated: "list[Result]", title: str, numbered: bool) -> None:
 
 
 def _print_classes(evaluated: "list[Result]", title: str) -> None:
-    """Every class's accuracy; a column a checkpoint, by its number in the table above.
+    """Print the accuracy of every class, in a column per checkpoint, named by its number in the table above.
 
-    Where they were trained with other images per class, no class has one shot and one number of images.
+    If class counts differ between checkpoints, there are no columns for the shot group and the images.
     """
     import numpy as np
 

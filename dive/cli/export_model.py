@@ -92,7 +92,7 @@ def _print_table(record: dict[str, Any]) -> None:
     table.show_header = False
     for name, value in (
         ("size", readable_size(record["bytes"])),
-        ("takes", f"pictures (B, {given['height']}, {given['width']}, 3) uint8 RGB"),
+        ("takes", f"images (B, {given['height']}, {given['width']}, 3) uint8 RGB"),
         ("gives", f"logits (B, {len(record['classes'])}) float32"),
         ("to prepare", record["preparation"]),
         ("weights hash", record["weights_hash"]),

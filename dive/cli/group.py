@@ -1,4 +1,4 @@
-"""The group of `dive`'s subcommands, each loaded when it is asked for.
+"""The group of `dive`'s subcommands, each loaded when it is used.
 
 A subcommand's module is imported only when it runs or shows its help, so that `dive --help` and
 `dive tune-tau` start without torch.
@@ -34,7 +34,7 @@ COMPLETION = "_DIVE_COMPLETE"
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' names and imports a command's module when it is used."""
+    """A group that lists its commands by name and imports the module of a command when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -69,9 +69,9 @@ def group(ctx: click.Context) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command that the arguments name; returns the exit code and raises what goes wrong.
+    """Run the command that the arguments name; returns the exit code, and raises the errors of the command.
 
-    click's own `main` is not used: it prints an empty line of its own for a KeyboardInterrupt.
+    click's own `main` is not used, because it prints an empty line for a KeyboardInterrupt.
     """
     if instruction := os.environ.get(COMPLETION):  # set by the shell when Tab is pressed
         from click.shell_completion import shell_complete

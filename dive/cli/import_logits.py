@@ -68,9 +68,9 @@ def command(
     """
     if prior is None:
         raise click.UsageError(
-            "give --teacher-prior train for logits of a network that learned by plain cross-entropy on the "
+            "give --teacher-prior train for logits of a network trained with plain cross-entropy on the "
             "long-tailed training set (log n of each class is subtracted from them), or --teacher-prior none "
-            "for logits without its class prior"
+            "for logits that do not contain its class prior"
         )
     recipe = options.read_recipe(config, assignments, data__root=data)
     from dive.workflows.import_logits import ImportOptions, import_logits

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dive.workflows.survey import Survey
 
 MOST_ROWS = 20  # of the table of classes
-MOST_BROKEN = 10  # files named
+MOST_BROKEN = 10  # files listed
 SHOTS = "many over 100 training images, medium 20 to 100, few under 20"
 COLOURS = {"many": "green", "medium": "yellow", "few": "red"}
 LISTS = ("train_list", "test_list", "val_list", "classes")
@@ -56,7 +56,7 @@ def command(
     lists = dict(zip(LISTS, (train_list, test_list, val_list, classes), strict=True))
     given = {key: value for key, value in lists.items() if value is not None}
     if given and not (train_list and test_list):
-        raise click.UsageError("give both --train-list and --test-list: other lists go with them")
+        raise click.UsageError("give both --train-list and --test-list; --val-list and --classes need them too")
     from dive.workflows.starter import check_place, commands, default_name, write_recipe
     from dive.workflows.survey import survey
 
@@ -104,9 +104,9 @@ def _print(found: "Survey") -> None:
     click.echo(f"{'decoded':<18} {readable_size(found.decoded_bytes)}, {kept}")
     if found.left_out:
         others = _printable(counted(found.left_out))
-        click.echo(f"{'left out':<18} files that are no images by their names: {others}")
+        click.echo(f"{'left out':<18} files whose names are not those of images: {others}")
     if found.unused:
-        click.echo(f"{'folders not used':<18} {_listed(found.unused)}; no class has its images there")
+        click.echo(f"{'folders not used':<18} {_listed(found.unused)}; they contain no images of a class")
     if names := found.untested:
         click.echo(f"{'no test image':<18} {_listed(names)}; left out of accuracies by group and class")
     if found.broken:
@@ -118,11 +118,11 @@ def _print(found: "Survey") -> None:
     elif found.checked:
         click.echo(f"{'broken files':<18} none")
     else:
-        click.echo(f"{'broken files':<18} none by their headers; --check decodes every picture")
+        click.echo(f"{'broken files':<18} none by their headers; --check decodes every image")
 
 
 def _origin(found: "Survey", part: str) -> str:
-    """Where a part that is not laid out as one comes from, or could come from."""
+    """How the images of a split without a folder or list are chosen, or could be; empty for the others."""
     if part == "test" and found.test_share is not None:
         return f"; data.test_share is {100 * found.test_share:g} % of each class, by file name"
     if part == "val" and part not in found.counts:
@@ -139,7 +139,7 @@ def _listed(names: list[str], most: int = 5) -> str:
 
 
 def _table(found: "Survey") -> "Table":
-    """Classes with a bar for their training images, largest first; of many the middle is left out."""
+    """A table of the classes, largest first, with a bar for their images; of many, the middle is left out."""
     from rich.console import Console
 
     from dive.cli.tables import cell, new_table

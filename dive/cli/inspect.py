@@ -42,12 +42,12 @@ def _print_table(document: dict[str, Any]) -> None:
 
 
 def _lines(document: dict[str, Any]) -> list[tuple[str, str]]:
-    """What a person wants to know, each with its name; the JSON has everything."""
+    """The facts that people look for, each with its name; the JSON has everything."""
     from dive.files import readable_size
     from dive.structure import look_up
 
     def first(*paths: str) -> Any:
-        """What is there at the first of the paths; a foreign file may have anything, or nothing, there."""
+        """The value at the first path that exists. A file of another program may have any value, or none."""
         return next((value for found, value in (look_up(document, path) for path in paths) if found), None)
 
     recipe = first("recipe/name", "identity/recipe/name", "identity/recipe")
@@ -108,9 +108,9 @@ def _shape(document: dict[str, Any]) -> str:
 
 
 def _teachers(document: dict[str, Any]) -> list[tuple[str, str]]:
-    """The model that a cache or a student was made from, in a line, and those of an ensemble each in one.
+    """The lines on the model that a cache or a student was made from, one more for each of an ensemble.
 
-    Nothing where that is not told.
+    Empty if the document does not state it.
     """
     from dive.recipe.teachers import teachers_in, teachers_name, teachers_of
 
@@ -130,7 +130,7 @@ def _teachers(document: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _teacher(facts: dict[str, Any]) -> str:
-    """A teacher in a line: what it is, and what is told of it."""
+    """A teacher in one line: its name, and what the document states of it."""
     from dive.recipe.teachers import teachers_name
 
     seed = f"seed {facts['seed']}" if "seed" in facts else ""
@@ -139,7 +139,7 @@ def _teacher(facts: dict[str, Any]) -> str:
 
 
 def _hash(of_cache: list[Any], place: int) -> str:
-    """The hash of the weights, or of the logits, of a cache's teacher, where its identity tells it."""
+    """The hash of the weights or logits of a cache's teacher, if the identity of the cache states it."""
     from dive.structure import look_up
 
     teacher = of_cache[place] if place < len(of_cache) else None
@@ -148,7 +148,7 @@ def _hash(of_cache: list[Any], place: int) -> str:
 
 
 def _shares(shares: Any) -> str:
-    """The weights of teachers in their mean; nothing where that is not told."""
+    """The weights of the teachers in their mean; empty if the document does not state them."""
     from dive import structure
 
     told = structure.list_of(structure.share)(shares) is None

@@ -1,8 +1,8 @@
 """Ctrl-C while a command runs: the command ends in order, once.
 
-The first Ctrl-C raises KeyboardInterrupt, whereupon files are tidied and locks released on the way
-out. The second is ignored, for it would break off just that. The third ends the process at once, in case
-the way out is blocked.
+The first Ctrl-C raises KeyboardInterrupt, and the stack unwinds: files are tidied up and locks are released.
+The second is ignored, because it would interrupt the unwinding. The third ends the process at once, in case
+the unwinding is blocked.
 """
 
 import atexit
@@ -17,15 +17,16 @@ RAISE_AGAIN_AFTER = 0.01  # seconds
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C.
 
-    Python notes a KeyboardInterrupt that passes through `exec`, as a `namedtuple` of an import uses it,
-    and ends the process by a signal at the end although it was handled; of a subclass it takes no note.
+    If a KeyboardInterrupt passes through `exec`, which a `namedtuple` in an imported module calls, Python
+    ends the process by a signal in the end, although the exception was handled. It does not do so for a
+    subclass.
     """
 
 
 class Interrupts:
-    """The handling of SIGINT from `begin` on; after `end` nothing is raised any more.
+    """The handling of SIGINT from `begin` on; after `end`, Ctrl-C raises nothing.
 
-    `count` is how often Ctrl-C was pressed.
+    count: how often Ctrl-C was pressed.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class Interrupts:
         atexit.register(_ignore)
 
     def end(self) -> None:
-        """The command is over: what is left to do takes no time and is not to be broken off."""
+        """Stop raising: the command is over, and the little that is left must not be interrupted."""
         self._active = False
         sys.excepthook, sys.unraisablehook = self._hooks
 
@@ -63,8 +64,8 @@ class Interrupts:
         if self._active:
             raise Interrupted
 
-    # Where Python runs a callback or a finaliser, and where C code imports a module, an exception has no way
-    # out: it is printed and forgotten. A KeyboardInterrupt that hit there is raised again a moment later.
+    # An exception cannot leave a callback or finaliser that Python runs, or an import made by C code: it is
+    # printed and then dropped. A KeyboardInterrupt that is dropped there is raised again a moment later.
 
     def _swallowed(self, unraisable: "sys.UnraisableHookArgs") -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the variadic options click does not have."""
+"""Options that several commands share, and the variadic options that click does not have."""
 
 import json
 import sys
@@ -17,13 +17,13 @@ from dive.recipe import bounds
 if TYPE_CHECKING:
     from dive.recipe.recipe import Recipe
 
-_TYPED = "dive.cli.typed"  # where a context keeps the words that a command was completed after
+_TYPED = "dive.cli.typed"  # key in the `meta` of a context, for the words typed before Tab was pressed
 FILE = click.Path(path_type=Path)
 Decorator = Callable[[Any], Any]
 
 
 class Number(click.ParamType):
-    """A number as `dive.notation` has them."""
+    """A number, read by `dive.notation`."""
 
     name = "number"
 
@@ -37,7 +37,7 @@ class Number(click.ParamType):
 
 
 class Whole(click.ParamType):
-    """A whole number from `least` to `most`, as `dive.notation` has them."""
+    """A whole number from `least` to `most`, read by `dive.notation`."""
 
     name = "whole number"
 
@@ -57,7 +57,7 @@ class Whole(click.ParamType):
 
 
 class Share(click.ParamType):
-    """A number of a number of shares, `3/16`, counted from 1."""
+    """One of several shares, `3/16`, counted from 1."""
 
     name = "share"
 
@@ -69,7 +69,7 @@ class Share(click.ParamType):
         try:
             number, of = map(notation.whole, value.split("/"))
         except ValueError:
-            self.fail(f"{excerpt(value)} is not K/N, as 3/16 is", param, ctx)
+            self.fail(f"{excerpt(value)} is not of the form K/N, for example 3/16", param, ctx)
         if not 1 <= number <= of <= 1_000_000:
             self.fail(f"{excerpt(value)}: K must be from 1 to N", param, ctx)
         return number, of
@@ -99,7 +99,7 @@ class VariadicCommand(click.Command):
         return super().parse_args(ctx, spread(args, self.variadic))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """What may follow where Tab was pressed; after a value of a variadic option another one too."""
+        """The completions where Tab was pressed, among them a further value of a variadic option."""
         found = super().shell_complete(ctx, incomplete)
         typed = [word for word in ctx.meta.get(_TYPED, ()) if _is_option(word)]
         if not typed or typed[-1] not in self.variadic or incomplete.startswith("-"):
@@ -111,8 +111,8 @@ class VariadicCommand(click.Command):
 def spread(args: list[str], variadic: tuple[str, ...]) -> list[str]:
     """Repeat each variadic option before each of its values.
 
-    A value is anything that does not start with a dash, and negative numbers. Raises
-    click.BadOptionUsage where a variadic option has no value.
+    A value is a word that does not start with a dash, `-` itself, or a negative number. Raises
+    click.BadOptionUsage if a variadic option has no value.
     """
     spread_args: list[str] = []
     rest = list(args)
@@ -142,11 +142,11 @@ def _is_option(arg: str) -> bool:
 
 
 def _recipes(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The recipes whose names begin as what was typed does, and files."""
+    """The recipes whose names start with what was typed, and files."""
     from dive.recipe.shipped import recipes
 
     named = [CompletionItem(name) for name in recipes() if name.startswith(incomplete)]
-    return [CompletionItem(incomplete, type="file"), *named]  # bash takes files where no name fits
+    return [CompletionItem(incomplete, type="file"), *named]  # bash completes files if no name matches
 
 
 config = click.option(
@@ -200,9 +200,9 @@ WORKERS_NEED = ["dive.feeds.images", "dive.data.on_demand", "dive.views.registry
 
 
 def _workers(_: click.Context, __: click.Parameter, count: int | None) -> int | None:
-    """The number of workers, and what they need is imported once, by the server that they are forked off.
+    """Return the number of workers, and have the fork server import once what all of them need.
 
-    Else each would import torch for itself. It is a setting of the process, and so the command's to make.
+    Otherwise each would import torch itself. The command does this, as it is a setting of the whole process.
     """
     if count != 0:
         import multiprocessing
@@ -231,9 +231,9 @@ tensorboard = click.option(
 
 
 def seed_of_sample(seed: int | None, sample: int | None) -> int:
-    """The seed of a sample; raises click.UsageError where one is given and nothing is drawn."""
+    """The seed of a sample; raises click.UsageError if --seed is given without --sample."""
     if seed is not None and sample is None:
-        raise click.UsageError("--seed is of what --sample draws: give --sample N too, or leave it out")
+        raise click.UsageError("--seed is the seed of --sample: give --sample N too, or leave out --seed")
     return seed or 0
 
 
@@ -244,7 +244,7 @@ def several(option: str, name: str, letter: str, help: str, kind: click.ParamTyp
 
 
 def apply(*options: Decorator) -> Decorator:
-    """One decorator of several, shown in the help in the order given."""
+    """One decorator that applies several options, shown in the help in the order given."""
 
     def decorate(function: Any) -> Any:
         for option in reversed(options):
@@ -262,9 +262,9 @@ def read_recipe(
     of_student: bool = False,
     **options: Any,
 ) -> "Recipe":
-    """The recipe of the shared options; dotted keys are written with double underscores.
+    """The recipe that the shared options select. options: keys of the recipe, with `__` for each dot.
 
-    of_student: that of the student's training, to whose schedule `epochs` belongs then.
+    of_student: return the recipe of the student's training, and apply `epochs` to its schedule.
     """
     from dive.recipe.reading import load, with_epochs
     from dive.recipe.shipped import locate
@@ -281,9 +281,9 @@ def reporter(quiet: bool) -> Progress:
 
 
 def print_json(document: Any) -> None:
-    """The document of `--json`: alone on stdout.
+    """Print the document of `--json` on stdout, where nothing else is printed.
 
-    What a terminal would obey is escaped, which JSON can say of every character.
+    Characters that a terminal would interpret are written as JSON escapes.
     """
     utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
     lines = json.dumps(document, indent=2, ensure_ascii=not utf8).split("\n")

@@ -92,7 +92,7 @@ def _document(predicted: "Predictions") -> dict[str, Any]:
 
 
 def _csv(predicted: "Predictions") -> bytes:
-    """A line for each image and class; the bytes of a file's name are as they are, UTF-8 or not."""
+    """A CSV line for each image and class; file names keep their bytes, whether UTF-8 or not."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("file", "rank", "class", "probability"))
@@ -103,7 +103,7 @@ def _csv(predicted: "Predictions") -> bytes:
 
 
 def _print_table(predicted: "Predictions") -> None:
-    """A row for each image and class; an image's file stands in the first of its rows."""
+    """Print a row for each image and class; only the first row of an image names its file."""
     from dive.cli.tables import cell, new_table, percent, print_table
 
     table = new_table("Classes of images", ["file", "class"], ["probability (%)"])

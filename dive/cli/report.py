@@ -63,7 +63,7 @@ def command(
     Example:
       dive report --config cifar100_lt/bbn --data data --out report.html
     """
-    # Before NumPy is loaded, as tune-tau does: the pass over the cache has threads of its own.
+    # Set before NumPy is loaded, as tune-tau does: the pass over the cache has its own processes or threads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     drawn_by = options.seed_of_sample(seed, sample)
     recipe = options.read_recipe(config, assignments)

@@ -1,7 +1,7 @@
-"""The standard streams of a process: there, and able to take any text.
+"""The standard streams of a process: open, and able to take any text.
 
-A process may be started with stdin, stdout or stderr closed. The next file it opens then gets that
-number, and what is printed lands in a result.
+A process may be started with stdin, stdout or stderr closed. The next file that it opens would then get that
+descriptor, and printed text would be written into a result.
 """
 
 import io
@@ -12,10 +12,10 @@ from dive.world import this_world
 
 
 def prepare() -> None:
-    """Put /dev/null where a standard stream is closed, and let stdout take letters it does not know.
+    """Open /dev/null for closed standard streams, and let stdout replace characters it cannot encode.
 
-    Of several processes of one command the first alone has a standard output. To be called before anything
-    else is opened.
+    Of several processes of one command, only the first has a standard output. Call this before anything else
+    is opened.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -27,14 +27,14 @@ def prepare() -> None:
     if not this_world().first:
         _to_null(1)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # τ and class names in a terminal without such letters
+        sys.stdout.reconfigure(errors="replace")  # such as τ or letters of class names
 
 
 def settle() -> OSError | None:
-    """Write out what stdout and stderr still hold; the first error, None if all of it is written.
+    """Flush stdout and stderr; returns the first error, or None if everything was written.
 
-    A stream that cannot be written to is pointed at /dev/null, so that the interpreter, which tries
-    again when it ends, has nothing to complain about.
+    A stream that cannot be written to is redirected to /dev/null. The interpreter flushes again when it ends,
+    and would report the error.
     """
     errors = []
     for stream in (sys.stdout, sys.stderr):
@@ -47,7 +47,7 @@ def settle() -> OSError | None:
 
 
 def _to_null(number: int) -> None:
-    """Open /dev/null under a descriptor's number, for this process and those it starts."""
+    """Open /dev/null as the given descriptor, for this process and those that it starts."""
     handle = os.open(os.devnull, os.O_RDWR)
     if handle == number:
         os.set_inheritable(number, True)

@@ -144,7 +144,7 @@ def command(
 
 
 def _combinations(*given: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """Every combination of the values given, each value once; None for an option that was not given."""
+    """Every combination of the values, without repeated ones; None for an option that was not given."""
     return itertools.product(*(dict.fromkeys(values) or (None,) for values in given))
 
 
@@ -158,7 +158,7 @@ def _print_results(results: "list[Result]", name: str, as_json: bool, several: b
 
 
 def _print_tables(results: "list[Result]", name: str) -> None:
-    """Test accuracies; of several that have a validation part those on it alone, to choose by."""
+    """Print test accuracies. With a validation set, print those on it too; of several students only those."""
     validated = [one for one in (result.validated() for result in results) if one]
     if len(validated) < len(results):
         _print_accuracies(results, name, "Test accuracy", "accuracy")
@@ -171,7 +171,7 @@ def _print_tables(results: "list[Result]", name: str) -> None:
 
 
 def _print_accuracies(results: "list[Result]", name: str, title: str, key: str, verdict: bool = True) -> None:
-    """One table: the teacher, where the cache tells its accuracy of that key, and the students below it."""
+    """Print one table: the teacher, if its accuracy under `key` is recorded, and the students below it."""
     from dive.cli.tables import print_seeds, print_table, shot_table
     from dive.recipe.teachers import model_name, teachers_name, teachers_of
     from dive.training.evaluation import Accuracy
@@ -197,7 +197,7 @@ def _print_accuracies(results: "list[Result]", name: str, title: str, key: str, 
 
 
 def _verdict(gains: list[float]) -> str:
-    """How the students stand to their teacher, in a sentence."""
+    """How accurate the students are compared with their teacher, in a sentence."""
     from dive.cli.tables import percent
 
     if gains == [0.0]:

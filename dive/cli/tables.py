@@ -1,4 +1,4 @@
-"""Results as rich tables on stdout, fit for a terminal of 80 columns and for a log."""
+"""Results as rich tables on stdout, for a terminal of 80 columns and for a log."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ SHOT_COLUMNS = ("many", "medium", "few", "all", "class mean")
 
 
 def print_table(table: Table) -> None:
-    """Print a table on stdout: as wide as a terminal, in a file as wide as it needs; no colour there."""
+    """Print a table on stdout: as wide as the terminal; in a file as wide as needed, without colour."""
     console = Console()
     if not console.is_terminal:
         natural = console.measure(table, options=console.options.update(width=1000)).maximum
@@ -33,7 +33,7 @@ def print_table(table: Table) -> None:
 
 
 def new_table(title: str, text_columns: Iterable[str], number_columns: Iterable[str]) -> Table:
-    """An empty table: text columns to the left, numbers aligned to the right."""
+    """An empty table: first the text columns, then the number columns, aligned to the right."""
     table = Table(
         title=cell(title),
         title_justify="left",
@@ -49,24 +49,24 @@ def new_table(title: str, text_columns: Iterable[str], number_columns: Iterable[
 
 
 def cell(text: str) -> str:
-    """A text as a cell shows it: neither markup nor what a terminal would obey."""
+    """A text for a cell, with markup and the characters that a terminal would interpret escaped."""
     return escape(printable(text))
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
-    """A share as a percentage with two digits; below it ± its standard deviation, if given."""
+    """A fraction as a percentage with two decimals; on a second line ± its standard deviation, if given."""
     if value is None:
         return ABSENT
     return f"{100 * value:.2f}" + (f"\n±{100 * spread:.2f}" if spread is not None else "")
 
 
 def number(value: float | None, digits: int) -> str:
-    """A number with so many digits; a dash where there is none or it is not finite."""
+    """A number with `digits` decimals; a dash if it is None or not finite."""
     return ABSENT if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def print_cache(path: Path, record: Mapping[str, Any], **more: str) -> None:
-    """Print what a cache that was just made is of, from the record of it. more: further columns."""
+    """Print the table of a cache that was just made, from its record. more: further columns."""
     n, v, c = record["shape"]
     columns = {
         "samples": f"{n:,}",
@@ -90,7 +90,7 @@ def shot_table(title: str, rows: Iterable[tuple[str, "Accuracy"]]) -> Table:
 
 
 def print_seeds(results: "Sequence[Result]") -> None:
-    """Mean ± standard deviation of each run of several seeds, and which runs their precisions keep apart."""
+    """Print mean ± standard deviation of runs over seeds, and which seeds are apart by their precision."""
     from dive.workflows.evaluate import across_seeds, apart_by_precision
 
     table = new_table("Mean ± standard deviation over seeds (%)", ["model"], SHOT_COLUMNS)
@@ -103,11 +103,11 @@ def print_seeds(results: "Sequence[Result]") -> None:
 
 
 def figures(accuracy: "Accuracy") -> list[float | None]:
-    """An accuracy's figures in the order of SHOT_COLUMNS."""
+    """The values of an accuracy in the order of SHOT_COLUMNS."""
     return list(accuracy.as_dict().values())
 
 
 def named(record: Mapping[str, Any], below: str, number: int | None = None) -> str:
-    """A cell naming a checkpoint, with a fainter second line, and before it a number if given."""
+    """A cell that names a checkpoint, after its number if given, with `below` as a fainter second line."""
     before = f"[{number}] " if number is not None else ""
     return f"{cell(before + model_name(record['kind'], record))}\n[dim]{cell(below)}[/dim]"

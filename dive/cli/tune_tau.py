@@ -73,7 +73,7 @@ def command(
     Example:
       dive tune-tau --config cifar100_lt/bbn --tau 1 3 6 --power 0.5 1 --plot tau.png
     """
-    # Before NumPy is loaded: threads of BLAS within the pass's own threads make it slower, up to five times.
+    # Set before NumPy is loaded: BLAS threads inside the workers of the pass make it up to five times slower.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _check_range("--tau", taus, bounds.TEMPERATURES)
     _check_range("--power", powers, bounds.POWERS)
@@ -96,7 +96,7 @@ def command(
 
 
 def _check_range(option: str, values: tuple[float, ...], range_: tuple[float, float]) -> None:
-    """Refuse what a student could not be trained with, NaN included."""
+    """Refuse values that a student could not be trained with, NaN included."""
     least, most = range_
     wrong = [value for value in values if not least <= value <= most]
     if wrong:
@@ -123,7 +123,7 @@ def _print_table(one: "Tuned") -> None:
 
 
 def _add(table: "Table", pair: "Pair", end_section: bool = False) -> None:
-    """A row of a pair."""
+    """Add the row of a pair."""
     from dive.cli.tables import number
     from dive.recipe.shots import SHOTS
 
@@ -153,7 +153,7 @@ def _crossing(one: "Tuned") -> str:
 
 
 def _estimate(value: float | None, error: float | None, digits: int) -> str:
-    """A number, with its standard error below it where it is estimated."""
+    """A number; if it is an estimate, with its standard error on a second line."""
     from dive.cli.tables import number
 
     shown = number(value, digits)

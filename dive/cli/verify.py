@@ -90,10 +90,12 @@ def command(
     from dive.workflows.verify import verify
 
     if (sample is None) if teachers else (sample is not None and against is None):
-        raise click.UsageError("--sample N and --teacher FILE, or --against FILE, belong together")
+        raise click.UsageError(
+            "--teacher FILE needs --sample N, and --sample N needs --teacher FILE or --against FILE"
+        )
     if (config or assignments or data or own or device != "auto") and not teachers:
         raise click.UsageError(
-            "--config, --set, --data, --model and --device are of a --teacher that is asked; give it too"
+            "--config, --set, --data, --model and --device are for --teacher; give it too, or leave them out"
         )
     drawn_by = options.seed_of_sample(seed, sample)
     cache = _one_cache(place, named)
@@ -123,13 +125,13 @@ def command(
 
 
 def _one_cache(place: Path | None, named: Path | None) -> Path:
-    """The cache, given as an argument or by --cache; raises click.UsageError unless it is given once."""
+    """The cache, given as an argument or with --cache; raises click.UsageError unless it is given once."""
     if place is not None and named is not None:
         raise click.UsageError(f"Give one cache, {place} or --cache {named}.")
     if (cache := place or named) is None:
         raise click.UsageError(
-            "Missing argument 'CACHE': it comes before --teacher, which takes every file behind it, or is "
-            "given by --cache."
+            "Missing argument 'CACHE': give it before --teacher, which takes all files after it, or with "
+            "--cache."
         )
     return cache
 
@@ -137,14 +139,14 @@ def _one_cache(place: Path | None, named: Path | None) -> Path:
 def _print_table(document: dict[str, Any]) -> None:
     from dive.cli.tables import cell, new_table, percent, print_table
 
-    table = new_table(f"{document['cache']} is whole", ["check"], [])
+    table = new_table(f"{document['cache']} is intact", ["check"], [])
     table.show_header = False
     table.add_column(overflow="fold")
     n, views, classes = document["shape"]
     table.add_row("seal and CRCs", f"match ({document['hash'][:12]})")
     table.add_row("rows", f"{n} samples × {views} views × {classes} classes, all finite, labels fit")
     share = percent(document["stored_views_accuracy"])
-    table.add_row("teacher over the stored views", f"{share} % right, as the export counted")
+    table.add_row("teacher over the stored views", f"{share} % correct, as counted by the export")
     if again := document.get("sampled"):
         table.add_row(
             "teacher run again",

@@ -755,4 +755,4 @@ def test_a_config_that_is_a_pipe_is_not_waited_for(name):
 @pytest.mark.parametrize("words", [("tune-tau", "--cache"), ("verify",)])
 def test_a_seed_of_a_sample_that_is_not_drawn_is_refused(digits, words):
     complaint = chain.dive(*words, digits.cache, "--seed", 3).complaint
-    assert "--seed is of what --sample draws: give --sample N too" in complaint
+    assert "--seed is the seed of --sample: give --sample N too" in complaint

@@ -307,7 +307,7 @@ def test_a_forged_ensemble_whose_parts_do_not_fit_is_refused(pair, weights, comp
 def test_verify_asks_for_the_cache_before_its_teachers(pair):
     words = ("--sample", 5, "--teacher", *pair.teachers, pair.cache("float16", "both"))
     outcome = chain.dive("verify", *words)
-    assert outcome.code == 2 and "it comes before --teacher" in outcome.complaint
+    assert outcome.code == 2 and "give it before --teacher" in outcome.complaint
     outcome = chain.dive("verify", "a.h5", "--cache", "b.h5")
     assert outcome.code == 2 and "Give one cache" in outcome.complaint
 

@@ -139,7 +139,7 @@ def test_verify_shows_how_far_a_cache_is_from_its_teacher(digits):
 def test_sample_alone_and_a_teacher_without_it_are_mistakes(digits):
     for words in (("--sample", 5), ("--teacher", "t.pt"), ("--teacher", "t.pt", "--against", "b.h5")):
         outcome = chain.dive("verify", digits.cache, *words)
-        assert outcome.code == 2 and "belong together" in outcome.complaint
+        assert outcome.code == 2 and "--teacher FILE needs --sample N" in outcome.complaint
 
 
 # KL(exact ‖ stored) in nats at T = 1, 2 and 6 of the recorded teacher, as it was first measured.

@@ -186,7 +186,7 @@ def test_verify_of_listed_images_takes_the_recipe_of_the_export(monkeypatch):
     complaint = chain.dive(*words, "--config", "digits_lt/bbn", *foreign).complaint
     assert "is of images of data.kind list, the recipe digits_lt_bbn of digits" in complaint
     complaint = chain.dive("verify", OUT, "--config", "listed.yaml").complaint
-    assert "are of a --teacher that is asked; give it too" in complaint
+    assert "are for --teacher; give it too" in complaint
 
 
 def test_every_command_takes_the_cache_and_names_its_teacher(recipe):

@@ -232,9 +232,9 @@ def test_files_that_are_no_images_by_their_names_are_counted(tmp_path: Path) -> 
     assert survey("folder", {"root": str(root)}).left_out == {".db": 1, "": 1, ".heic": 2}
     shown = succeed("init", root, "--quiet").out
     assert re.search(
-        r"left out +files that are no images by their names: 2 \.heic, 1 without extension, 1 \.db\n", shown
+        r"left out +files whose names are not those of images: 2 \.heic, 1 without extension, 1 \.db\n", shown
     )
-    assert re.search(r"broken files +none by their headers; --check decodes every picture\n", shown)
+    assert re.search(r"broken files +none by their headers; --check decodes every image\n", shown)
     assert re.search(r"broken files +none\n", succeed("init", root, "--check", "--force", "--quiet").out)
 
 
@@ -248,7 +248,7 @@ def test_folders_that_are_no_class_are_named(tmp_path: Path, parted: bool) -> No
     unused = ["validation", "train/cow"] if parted else ["cow"]
     assert survey("folder", {"root": str(root)}).unused == unused
     shown = succeed("init", root, "--quiet").out
-    assert f"folders not used   {', '.join(unused)}; no class has its images there\n" in shown
+    assert f"folders not used   {', '.join(unused)}; they contain no images of a class\n" in shown
     for name in made:
         (root / name).rmdir()
     for name in ("validation",) * parted:

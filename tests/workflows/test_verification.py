@@ -35,7 +35,7 @@ def test_a_whole_cache_passes_with_the_accuracy_that_its_rows_have(digits):
     assert document["stored_views_accuracy"] == pytest.approx(right.mean(), rel=1e-12)
     assert document["shape"] == [399, 9, 10]
     printed = chain.succeed("verify", digits.cache).out
-    assert f"{100 * right.mean():.2f} % right" in printed and "is whole" in printed
+    assert f"{100 * right.mean():.2f} % correct" in printed and "is intact" in printed
 
 
 def test_the_export_says_the_same_accuracy(digits):
@@ -146,13 +146,13 @@ def test_another_teacher_is_refused(digits):
 )
 def test_what_is_of_a_teacher_is_refused_without_one(digits, arguments):
     outcome = chain.dive("verify", digits.cache, *arguments)
-    assert outcome.code == 2 and "are of a --teacher that is asked; give it too" in outcome.complaint
+    assert outcome.code == 2 and "are for --teacher; give it too" in outcome.complaint
 
 
 @pytest.mark.parametrize("arguments", [("--sample", 5), ("--teacher", "t.pt")])
 def test_sample_and_teacher_belong_together(digits, arguments):
     outcome = chain.dive("verify", digits.cache, *arguments)
-    assert outcome.code == 2 and "belong together" in outcome.complaint
+    assert outcome.code == 2 and "--teacher FILE needs --sample N" in outcome.complaint
 
 
 def test_a_cache_in_bf16_is_compared_with_bf16_in_mind(digits):

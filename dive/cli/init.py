@@ -56,7 +56,7 @@ def command(
     lists = dict(zip(LISTS, (train_list, test_list, val_list, classes), strict=True))
     given = {key: value for key, value in lists.items() if value is not None}
     if given and not (train_list and test_list):
-        raise click.UsageError("give both --train-list and --test-list; --val-list and --classes need them too")
+        raise click.UsageError("give both --train-list and --test-list; --val-list and --classes need them")
     from dive.workflows.starter import check_place, commands, default_name, write_recipe
     from dive.workflows.survey import survey
 

@@ -1,1 +1,1 @@
-"""What an experiment is: its keys, how it is read and checked, and the record of what came of it."""
+"""The keys of a recipe, how it is read and checked, and records of finished results."""

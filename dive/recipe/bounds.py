@@ -1,7 +1,7 @@
-"""What the value of a recipe's key may be: ranges, choices, names and paths.
+"""The allowed values of a recipe's keys: ranges, choices, names and paths.
 
-A check takes a value of the right type and says what it must be, or nothing where it is sound. What it allows
-it also says in words, for docs/recipe.md.
+A check takes a value of the right type and returns what it must be instead, or None if it is valid. It also
+describes the allowed values in words, for docs/recipe.md.
 """
 
 import re
@@ -11,18 +11,18 @@ from typing import Any
 
 from dive.printable import excerpt, printable, shortened
 
-# What `dive tune-tau` tries is what a student can be trained with. Beyond, τ² and z/τ leave float32.
+# The same for `dive tune-tau` and for training a student. Far beyond them, τ² and z/τ overflow float32.
 TEMPERATURES = (1e-6, 1e6)
 POWERS = (1e-6, 1.0)
 SEEDS = (0, 2**63 - 1)
-SHARES = (0.001, 0.9)  # of a class's pictures, set aside for test or validation
+SHARES = (0.001, 0.9)  # of a class's images, set aside for test or validation
 EPOCHS = (1, 1_000_000)
-DEEPEST = 1202  # layers of the deepest network of this family that was ever published
-LARGEST_SIDE = 1024  # pixels of a picture that is held, and of a view
-CROP_SCALES = (1e-4, 1.0)  # area of a crop, as a share of its picture's
+DEEPEST = 1202  # layers of the deepest published network of this family
+LARGEST_SIDE = 1024  # in pixels, of an image held in memory and of a view
+CROP_SCALES = (1e-4, 1.0)  # area of a crop, as a share of its image's
 CROP_RATIOS = (0.01, 100.0)  # width of a crop, as a multiple of its height
 JITTER = ((0.0, 10.0), (0.0, 10.0), (0.0, 10.0), (0.0, 0.5))  # brightness, contrast, saturation, hue
-BETAS = ((0.0, 0.9999), (0.0, 0.999999))  # AdamW's decay rates of means, of gradients and of their squares
+BETAS = ((0.0, 0.9999), (0.0, 0.999999))  # AdamW's decay rates, for gradients and for their squares
 LONGEST_NETWORK = 200  # characters of a network's name
 OWN_NETWORK = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _LIBRARY_NETWORK = re.compile(r"[a-z]\w*/\w[\w.-]*", re.ASCII)
@@ -34,7 +34,8 @@ MOST_NAME_BYTES = 200  # a file name may have 255, and suffixes follow
 class Check:
     """What a value must be.
 
-    wanted: it in words. fault: takes a value and says what it must be and is not, None where it is sound.
+    wanted: the allowed values in words. fault: takes a value and returns what it must be instead, or None if
+    it is valid.
 
     >>> check = within(0, 1)
     >>> check.wanted, check(0.5), check(2)
@@ -45,19 +46,19 @@ class Check:
     fault: Callable[[Any], str | None]
 
     def __call__(self, value: Any) -> str | None:
-        """What is wrong with a value of the right type, None where it is sound."""
+        """What is wrong with a value of the right type, or None if it is valid."""
         return self.fault(value)
 
 
 def _told(number: float) -> str:
-    """A number as people read it: 1e-6, 1024, 1 000 000."""
+    """A number as people write it: 1e-6, 1024, 1 000 000."""
     if isinstance(number, int):
         return f"{number:,}".replace(",", " ") if number >= 10_000 else f"{number}"
     return re.sub(r"e\+?(-?)0*", r"e\1", f"{number:g}")
 
 
 def within(low: float, high: float) -> Check:
-    """A check that a number, or each of several, lies in [low, high]."""
+    """A check that a number, or each of a tuple of numbers, is in [low, high]."""
     ends = (f"{end:g}" if isinstance(end, float) else f"{end}" for end in (low, high))
     wanted = "must be >= {} and <= {}".format(*ends)
 
@@ -71,7 +72,7 @@ def within(low: float, high: float) -> Check:
 
 
 def interval(low: float, high: float) -> Check:
-    """A check that two numbers are the ends of an interval that lies in [low, high]."""
+    """A check that two numbers are the ends of an interval within [low, high]."""
     wanted = f"must be two numbers >= {low:g} and <= {high:g}, the smaller first"
 
     def check(value: Any) -> str | None:
@@ -82,7 +83,7 @@ def interval(low: float, high: float) -> Check:
 
 
 def numbers(*ranges: tuple[float, float]) -> Check:
-    """A check that there are as many numbers as ranges, each of them within its own."""
+    """A check that there is one number for each range, within that range."""
     wanted = ", ".join(f"{low:g} to {high:g}" for low, high in ranges)
 
     def check(value: Any) -> str | None:
@@ -95,7 +96,7 @@ def numbers(*ranges: tuple[float, float]) -> Check:
 
 
 def one_of(*choices: str) -> Check:
-    """A check that a text is one of those."""
+    """A check that a string is one of `choices`."""
     wanted = f"must be one of {', '.join(choices)}"
 
     def check(value: Any) -> str | None:
@@ -105,7 +106,7 @@ def one_of(*choices: str) -> Check:
 
 
 def resnet_depth(value: str) -> int | None:
-    """N of `resnetN` where there is a network for small images of that depth."""
+    """N of `resnetN` if there is a network for small images of that depth, otherwise None."""
     depth = re.fullmatch(r"resnet([1-9][0-9]{0,3})", value)
     if depth and 8 <= int(depth[1]) <= DEEPEST and int(depth[1]) % 6 == 2:
         return int(depth[1])
@@ -137,12 +138,12 @@ def _path(value: str) -> str | None:
         value.encode()
     except UnicodeEncodeError:
         return f"must be a path in UTF-8, not '{printable(shortened(value))}'; rename it or give a link to it"
-    return f"must be a path, which has no NUL, not {excerpt(value)}" if "\0" in value else None
+    return f"must be a path without NUL characters, not {excerpt(value)}" if "\0" in value else None
 
 
-# A text of the form of a network's name; whether there is one shows where it is built.
+# Only the form of a network's name is checked. Whether the network exists is found out when it is built.
 network = Check("resnetN with N = 6n+2, library/name or package.module:callable", _network)
-# A text that may begin a file's name.
+# A string that file names can start with.
 file_name = Check("letters, digits, _ - + . and spaces, at most 100", _file_name)
 # A path that can be recorded with a result, as JSON in UTF-8.
 path = Check("a path in UTF-8", _path)

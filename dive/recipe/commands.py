@@ -1,4 +1,4 @@
-"""The command that makes a run again, read off the recipe that it recorded."""
+"""The command that makes a run again, derived from the recipe in its record."""
 
 import json
 import shlex
@@ -13,7 +13,7 @@ from dive.recipe.reading import build, load, with_epochs
 from dive.recipe.recipe import KINDS, STUDENT_PARTS, Recipe
 from dive.recipe.teachers import teachers_in
 
-USUAL_STORE = "float16"  # the encoding of an export unless told otherwise
+USUAL_STORE = "float16"  # the default encoding of an export
 _OF_BOTH = {"seed": "--seed", "precision": "--precision"}
 _OPTIONS = {
     "teacher": {"teacher.loss": "--loss", **_OF_BOTH},
@@ -28,10 +28,10 @@ _OPTIONS = {
 
 
 def command(record: Mapping[str, Any], recipes: Mapping[str, Path], cache: str | None = None) -> str:
-    """The command that makes a run again, but for where the images are.
+    """The command that makes a run again, without the option that states where the images are.
 
-    recipes: what `--config` may be given, to files. cache: the file of a student's, where it is known; a file
-    that is not known is told as CACHE unless it may be the recipe's own. Raises RecipeError where no recipe
+    recipes: files by the values that `--config` takes. cache: the file of a student's cache, if it is known;
+    otherwise it is written as CACHE, unless it may be the recipe's default. Raises RecipeError if no recipe
     has the record's name.
     """
     kind, recipe, base = record["kind"], build(record["recipe"]), Recipe()
@@ -58,7 +58,7 @@ def command(record: Mapping[str, Any], recipes: Mapping[str, Path], cache: str |
 
 
 def config_of(name: str, recipes: Mapping[str, Path]) -> str:
-    """What `--config` is given for the recipe called `name`; raises RecipeError where there is none."""
+    """The value of `--config` for the recipe with this name; raises RecipeError if there is none."""
     found = [config for config, path in recipes.items() if load(path).name == name]
     if not found:
         raise RecipeError(f"no recipe is named {name}")
@@ -66,7 +66,7 @@ def config_of(name: str, recipes: Mapping[str, Path]) -> str:
 
 
 def written(value: Any) -> str:
-    """A value as `--set` and the options read it: the shortest text that gives it back."""
+    """A value as `--set` and the options read it, in the shortest form that is read as the same value."""
     if value is None:
         return "null"
     if isinstance(value, float):
@@ -83,7 +83,7 @@ def written(value: Any) -> str:
 
 
 def _at_length_of(recipe: Recipe, base: Recipe) -> Recipe | None:
-    """What `--epochs` makes of `base` at the recipe's length; None where it does not give its schedule."""
+    """`base` with `--epochs` at the recipe's length; None if that does not give the recipe's schedule."""
     epochs = recipe.schedule.epochs
     if epochs is None or epochs == base.schedule.epochs:
         return None
@@ -97,7 +97,7 @@ def _at_length_of(recipe: Recipe, base: Recipe) -> Recipe | None:
 
 
 def _cache_words(record: Mapping[str, Any], recipe: Recipe, cache: str | None) -> list[str]:
-    """The options that say which cache a student is trained from, and how."""
+    """The options that state from which cache a student is trained, and how its views are used."""
     how = [option for option in ("free-views", "fixed-view") if record.get(option.replace("-", "_"))]
     if cache is None:
         stored, teachers = record.get("cache", {}), teachers_in(record)
@@ -110,14 +110,14 @@ def _cache_words(record: Mapping[str, Any], recipe: Recipe, cache: str | None) -
 
 
 def _document(recipe: Recipe) -> dict[str, Any]:
-    """A recipe of one kind of run as a document, with all of its keys."""
+    """The recipe of a teacher or of a student as a document, with all of its keys."""
     document: dict[str, Any] = plain(asdict(recipe))
     del document["student"]
     return document
 
 
 def _of_kinds(base: Recipe, recipe: Recipe) -> dict[str, Any]:
-    """A recipe as a document, but for parts of which another has another kind: that kind's defaults."""
+    """`base` as a document. A part whose kind differs in `recipe` has the defaults of that other kind."""
     document, wanted = _document(base), _document(recipe)
     for part, kinds in KINDS.items():
         if (kind := wanted[part]["kind"]) != document[part]["kind"]:

@@ -1,4 +1,4 @@
-"""Faults of a recipe that lie between its keys: values that are sound and contradict each other."""
+"""Faults between the keys of a recipe: values that are valid one by one and contradict each other."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -24,15 +24,15 @@ def _values_per_channel(key: str) -> "Callable[[Recipe], str | None]":
 def _head(recipe: "Recipe") -> str | None:
     if recipe.model.head is None or recipe.model.weights is not None:
         return None
-    return "model.head says what becomes of the head of model.weights; without those it must be null"
+    return "model.head is for the head of model.weights; without model.weights it must be null"
 
 
 def _body_factor(recipe: "Recipe") -> str | None:
     if recipe.optimizer.body_factor == 1 or recipe.model.weights is not None:
         return None
     return (
-        "optimizer.body_factor is for a network that begins with model.weights; without those all of it is "
-        "new, and it must be 1"
+        "optimizer.body_factor is for a network that starts from model.weights; without model.weights it "
+        "must be 1"
     )
 
 
@@ -45,11 +45,11 @@ def _colour(recipe: "Recipe") -> str | None:
 def _flip(recipe: "Recipe") -> str | None:
     if recipe.data.mirrored or not recipe.views.keys().get("flip"):
         return None
-    return f"views.flip must be false for {recipe.data.kind}: a mirrored one is another sign"
+    return f"views.flip must be false for {recipe.data.kind}: a mirrored image may be of another class"
 
 
 def _units(schedule: "Schedule") -> tuple[str, str]:
-    """What the schedule's length is counted in, and the other unit."""
+    """The unit of the schedule's length, and the other unit."""
     return ("epochs", "iterations") if schedule.iterations is None else ("iterations", "epochs")
 
 
@@ -94,7 +94,7 @@ def _has_steps(schedule: "Schedule") -> bool:
 def _milestones(recipe: "Recipe") -> str | None:
     if not recipe.schedule.milestones or _has_steps(recipe.schedule):
         return None
-    return "schedule.milestones are epochs at which decay steps; without those they must be []"
+    return "schedule.milestones must be [] unless schedule.decay is steps and the length is in epochs"
 
 
 def _increasing(recipe: "Recipe") -> str | None:
@@ -117,7 +117,7 @@ def _last_milestone(recipe: "Recipe") -> str | None:
 
 
 _LENGTHS = ("schedule.epochs", "schedule.iterations")
-# Faults that lie between keys: those that are compared, and what is wrong with them.
+# For each check, the keys that it compares. It returns what is wrong with them, or None.
 CONTRADICTIONS: "tuple[tuple[tuple[str, ...], Callable[[Recipe], str | None]], ...]" = (
     (("model.input.mean", "data.kind"), _values_per_channel("mean")),
     (("model.input.std", "data.kind"), _values_per_channel("std")),

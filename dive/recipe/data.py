@@ -1,4 +1,4 @@
-"""The part `data` of a recipe: a dataclass for each kind, with the keys of that kind only."""
+"""The part `data` of a recipe: a dataclass for each kind, with only the keys of that kind."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dive.recipe.bounds import within
 from dive.recipe.keys import SEED, key
 from dive.recipe.keys import kind as named
 
-# Keys of several kinds: what a value must be, and what it means.
+# Keys that several kinds have: what a value must be, and what it means.
 IMBALANCE = (
     within(1.0, 1e9),
     "ratio of the largest to the smallest class after the long-tailed draw; null keeps every image",
@@ -23,9 +23,9 @@ _SHARES = within(*bounds.SHARES)
 class Data:
     """What every kind of data has in common.
 
-    channels: of a picture. mirrored: whether a picture and its mirror image are of one class. side: pixels of
-    each side of every picture, None where they may differ. without_val: how to get a validation part.
-    dividing: the keys that say which pictures are of which part.
+    channels: of an image. mirrored: whether an image and its mirror image are of the same class. side: height
+    and width of every image in pixels, None if they may differ. without_val: how to get a validation set, for
+    a message. dividing: the keys that divide the images into training, test and validation sets.
     """
 
     channels: ClassVar[int] = 3
@@ -39,12 +39,12 @@ class Data:
     seed: int
 
     def identity(self) -> dict[str, Any]:
-        """Which pictures these are, as plain values; where they lie does not matter."""
+        """Which images these are, as plain values; independent of where they are stored."""
         drawn = ("kind", "imbalance", "seed")
         return {key: getattr(self, key) for key in drawn}
 
     def place(self) -> dict[str, Any]:
-        """The keys that say where the pictures are: what the source of this kind is opened with."""
+        """The keys with which the source of this kind is opened, for example where the images are."""
         drawn = ("kind", "imbalance", "seed")
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in drawn}
 
@@ -103,7 +103,7 @@ class Folder(Data):
 class Listed(Data):
     """Images below `root`, named by list files with a line `relative/path label` for each image."""
 
-    without_val: ClassVar[str] = "name a list of one with data.val_list"
+    without_val: ClassVar[str] = "name its list file with data.val_list"
     dividing: ClassVar[tuple[str, ...]] = ("train_list", "test_list", "val_list")
 
     kind: str = named("list")

@@ -1,4 +1,4 @@
-"""Documents: nested plain values, as YAML files and `--set` give them, laid over each other and compared.
+"""Documents: nested plain values, as in YAML files and `--set`, which are merged and compared.
 
 The recipe defines what their keys mean.
 """
@@ -16,7 +16,7 @@ from dive.errors import RecipeError
 from dive.files import open_regular
 from dive.printable import excerpt, shortened
 
-# A recipe has some forty keys, three levels deep. What lies far beyond is not read to its end.
+# A recipe has some forty keys, three levels deep. Anything much larger is refused before it is read whole.
 MOST_BYTES = 100_000
 MOST_NODES = 10_000
 MOST_DEPTH = 20
@@ -39,7 +39,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def _entries(before: Any, after: Any) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """The entries of two lists of equally many mappings in pairs; none where they are anything else."""
+    """Pairs of the entries of two lists of mappings of equal length; empty for any other values."""
     if not (isinstance(before, list) and isinstance(after, list) and len(before) == len(after)):
         return []
     entries = all(isinstance(entry, Mapping) for entry in (*before, *after))
@@ -53,10 +53,10 @@ def _shown(value: Any) -> str:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested documents laid over each other; `above` wins.
+    """Nested documents merged; `above` overrides `below`.
 
-    Where both have a mapping that names a `kind`, and not the same one, the one below does not count: its
-    keys are another kind's.
+    If both have a mapping that names a `kind`, and the kinds differ, the one below is dropped, because its
+    keys belong to another kind.
     """
     merged = dict(below)
     for key, value in above.items():
@@ -68,16 +68,17 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
-# Besides its own errors PyYAML lets through those of impossible dates and of NUL.
+# Besides its own errors, PyYAML raises ValueError for impossible dates and for NUL characters.
 _YAML_ERRORS = (yaml.YAMLError, ValueError)
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """The safe loader, without what goes wrong in silence or takes for ever.
+    """PyYAML's safe loader, without silent mistakes and unbounded work.
 
-    A key given twice is refused instead of the last being taken. Numbers are those of `dive.notation`:
-    anything else, which YAML 1.1 would read as octal, sexagesimal and so on, is a text. Documents are
-    bounded in their depth and in their nodes, those repeated by an alias counted each time.
+    A key that is given twice is refused; the safe loader would use the last one. Numbers are those of
+    `dive.notation`. Anything else that YAML 1.1 would read as a number (octal, sexagesimal and so on) is a
+    string. The depth and the number of nodes of a document are bounded; nodes repeated by an alias count each
+    time.
     """
 
     yaml_implicit_resolvers = {
@@ -106,14 +107,14 @@ class _StrictLoader(yaml.SafeLoader):
     def _compose_alias(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         node = super().compose_node(parent, index)
         if id(node) not in self._sizes:
-            raise ValueError("an alias stands within what it names")
+            raise ValueError("an alias is within the value that it refers to")
         self._count(self._sizes[id(node)])
         return node
 
     def _count(self, nodes: int) -> None:
         self._nodes += nodes
         if self._nodes > MOST_NODES:
-            raise ValueError(f"it has more than {MOST_NODES} values, aliases written out")
+            raise ValueError(f"it has more than {MOST_NODES} values, with aliases expanded")
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -146,11 +147,11 @@ def _parse_yaml(text: str) -> Any:
 
 
 def read_config(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
-    """The documents of a YAML file: of its `base` (a path from its folder) if it names one, then its own.
+    """The documents of a YAML file: those of its `base` (relative to its folder) if it has one, and its own.
 
-    They are to be laid over each other in this order. The last is called after the file unless it has a name
-    of its own. above: the files that led here. Raises RecipeError where a file cannot be read, is no mapping,
-    or is its own base.
+    They are to be merged in this order. The last one is named after the file unless it states a name. above:
+    the files that led to this one by their `base`. Raises RecipeError if a file cannot be read, is not a
+    mapping, or is its own base.
     """
     document = _read_yaml(path)
     base = document.pop("base", None)
@@ -161,7 +162,7 @@ def read_config(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]
         if path.resolve() in above:
             raise RecipeError(f"{path} is its own base")
         if len(above) >= MOST_BASES:
-            raise RecipeError(f"{above[0]} has more than {MOST_BASES} bases, one of the other")
+            raise RecipeError(f"{above[0]} has a chain of more than {MOST_BASES} bases")
         below = read_config(path.parent / base, (*above, path.resolve()))
     name = re.sub(r"[^\w.+-]+", "_", path.stem).lstrip("_.+-") or "recipe"
     return [*below, {"name": name, **document}]
@@ -187,10 +188,10 @@ def _read(path: Path) -> bytes:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise RecipeError(f"cannot read the config {path}: {error.strerror}") from error
-    except ValueError as error:  # NUL, or letters that cannot be encoded
+    except ValueError as error:  # NUL, or characters that cannot be encoded
         raise RecipeError(f"cannot read the config {path}: no file can have this name") from error
     if len(content) > MOST_BYTES:
-        raise RecipeError(f"{path} is no recipe: it has more than {MOST_BYTES // 1000} kB")
+        raise RecipeError(f"{path} is not a recipe: it has more than {MOST_BYTES // 1000} kB")
     return content
 
 
@@ -199,7 +200,7 @@ def _detail(error: Exception) -> str:
 
 
 def parse_assignment(assignment: str) -> dict[str, Any]:
-    """The document of a `KEY=VALUE`, its key dotted and its value YAML; raises RecipeError."""
+    """The document of one `KEY=VALUE`, with a dotted key and a YAML value; raises RecipeError."""
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"--set {excerpt(assignment)}: give KEY=VALUE, for example --set optimizer.lr=0.05")
@@ -220,7 +221,7 @@ def nest(key: str, value: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A document with its tuples as lists."""
+    """A document with lists in place of its tuples."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value

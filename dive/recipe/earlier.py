@@ -1,7 +1,7 @@
-"""Records of earlier versions of dive, as this one would have written them.
+"""Records of earlier versions of dive, converted to the form of this version.
 
-One function a version, applied where a record is read, so that the rest of the program knows one form. Only
-names and places change: what was measured stays as it was.
+There is one function per version. Records are converted when they are read, so that the rest of the program
+handles one form. Only names and places change; measured values stay as they were.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 from dive.recipe.records import VERSION
 
-_PIXELS = 1  # the version of a fingerprint that is taken over pixels instead of digests
+_PIXELS = 1  # the version of a fingerprint that is computed from pixels instead of digests
 _NAMES = {
     "data fingerprint": "data_fingerprint",
     "weights hash": "weights_hash",
@@ -20,23 +20,23 @@ _NAMES = {
     "view seed": "view_seed",
     "view space": "view_space",
 }
-_OLD_SIDE = 32  # pixels of a folder's images where `data.size` was null
+_OLD_SIDE = 32  # side in pixels of a folder's images if `data.size` was null
 
 
 def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of any version as one of this version; one that is malformed stays so, and is found later."""
+    """A record of any version in the form of this one. A malformed record stays so, and is refused later."""
     version = record.get("version", 1)
     document = dict(record)
     if version == 1:
         document = _from_1(document)
     cache = document.get("cache")
-    if isinstance(cache, dict) and "dtype" in cache:  # its name before caches of features
+    if isinstance(cache, dict) and "dtype" in cache:  # the name of the key before caches of features
         document["cache"] = {("store" if key == "dtype" else key): value for key, value in cache.items()}
     return document
 
 
 def _from_1(record: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 (dive 0.1.0): keys with spaces, and normalisation among the data instead of the model."""
+    """Version 1 (dive 0.1.0): keys with spaces, and normalisation in `data` instead of `model`."""
     renamed = {_NAMES.get(key, key): value for key, value in record.items()}
     recipe, architecture, cache = (renamed.get(key) for key in ("recipe", "architecture", "cache"))
     if isinstance(recipe, dict):
@@ -55,7 +55,7 @@ def _from_1(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def recipe_from_1(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A whole recipe of version 1 as one of this version."""
+    """A whole recipe of version 1 in the form of this version."""
     found = dict(recipe)
     data, views, model = ({**part} if isinstance(part := found.get(k), dict) else {} for k in _MOVED)
     kind = data.pop("source", None)

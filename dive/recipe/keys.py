@@ -1,4 +1,4 @@
-"""How a dataclass of the recipe states a key: its default, what a value must be, and what it means."""
+"""How a dataclass of the recipe declares a key: its default, what a value must be, and what it means."""
 
 from dataclasses import field, replace
 from typing import Any
@@ -12,21 +12,20 @@ SIDE = within(8, bounds.LARGEST_SIDE)
 
 
 def key(default: Any, check: Check | None, about: str) -> Any:
-    """A key by its default, its check (None where every value of its type will do) and its meaning.
+    """Declare a key: its default, its check (None if every value of its type is valid) and its meaning.
 
-    about: what it means, a sentence of one line of Markdown without capital and full stop, with its unit;
-    docs/recipe.md has it.
+    about: its meaning and unit for docs/recipe.md, as one line of Markdown without a capital and a full stop.
 
     >>> from dataclasses import dataclass, fields
     >>> @dataclass(frozen=True)
     ... class Part:
-    ...     side: int = key(32, SIDE, "side of a picture, in pixels")
+    ...     side: int = key(32, SIDE, "side of an image, in pixels")
     >>> fields(Part)[0].metadata["about"]
-    'side of a picture, in pixels'
+    'side of an image, in pixels'
     """
     return field(default=default, metadata={"check": check, "about": about})
 
 
 def kind(name: str) -> Any:
-    """The key `kind` of a part that comes in kinds; each dataclass has its own."""
+    """Declare the key `kind` of a part that comes in kinds, each of which has its own dataclass."""
     return field(default=name, init=False)

@@ -1,6 +1,6 @@
-"""Reading a recipe: YAML, assignments and options laid over each other, and every fault reported together.
+"""Reading a recipe: YAML, assignments and options are merged, and all faults are reported together.
 
-A YAML file under configs/ states what differs from the paper's experiment; `--set` and the options go over
+A YAML file under configs/ states what differs from the paper's experiment; `--set` and the options override
 it. Each fault is named with its key path.
 """
 
@@ -19,9 +19,9 @@ from dive.recipe.contradictions import CONTRADICTIONS
 from dive.recipe.documents import merge, nest, parse_assignment, read_config
 from dive.recipe.recipe import KINDS, STUDENT_PARTS, Recipe, Student
 
-MOST_FAULTS = 20  # told in one message
-_STUDENT = "student"  # the part that is laid over others
-# Keys of earlier versions, and what they are called now.
+MOST_FAULTS = 20  # in one message
+_STUDENT = "student"  # the part that is merged over others
+# Keys of earlier versions, and their present names.
 RENAMED = {
     "data.source": "data.kind",
     "data.path": "data.root",
@@ -36,10 +36,10 @@ def load(
     assignments: tuple[str, ...] = (),
     options: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """The recipe of a YAML file or a document, `KEY=VALUE` assignments over it, dotted options over both.
+    """The recipe of a YAML file or a document, overridden by `KEY=VALUE` assignments, and those by options.
 
-    All assignments are one layer, whatever their order, and all options another. `options` maps dotted keys
-    to values; None means the option was not given. Raises RecipeError with every fault found.
+    All assignments are one layer, whatever their order, and all options another. options: values by dotted
+    keys; None means that the option was not given. Raises RecipeError with every fault found.
     """
     layers = read_config(config) if isinstance(config, Path) else [dict(config or {})]
     faults = _Faults()
@@ -59,10 +59,10 @@ def load(
 
 
 def laid_over(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Documents laid over each other, the last on top.
+    """Documents merged; later ones override earlier ones.
 
-    A layer that names another `kind` of a part than the layers below starts that part anew, from the kind's
-    defaults; with the same kind or none it adds to it.
+    A layer that names another `kind` of a part than the layers below replaces that part, which then starts
+    from the defaults of the new kind. A layer that names the same kind, or none, overrides single keys.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -81,7 +81,7 @@ def laid_over(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _state_kind(below: dict[str, Any], above: Mapping[str, Any], part: str, kind: str) -> None:
-    """Write the kind that a part of `below` has unsaid into it, where `above` names one."""
+    """Write `kind` into a part of `below` that names no kind, if `above` names one for this part."""
     unsaid, named = below.get(part), above.get(part)
     if not (isinstance(unsaid, Mapping) and isinstance(named, Mapping)):
         return
@@ -90,18 +90,18 @@ def _state_kind(below: dict[str, Any], above: Mapping[str, Any], part: str, kind
 
 
 def build(document: Mapping[str, Any], where: str = "the recipe") -> Recipe:
-    """A checked recipe of nested plain values; raises RecipeError naming every fault."""
+    """A checked recipe from nested plain values; raises RecipeError, which names every fault."""
     return _checked(document, where, _Faults())
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """A recipe at another length: warm-up and milestones keep their share of it.
+    """A recipe with another number of epochs; warm-up and milestones keep their share of the length.
 
     Raises RecipeError if `epochs` is out of range.
     """
     old = recipe.schedule
     length, of_warmup = old.length
-    warmup, milestones = of_warmup / length, [m / length for m in old.milestones]  # none beside iterations
+    warmup, milestones = of_warmup / length, [m / length for m in old.milestones]  # none with iterations
     document = {
         "epochs": epochs,
         "iterations": None,
@@ -113,19 +113,19 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 
 
 class _Faults:
-    """The faults of a recipe as messages, and the keys that are not sound for them."""
+    """The faults of a recipe as messages, and the keys whose values are unsound because of them."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
         self._unsound: set[str] = set()
 
     def add(self, key: str, message: str, unsound: Collection[str] = ()) -> None:
-        """A fault of a dotted key, or of a section: what is not sound for it, if not the key itself."""
+        """Add a fault of a dotted key or section. unsound: the keys that it spoils, if not the key itself."""
         self.messages.append(message)
         self._unsound.update(unsound or [key])
 
     def spoil(self, *keys: str) -> bool:
-        """Whether one of these keys is not sound, or a section that it is in."""
+        """Whether one of these keys, or a section that contains it, is unsound."""
         sections = (key.split(".")[:depth] for key in keys for depth in range(1, key.count(".") + 2))
         return any(".".join(section) in self._unsound for section in sections)
 
@@ -137,7 +137,7 @@ def _checked(document: Mapping[str, Any], where: str, faults: _Faults) -> Recipe
     recipe = dataclasses.replace(recipe, student=_student(given, recipe, faults))
     as_student = recipe.of_student
     for keys, check in CONTRADICTIONS:
-        # Beside a key at fault stands its default, which nobody chose and nothing contradicts.
+        # A key at fault now has its default, which nobody chose: it is not compared with other keys.
         if faults.spoil(*keys):
             continue
         message = check(recipe)
@@ -154,7 +154,7 @@ def _checked(document: Mapping[str, Any], where: str, faults: _Faults) -> Recipe
 
 
 def _student(given: Any, recipe: Recipe, faults: _Faults) -> Student:
-    """The recipe's part `student`: each of its parts that is given laid over the teacher's."""
+    """The recipe's part `student`: each part that it states is merged over the teacher's."""
     if not isinstance(given, Mapping):
         return _build(Student, given, f"{_STUDENT}.", faults)
     document, teacher = dict(given), recipe.as_dict()
@@ -162,17 +162,17 @@ def _student(given: Any, recipe: Recipe, faults: _Faults) -> Student:
     if isinstance(model, Mapping) and model.get("name", recipe.model.name) != recipe.model.name:
         teacher["model"] = {"input": {key: teacher["model"]["input"][key] for key in ("mean", "std")}}
         if model.get("weights") is None and optimizer["body_factor"] != 1:
-            optimizer["body_factor"] = 1.0  # all of it is new
+            optimizer["body_factor"] = 1.0  # every layer is new
             document["optimizer"] = given.get("optimizer") or {}
     for part in STUDENT_PARTS:
         if isinstance(document.get(part), Mapping):
-            # In which an optimiser of another kind begins anew.
+            # An optimiser of another kind starts from its own defaults here.
             document |= merge({part: teacher[part]}, {part: document[part]})
     return _build(Student, document, f"{_STUDENT}.", faults)
 
 
 def _build(cls: type, document: Any, prefix: str, faults: _Faults) -> Any:
-    """An instance of dataclass `cls`; what is wrong goes to `faults`."""
+    """An instance of dataclass `cls`; faults are added to `faults`."""
     section = prefix.rstrip(".")
     if not isinstance(document, Mapping):
         faults.add(section, f"{section} must be a mapping of keys, not {excerpt(document)}")
@@ -183,9 +183,9 @@ def _build(cls: type, document: Any, prefix: str, faults: _Faults) -> Any:
     for key, given in document.items():
         name = f"{prefix}{key}"
         if key == "kind" and _kinds_of(section):
-            continue  # by which the class was chosen
+            continue  # it was used to choose the class
         if key not in fields:
-            # Perhaps one that is left out was meant.
+            # It may be a misspelling of any key that is left out, so those are unsound.
             left_out = [f"{prefix}{field}" for field in fields if field not in document]
             faults.add(name, _unknown(name, fields), left_out)
         elif part := _dataclass_of(hints[key]):
@@ -200,7 +200,7 @@ def _build(cls: type, document: Any, prefix: str, faults: _Faults) -> Any:
 
 
 def _section(cls: type, document: Any, name: str, faults: _Faults) -> Any:
-    """A part of the recipe: of a part that comes in kinds, the class of the kind that it names."""
+    """An instance of a part of the recipe; if it comes in kinds, of the class of the kind that it names."""
     if kinds := _kinds_of(name):
         wanted = document.get("kind", next(iter(kinds))) if isinstance(document, Mapping) else None
         cls = kinds[next(iter(kinds))]
@@ -214,12 +214,12 @@ def _section(cls: type, document: Any, name: str, faults: _Faults) -> Any:
 
 
 def _kinds_of(section: str) -> dict[str, type]:
-    """The kinds of a part of the recipe by their names, none where it does not come in kinds."""
+    """The kinds of a part of the recipe by their names; empty if it does not come in kinds."""
     return KINDS.get(section.removeprefix(f"{_STUDENT}."), {})
 
 
 def _dataclass_of(hint: Any) -> type | None:
-    """The dataclass that a key holds, or null in its place; None for a plain value."""
+    """The dataclass of a key that holds one (or one or null); None if it holds a plain value."""
     members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return next((one for one in members if isinstance(one, type) and dataclasses.is_dataclass(one)), None)
 
@@ -231,7 +231,7 @@ def _unknown(name: str, fields: Iterable[str]) -> str:
 
 
 def _value(given: Any, hint: Any, check: Check | None) -> Any:
-    """`given` as type `hint`, its range checked; ValueError says what it must be."""
+    """`given` as type `hint`, checked; raises ValueError, which says what it must be."""
     value = _convert(given, hint)
     if check and value is not None and (fault := check(value)):
         raise ValueError(fault)
@@ -239,7 +239,7 @@ def _value(given: Any, hint: Any, check: Check | None) -> Any:
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """`value` as type `hint`; ValueError says what it must be."""
+    """`value` as type `hint`; raises ValueError, which says what it must be."""
     if isinstance(hint, types.UnionType):
         if value is None:
             return None
@@ -251,14 +251,14 @@ def _convert(value: Any, hint: Any) -> Any:
     if hint is float:
         return _convert_float(value)
     if type(value) is not hint:
-        name = {int: "a whole number", str: "a text", bool: "true or false"}[hint]
+        name = {int: "a whole number", str: "a string", bool: "true or false"}[hint]
         advice = notation.advice(value) if hint is int and isinstance(value, str) else ""
         raise ValueError(f"must be {name}, not {excerpt(value)}{advice}")
     return value
 
 
 def _convert_float(value: Any) -> float:
-    """A number; one in quotes will do."""
+    """A float; a number in quotes is accepted too."""
     advice = ""
     if isinstance(value, str):
         try:

@@ -162,7 +162,7 @@ class Recipe:
 STUDENT_PARTS = tuple(part.name for part in dataclasses.fields(Student))
 
 
-# The parts that come in kinds: what each kind is called, the default first.
+# The parts that come in kinds, and the classes of their kinds by name, the default first.
 KINDS: dict[str, dict[str, type]] = {
     "data": {"cifar100": Cifar100, "cifar10": Cifar10, "folder": Folder, "list": Listed, "digits": Digits},
     "views": {"crop_flip": CropFlip, "autoaugment": AutoAugment, "resized_crop": ResizedCrop},

@@ -1,7 +1,7 @@
 """Records of finished results: their structure, and which of them are one run at several seeds.
 
-A record is written as `NAME.json` and, with the weights, in `NAME.pt`. A cache and a student keep a part
-of the record of the checkpoint that they were made from. No torch.
+A record is written as `NAME.json` and, with the weights, in `NAME.pt`. A cache and a student store a part
+of the record of the checkpoint that they were made from. This module does not import torch.
 """
 
 import json
@@ -22,7 +22,7 @@ from dive.recipe.teachers import (
 )
 
 FORMAT = "dive-record"
-VERSION = 2  # of records and of the checkpoints that hold one
+VERSION = 2  # of records, and of the checkpoints that contain them
 _INPUT: dict[str, s.Check] = {
     "size": s.or_none(s.whole(1)),
     "mean": s.list_of(s.number()),
@@ -45,7 +45,7 @@ OF_SOME_EPOCHS: dict[str, s.Check] = {
 
 
 def _worlds(value: Any) -> str | None:
-    """Epochs, each with the number of processes from it on."""
+    """The check for pairs of an epoch and the number of processes from that epoch on."""
     pairs = isinstance(value, list) and value and all(isinstance(e, list) and len(e) == 2 for e in value)
     whole = s.whole(1)
     if not pairs or any(whole(number) for entry in value for number in entry) or value[0][0] != 1:
@@ -85,9 +85,9 @@ _STUDENT: dict[str, s.Check] = {
     "free_views": s.truth,
 }
 _TAUGHT_BY_SEVERAL: dict[str, s.Check] = {"teacher_weights": s.list_of(s.share)}
-_OF_SOME: dict[str, s.Check] = {  # a record of an earlier version lacks these
+_OF_SOME: dict[str, s.Check] = {  # some records, such as those of earlier versions, lack these
     "trained_together": s.whole(1),
-    "worlds": WORLDS,  # of one that several processes trained
+    "worlds": WORLDS,  # if several processes trained it
     "batch_norm": s.truth,
     "producer": s.text,
     "cache/views": s.text,
@@ -103,7 +103,7 @@ _OF_SOME: dict[str, s.Check] = {  # a record of an earlier version lacks these
     "group_confusion": s.record_of(dict.fromkeys(SHOTS, s.record_of(dict.fromkeys(SHOTS, s.whole())))),
 }
 
-# In what two seeds of one run differ: the seed and what follows from it, where and when they were made.
+# Keys in which two seeds of one run may differ: the seed and what follows from it, machine, time and code.
 _OF_EACH_SEED = ("seed", "weights_hash", "cache_hash")
 _OF_EACH_RESULT = ("accuracy", "val_accuracy", "per_class", "group_confusion", "train_accuracy")
 _OF_EACH_MACHINE = ("seconds", "device", "threads", "trained_together", "versions")
@@ -113,7 +113,7 @@ Item = TypeVar("Item")
 
 
 def fault_of(record: Mapping[str, Any]) -> str:
-    """The first fault of a finished result's record in a few words; an empty text where there is none."""
+    """The first fault of a finished result's record in a few words; an empty string if it has none."""
     student = record.get("kind") == "student"
     more = _STUDENT | teacher_checks(record) if student else {}
     more = more | _TAUGHT_BY_SEVERAL if "teachers" in more else more
@@ -131,13 +131,15 @@ def fault_of(record: Mapping[str, Any]) -> str:
 
 
 def of_one_run(items: Iterable[Item], record_of: Callable[[Item], Mapping[str, Any]]) -> list[list[Item]]:
-    """Items put together whose records are one run at distinct seeds, in the order given.
+    """Items in groups whose records are one run at distinct seeds, in the order given.
 
-    Records are of one run where they are equal in everything but the seed, the teacher's seed and
-    weights, the cache's hash, accuracies, times, machine and version of the code; and in the data's
-    fingerprint, the teacher's recipe and the precision of the export, as far as versions tell them alike. The
-    same weights again are left out; another run of a seed that is there already begins a group of its own.
-    Where batch norm was per process, their numbers of processes must be equal too.
+    Records are of one run if they are equal in everything but the seed, the teacher's seed and weights, the
+    cache's hash, accuracies, times, machine and version of the code. The data's fingerprint, the teacher's
+    recipe and the precision of the export must be equal too, as far as both records state them and the
+    versions can be compared. With batch norm, the numbers of processes must be equal as well.
+
+    A record that repeats the seed and weights of another one is left out. Another run of a seed that a group
+    has already starts a group of its own.
     """
     groups: dict[str, list[dict[int, Item]]] = {}
     seen = set()
@@ -161,7 +163,7 @@ def of_one_run(items: Iterable[Item], record_of: Callable[[Item], Mapping[str, A
 
 
 def precisions_told(record: Mapping[str, Any]) -> str:
-    """The precision that a finished result was computed in, its teachers' and its cache's where they differ.
+    """The precision of a finished result, and those of its teachers and its cache if they differ.
 
     >>> fp32 = {"precision": "fp32"}
     >>> precisions_told({"precision": "bf16", "teacher": fp32, "cache": fp32})
@@ -176,52 +178,52 @@ def precisions_told(record: Mapping[str, Any]) -> str:
 
 
 def alike_but_for_precision(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two records would be of one run if they and their teachers were computed in one precision."""
+    """Whether two records would be of one run if they and their teachers had the same precisions."""
     first, second = (_run_of(_without_precisions(record)) for record in (one, other))
     return first == second and _alike(one, other)
 
 
 def _without_precisions(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record that tells no precision, neither its own nor its teachers'."""
+    """A record without precisions, neither its own nor its teachers'."""
     teachers = [{k: v for k, v in one.items() if k != "precision"} for one in _taught_by(record)]
     return {**record, **(told_teachers(teachers) if teachers else {}), "precision": ""}
 
 
 def _taught_by(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The teachers that a record names; none of a teacher's."""
+    """The teachers that a record names; empty for the record of a teacher."""
     return [one for one in teachers_in(record) if one]
 
 
 def _same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two records may be of the same data: fingerprints of two versions cannot be compared."""
+    """Whether two records may be of the same data; fingerprints of different versions are not compared."""
     version, fingerprint = "fingerprint_version", "data_fingerprint"
     return one[version] != other[version] or one[fingerprint] == other[fingerprint]
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether nothing that both records tell speaks against one run: their data, and their teachers' runs."""
+    """Whether two records may be of one run, by the data and the teachers that both state."""
     pairs = zip(_taught_by(one), _taught_by(other), strict=False)
     return _same_data(one, other) and all(may_be_of_one_run(mine, theirs) for mine, theirs in pairs)
 
 
 def _same_export(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether the caches of two students may have been computed in one precision; not all records tell."""
+    """Whether two students' caches may be of one precision; true if a record does not state it."""
     told = [record.get("cache", {}).get("precision") for record in (one, other)]
     return None in told or told[0] == told[1]
 
 
 def _run_of(record: Mapping[str, Any]) -> str:
-    """What a record has in common with those of its run's other seeds, as a text to compare.
+    """What a record has in common with the other seeds of its run, as a string to compare.
 
-    Recipes are completed first: one of an earlier version lacks keys that were added since, whose defaults
-    are what it did.
+    Recipes are completed first. A recipe of an earlier version lacks keys that were added later; their
+    defaults are what that version did.
     """
     left_out = {*_OF_EACH_SEED, *_OF_EACH_RESULT, *_OF_EACH_MACHINE, *_OF_EACH_CODE}
     if "cache" not in record:
-        left_out.discard("cache_hash")  # it alone tells what the cache stores
+        left_out.discard("cache_hash")  # nothing else in this record states what the cache stores
     common = {key: value for key, value in record.items() if key not in left_out}
     if not common.pop("batch_norm", False):
-        common.pop("worlds", None)  # without batch norm more processes change the rounding alone
+        common.pop("worlds", None)  # without batch norm, the number of processes only changes rounding
     common["recipe"] = recipe_of_run(record["recipe"])
     if "cache" in common:
         common["cache"] = {key: value for key, value in common["cache"].items() if key != "precision"}

@@ -16,9 +16,9 @@ SUFFIX = ".yaml"
 
 
 def recipes(folder: Path = FOLDER) -> dict[str, Path]:
-    """Name to file of every shipped recipe; a name is the path below the folder without its suffix.
+    """The files of the shipped recipes by name; a name is the path below the folder without its suffix.
 
-    Sorted, numbers within names by their value.
+    Names are sorted, numbers in them by value.
     """
     found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob(f"*{SUFFIX}")}
     return {name: found[name] for name in sorted(found, key=_by_value)}
@@ -29,11 +29,11 @@ def _by_value(name: str) -> list[tuple[str, int]]:
 
 
 def locate(config: Path, folder: Path = FOLDER) -> Path:
-    """The file that a `--config` means: what lies at that path or else the shipped recipe of that name.
+    """The file that a `--config` refers to: the file at that path, or else the shipped recipe of that name.
 
-    A name may end in `.yaml`; one that does not is found beside a folder of that name too. What lies at the
-    path is returned as it is: whoever reads it reports what is wrong with it. Raises RecipeError where there
-    is neither.
+    A name may end in `.yaml`. A name without it is found even if a folder of that name exists here. A path
+    that exists but is not a readable recipe is returned too; whoever reads it reports what is wrong. Raises
+    RecipeError if there is neither.
     """
     kind = _kind(config)
     if kind is not None and (kind != stat.S_IFDIR or config.suffix == SUFFIX):
@@ -51,17 +51,17 @@ def locate(config: Path, folder: Path = FOLDER) -> Path:
 
 
 def summary(path: Path) -> str:
-    """What a recipe is: the comment in the first line of its file; empty where there is none."""
+    """What a recipe is: the comment in the first line of its file; empty if there is none."""
     with path.open(encoding="utf-8") as file:
         line = file.readline()
     return line.removeprefix("#").strip() if line.startswith("#") else ""
 
 
 def _kind(path: Path) -> int | None:
-    """The kind of what lies at a path as `stat.S_IFMT` has it, None if nothing does, 0 if it is unknown."""
+    """The kind of file at a path, as from `stat.S_IFMT`; None if nothing exists there, 0 if it is unknown."""
     try:
         return stat.S_IFMT(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError):  # behind a folder that cannot be entered, or no file can have this name
+    except (OSError, ValueError):  # in a folder that cannot be entered, or not a possible file name
         return 0

@@ -1,4 +1,4 @@
-"""The groups of classes that accuracy is reported of, and what a record tells of an accuracy. No torch."""
+"""The groups of classes that accuracy is reported for, and the structure of an accuracy in a record."""
 
 from dive import structure as s
 

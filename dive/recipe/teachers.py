@@ -1,8 +1,8 @@
-"""The teachers that a cache or a student is of: what a document tells of each, and what they are called.
+"""The teachers of a cache or a student: what a document states of each, and their names.
 
-A teacher is of a kind. One that dive trained is a `teacher` or a `student`; a `foreign` one is a network with
-weights that dive did not train; of an `imported` one there are but the logits that another program wrote. No
-torch.
+Each teacher has a kind. One that dive trained is a `teacher` or a `student`. A `foreign` one is a network
+with weights that dive did not train. An `imported` one is known only by the logits that another program
+wrote. This module does not import torch.
 """
 
 from collections import Counter
@@ -15,23 +15,24 @@ from dive.errors import RecipeError
 from dive.recipe.reading import build
 from dive.recipe.shots import ACCURACY
 
-# Whether a teacher's logits follow the sizes of the classes it was trained on, which a cache's do not.
+# Whether the logits of a foreign or imported teacher contain the class prior of its training images. If they
+# do (`train`), a cache stores them less log n.
 PRIORS = ("none", "train")
 _DISTILLATION: dict[str, s.Check] = {
     **dict.fromkeys(("tau", "power", "weight"), s.number()),
     "student_tau": s.or_none(s.number()),
 }
-_OF_EACH_SEED = ("seed", "accuracy", "val_accuracy")  # in what teachers of two seeds of one run differ
-_OF_THE_RECIPE = ("name", "schedule", "distillation")  # what every version has told of a teacher's
-_NAMED = 3  # kinds of teachers that the name of an ensemble tells
+_OF_EACH_SEED = ("seed", "accuracy", "val_accuracy")  # keys in which teachers of two seeds of one run differ
+_OF_THE_RECIPE = ("name", "schedule", "distillation")  # parts of a teacher's recipe that every version stores
+_NAMED = 3  # most different teachers in the name of an ensemble
 
 
 @dataclass(frozen=True)
 class Kind:
     """A kind of teacher.
 
-    facts: what a cache, and a student's record, must keep of one. identity: what a cache's identity must
-    have. name: of its facts, in a few words.
+    facts: checks of what a cache, and a student's record, must state of it. identity: checks of what the
+    identity of a cache must state of it. name: makes a short name from its facts.
     """
 
     facts: Mapping[str, s.Check]
@@ -40,7 +41,7 @@ class Kind:
 
 
 def model_name(kind: str, record: Mapping[str, Any]) -> str:
-    """What a checkpoint is in a few words: its kind and what makes it differ from others."""
+    """A short name of a checkpoint: its kind and what distinguishes it from others."""
     if kind == "teacher":
         return f"teacher ({record['loss']})"
     d = record["recipe"]["distillation"]
@@ -49,7 +50,7 @@ def model_name(kind: str, record: Mapping[str, Any]) -> str:
 
 
 def _recipe_or_part(value: Any) -> str | None:
-    """A recipe, or some of its parts; null where it is one."""
+    """The check for a recipe, or some parts of one."""
     try:
         build(value if isinstance(value, Mapping) else {"not": "a mapping"})
     except RecipeError as error:
@@ -75,14 +76,14 @@ _TRAINED = Kind(
 KINDS: dict[str, Kind] = {
     "teacher": _TRAINED,
     "student": _TRAINED,
-    # network: its name. initial_weights: what its weights are. prior: one of PRIORS.
+    # network: its name. initial_weights: which weights it has. prior: one of PRIORS.
     "foreign": Kind(
         facts={"network": s.text, "initial_weights": s.text, "prior": s.one_of(*PRIORS)},
         identity={"weights_hash": s.text, "prior": s.one_of(*PRIORS)},
         name=lambda facts: f"foreign ({facts['network']})",
     ),
-    # file: the name of the file that the logits came in, without folders and ending. logits_hash: of what
-    # was in it; facts of earlier caches lack it.
+    # file: the name of the file of the logits, without folders and suffix. logits_hash: of its content; facts
+    # of earlier caches lack it.
     "imported": Kind(
         facts={"file": s.text, "prior": s.one_of(*PRIORS)},
         identity={"logits_hash": s.text, "prior": s.one_of(*PRIORS)},
@@ -92,18 +93,18 @@ KINDS: dict[str, Kind] = {
 
 
 def told_teachers(teachers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How a document names its teachers: one as its `teacher`, those of an ensemble as its `teachers`."""
+    """The entry of a document for its teachers: `teacher` for one, `teachers` for those of an ensemble."""
     return {"teacher": teachers[0]} if len(teachers) == 1 else {"teachers": list(teachers)}
 
 
 def teachers_in(document: Mapping[str, Any]) -> list[Any]:
-    """What `told_teachers` took: of a cache's identity or facts, or of a student's record, unchecked."""
+    """The teachers that a cache's identity or facts, or a student's record, states, unchecked."""
     several = document.get("teachers")
     return several if isinstance(several, list) else [document.get("teacher")]
 
 
 def _of_kind(part: Callable[[Kind], Mapping[str, s.Check]]) -> s.Check:
-    """A teacher of a kind that there is, with what a part of the kind asks for."""
+    """A check for a teacher of a known kind. part: selects the checks of that kind."""
 
     def check(value: Any) -> str | None:
         if fault := s.record_of({"kind": s.one_of(*KINDS)})(value):
@@ -126,17 +127,17 @@ def _checks(document: Mapping[str, Any], check: s.Check) -> dict[str, s.Check]:
 
 
 def teacher_checks(document: Mapping[str, Any]) -> dict[str, s.Check]:
-    """What facts of a cache, or a student's record, must have of their teachers."""
+    """Checks of the teachers in the facts of a cache, or in a student's record."""
     return _checks(document, _of_kind(lambda kind: kind.facts))
 
 
 def identity_checks(identity: Mapping[str, Any]) -> dict[str, s.Check]:
-    """What a cache's identity must have of its teachers."""
+    """Checks of the teachers in the identity of a cache."""
     return _checks(identity, _of_kind(lambda kind: kind.identity))
 
 
 def teachers_of(document: Any) -> list[dict[str, Any]]:
-    """The teachers of a cache's facts or of a student's record; none where they are not all told.
+    """The teachers in a cache's facts or a student's record; empty unless all are stated and valid.
 
     >>> teachers_of({"precision": "fp32"})
     []
@@ -146,7 +147,7 @@ def teachers_of(document: Any) -> list[dict[str, Any]]:
 
 
 def teachers_name(teachers: Sequence[Mapping[str, Any]]) -> str:
-    """What one teacher or an ensemble is, in a few words: as `model_name` for one that dive trained.
+    """A short name of one teacher or of an ensemble; that of `model_name` for one that dive trained.
 
     >>> teachers_name([{"kind": "teacher", "loss": loss} for loss in ("bsce", "ce", "bsce")])
     'ensemble of 3: teacher (bsce) ×2, teacher (ce)'
@@ -160,9 +161,9 @@ def teachers_name(teachers: Sequence[Mapping[str, Any]]) -> str:
 
 
 def run_of_teacher(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What a teacher's facts have in common with those of its run's other seeds, in every version's words.
+    """What a teacher's facts have in common with the other seeds of its run, in terms of every version.
 
-    Recipes are completed: one of an earlier version lacks keys that were added since.
+    Recipes are completed, since a recipe of an earlier version lacks keys that were added later.
     """
     common = {key: value for key, value in facts.items() if key not in (*_OF_EACH_SEED, "logits_hash")}
     if "recipe" in common:
@@ -172,7 +173,7 @@ def run_of_teacher(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def may_be_of_one_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether what both tell of teachers besides `run_of_teacher` is equal; earlier versions told less."""
+    """Whether two teachers agree in what both state besides `run_of_teacher`; early versions state less."""
     return all(mine == theirs for mine, theirs in _in_both(_more_told(one), _more_told(other)))
 
 
@@ -187,10 +188,10 @@ def _in_both(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple
 
 
 def recipe_of_run(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe, completed, without what seeds of one run may differ in.
+    """A recipe, completed, without the keys in which seeds of one run may differ.
 
-    That is the seed, the precision, which a record tells as it was, and where images and weights lie; what
-    those are is among the facts.
+    These are the seed, the precision (a record states the one that was used), and the paths of images and
+    weights (a record states which images and weights they were).
     """
     recipe = build(document).as_dict()
     del recipe["seed"], recipe["precision"], recipe["model"]["weights"]
@@ -199,5 +200,5 @@ def recipe_of_run(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recipe_without_paths(document: Mapping[str, Any]) -> dict[str, Any]:
-    """`recipe_of_run` with what a cache's identity has of the data, which leaves out where lists lie."""
+    """`recipe_of_run` with the data as in a cache's identity, which has no paths of list files."""
     return recipe_of_run(document) | {"data": build(document).data.identity()}

@@ -7,10 +7,10 @@ from dive.recipe.bounds import one_of, within
 from dive.recipe.keys import RATE, key
 from dive.recipe.keys import kind as named
 
-# Of every optimiser: what a value must be, and what it means.
+# A key of every optimiser: what a value must be, and what it means.
 LR = (RATE, "learning rate at the end of the warm-up, from which the decay starts")
 _DECAY = within(0, 1)
-_STEPS = 10**9  # of the longest schedule
+_STEPS = 10**9  # in the longest schedule
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Schedule:
 
     @property
     def length(self) -> tuple[int, int]:
-        """Length and warm-up, in iterations where those are given, else in epochs."""
+        """Length and warm-up, in iterations if those are given, otherwise in epochs."""
         given = (self.epochs, self.warmup_epochs)
         if self.iterations is not None:
             given = (self.iterations, self.warmup_iterations)

@@ -1,4 +1,4 @@
-"""The part `views` of a recipe: a dataclass for each view space, with the keys of that space only."""
+"""The part `views` of a recipe: a dataclass for each view space, with only the keys of that space."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dive.recipe.bounds import within
 from dive.recipe.keys import SEED, SIDE, key
 from dive.recipe.keys import kind as named
 
-# Keys of several kinds: what a value must be, and what it means.
+# Keys that several kinds have: what a value must be, and what it means.
 FLIP = (None, "whether half of the views are flipped horizontally; must be false for `digits`")
 DRAWN = (SEED, "seed of the draw of the views that a cache stores, if it does not store all")
 
@@ -18,9 +18,9 @@ DRAWN = (SEED, "seed of the draw of the views that a cache stores, if it does no
 class Views:
     """What every space of augmented views has in common.
 
-    colour: whether it needs pictures of three channels. one_size: whether it needs pictures of one size, to
-    which `size` brings them; if not, `size` is the size of the views, and pictures keep their own. usual: the
-    views that an export stores unless told otherwise.
+    colour: whether it needs images of three channels. one_size: whether it needs images of one size, to which
+    `size` resizes them; if not, `size` is the size of the views, and images keep their own sizes. usual: the
+    views that an export stores by default.
     """
 
     colour: ClassVar[bool] = False
@@ -33,11 +33,11 @@ class Views:
 
     @property
     def picture_size(self) -> int | None:
-        """The side in pixels that pictures are brought to, None for as they are."""
+        """The side in pixels to which images are resized, None if they keep their size."""
         return self.size if self.one_size else None
 
     def keys(self) -> dict[str, Any]:
-        """The keys that say what a view is; not the size pictures are brought to, nor the seed of draws."""
+        """The keys that define a view, without the size that images are resized to and the seed of draws."""
         common = ("kind", "size", "seed") if self.one_size else ("kind", "seed")
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in common}
 

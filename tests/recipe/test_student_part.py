@@ -79,7 +79,7 @@ def test_a_student_without_weights_does_not_take_the_teachers_body_factor():
     begun = {"model": {"name": "torchvision/resnet18", "weights": "DEFAULT"}}
     assert build({**tuned, "student": begun}).of_student.optimizer.body_factor == 0.1
     assert fault_of({**tuned, "student": {**small, "optimizer": {"body_factor": 0.5}}}).startswith(
-        "the recipe: student.optimizer.body_factor is for a network that begins with model.weights"
+        "the recipe: student.optimizer.body_factor is for a network that starts from model.weights"
     )
 
 
@@ -123,7 +123,7 @@ def test_faults_are_told_by_their_key_and_once():
     ("student", "told"),
     [
         ({"schedule": {"epochs": 10}}, "student.schedule.milestones [120, 160] lie beyond"),
-        ({"model": {"head": "keep"}}, "student.model.head says what becomes"),
+        ({"model": {"head": "keep"}}, "student.model.head is for the head of model.weights"),
         ({"model": {"input": {"mean": [0.5]}}}, "student.model.input.mean must have 3 values"),
         ({"model": "resnet20"}, "student.model must be a mapping"),
         ("resnet20", "student must be a mapping"),

@@ -323,7 +323,7 @@ def test_small_networks_are_refused_for_large_pictures(recipe):
         ("model.name=torchvision/vit_b_16", "Wrong image height", 1),
         ("model.name=tiny:pair", "must return logits", 1),
         ("model.weights=nothing.pth", "model.weights nothing.pth of resnet8 is not a file", 1),
-        ("model.head=keep", "model.head says what becomes of the head of model.weights", 2),
+        ("model.head=keep", "model.head is for the head of model.weights", 2),
     ],
 )
 def test_a_network_that_cannot_be_had_is_refused_in_one_line_and_nothing_is_written(

@@ -1,1 +1,1 @@
-"""The project's own experiments: which runs are made, and RESULTS.md rebuilt from their records."""
+"""The project's own experiments: the table of runs, and RESULTS.md, built from their records."""

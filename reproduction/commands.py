@@ -9,10 +9,10 @@ from reproduction.table import CACHE, Run
 
 
 def command(record: Mapping[str, Any], configs: Path, run: Run | None = None) -> str:
-    """The command that makes a run again, but for where the images are.
+    """The command that makes a run again, without the option that states where the images are.
 
-    run: its line of the table, which names its cache, and the precision it is to have, which a run before
-    that was told may have left to dive.
+    run: its entry in the table, which names its cache. If it states a precision, the command has this one,
+    because the recorded recipe may still have `auto`.
     """
     root = configs.parent
     files = sorted([*configs.rglob("*.yaml"), *(root / "reproduction" / "recipes").glob("*.yaml")])

@@ -1,10 +1,10 @@
-"""Tell in the students' records of before what their caches store, and which views they drew. Run once.
+"""Add to old records of students what their caches store, and which views they drew. Run once.
 
     python -m reproduction.complete_records
 
 Records made by dive 0.1.0 up to commit dc22d73 lack `cache` and `fixed_view`. What their caches stored is
-known from the commands that RESULTS.md lists: all views in float16, of AutoAugment 50 drawn by view seed 0,
-or, where the student had free views, the clean view alone.
+known from the commands that RESULTS.md lists: all views in float16; for AutoAugment 50 views, drawn by view
+seed 0; and for a student with free views only the clean view.
 """
 
 import json
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def completed(record: dict[str, Any]) -> dict[str, Any]:
-    """A student's record with what it lacks, beside what it says of its cache already."""
+    """A student's record with the entries that it lacks, placed beside its other entries on the cache."""
     unbounded = record["recipe"]["views"]["kind"] == "autoaugment"
     views = "clean" if record["free_views"] else "50" if unbounded else "all"
     told = {"cache": {"views": views, "view_seed": 0, "store": "float16"}, "fixed_view": False}

@@ -1,4 +1,4 @@
-"""The figure at the top of RESULTS.md: accuracy by group of classes, ours beside the literature."""
+"""The figure at the top of RESULTS.md: our accuracy by group of classes, beside the literature."""
 
 import json
 import math
@@ -17,26 +17,26 @@ from reproduction.summary import Panel
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and a grey.
 COLOURS = ("#BBBBBB", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")
-HATCHES = ("", "//")  # models after the last colour begin the colours again, hatched
-MARKERS = ("D", "^", "s", "v")  # of works, in the order of literature.yaml
-DASHES = ("dashed", "dotted", "dashdot")  # of other methods
+HATCHES = ("", "//")  # models after the last colour repeat the colours, hatched
+MARKERS = ("D", "^", "s", "v")  # for works, in the order of literature.yaml
+DASHES = ("dashed", "dotted", "dashdot")  # for other methods
 GROUPS = SHOTS[:3]
-WIDTH = 0.82  # of the bars of a group
-NARROW = 4  # of more bars than these the values are written upright
-LABEL = 34  # characters of a line that names a model
-LINE = 0.17  # inches that such a line is high
-HEIGHT = 3.3  # inches of a panel of few rows, with its title and ticks
-ASIDE = 0.24  # of a bar's width: where it has both, the error bar is so far left of its middle, marks right
-BELOW = 0.27  # of a model's line are the marks of works
-MARGIN = 1  # points left and right of the accuracies over all classes
+WIDTH = 0.82  # of the bars of a group together
+NARROW = 4  # with more bars than this, their values are written vertically
+LABEL = 34  # characters in a line of a model's label
+LINE = 0.17  # height of such a line in inches
+HEIGHT = 3.3  # height in inches of a panel of few rows, with its title and ticks
+ASIDE = 0.24  # of a bar's width: how far its error bar is left of its middle, and its marks right
+BELOW = 0.27  # of the distance of two models' lines: how far below a line the marks of works are
+MARGIN = 1  # points on either side of the accuracies over all classes
 
 
 def draw(path: Path, panels: Sequence[Panel]) -> None:
-    """Write the figure as PNG, a panel below the other.
+    """Write the figure as PNG, with one panel below the other.
 
     Left, bars: our models by group of classes. Right, dots: over all classes, on one scale in all panels.
-    Lines through either are ± one standard deviation where there are several seeds; marks are what works
-    report of these models, and dashed lines what other methods reach. A model has one colour in all panels.
+    Error bars are ± one standard deviation, if there are several seeds. Marks are what works report for these
+    models, and dashed lines what other methods reach. A model has one colour in all panels.
     """
     heights = [_height(panel) for panel in panels]
     figure = Figure(figsize=(11, sum(heights) + 0.4), layout="constrained")
@@ -66,7 +66,7 @@ def draw(path: Path, panels: Sequence[Panel]) -> None:
 
 
 def description(panels: Sequence[Panel]) -> str:
-    """What the figure shows as JSON, which its file holds too: it says of which records a file is."""
+    """What the figure shows, as JSON. The file contains it, so that its records can be identified."""
     shown = [
         [panel.title, [[row.name, *(row.shown(shot) for shot in SHOTS), theirs] for row, theirs in pairs]]
         for panel in panels
@@ -88,14 +88,14 @@ def _names(panels: Iterable[Panel], method: bool) -> list[str]:
 
 
 def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
-    """The scale of accuracies over all classes."""
+    """The ends of the axis of accuracies over all classes."""
     ours = [row.accuracy("all") or 0.0 for panel in panels for row in panel.rows]
     theirs = [r["all"] for panel in panels for one in panel.reported for r in one.values() if "all" in r]
     return math.floor(min(ours + theirs) - MARGIN), math.ceil(max(ours + theirs) + MARGIN)
 
 
 def _groups(axes: Axes, panel: Panel, colours: dict[str, dict[str, str]], marks: dict[str, str]) -> None:
-    """Bars of our models with their values, error bars where there are several seeds, and works' marks."""
+    """Draw bars of our models with their values, error bars for several seeds, and the marks of works."""
     width = WIDTH / len(panel.rows)
     middle = (len(panel.rows) - 1) / 2
     for k, (row, reported) in enumerate(zip(panel.rows, panel.reported, strict=True)):
@@ -138,7 +138,7 @@ def _all_classes(
     marks: dict[str, str],
     dashes: dict[str, str],
 ) -> None:
-    """A line a model: its accuracy over all classes, below it what works report, across it other methods'."""
+    """Draw a line per model: its accuracy over all classes, marks of works below, other methods across."""
     for k, (row, reported) in enumerate(zip(panel.rows, panel.reported, strict=True)):
         mean = row.accuracy("all") or 0.0
         if (spread := row.spread("all")) is not None:

@@ -1,21 +1,21 @@
-"""What we learned: sentences of learned.yaml, whose figures are taken from the records.
+"""What we learned: the sentences of learned.yaml, with figures from the records.
 
 A text has its figures in braces:
 
 - `{bbn/student all}`: the accuracy of a run, over the seeds of its row;
 - `{bbn/student beside bbn/teacher all}`: the same at the seeds that both have;
 - `{bbn/student - bbn/teacher few}`: how far one is above another in points, at the seeds that both have;
-- `{bbn/student - bbn/teacher groups}`: the same of each group of classes;
-- `{bbn/student - bbn/teacher each few}`: the same of each of those seeds alone;
-- `{bbn/student over bbn/teacher few}`: the same of the means of all their seeds;
+- `{bbn/student - bbn/teacher groups}`: the same for each group of classes;
+- `{bbn/student - bbn/teacher each few}`: the same for each of those seeds alone;
+- `{bbn/student over bbn/teacher few}`: the same between the means over all their seeds;
 - `{bbn/student range few}`: how far its seeds are apart in points, from the lowest to the highest;
 - `{bbn/student seeds}`, `{bbn/student beside bbn/teacher seeds}`: the number of seeds;
-- `{bbn/tune nats 6}`: what targets at τ/p = 6 keep; `{bbn/tune nats recommended}` at the recommended pair;
+- `{bbn/tune nats 6}`: nats kept by targets at τ/p = 6; `{bbn/tune nats recommended}` at the recommended pair;
 - `{bbn/tune crossing}`: the τ/p at which the curves cross;
 - `{reproduction at bbn/student all}`: what a work of literature.yaml reports for a run.
 
-A student stands beside the teacher that it learned from, whatever its own seed. A lesson whose runs, those of
-its figures and of its `needs`, are not all recorded is shown as open, with the runs that it waits for.
+A student is paired with the teacher that it learned from, whatever its own seed. A lesson is shown as open,
+with the runs that it waits for, until all runs of its figures and of its `needs` are recorded.
 """
 
 import json
@@ -46,7 +46,7 @@ def entries() -> list[dict[str, Any]]:
 
 
 def lessons(folder: Path) -> Iterator[str]:
-    """The section of the page, of the records below a folder."""
+    """The section of the page, from the records below a folder."""
     rows = _rows(folder)
     tunes = {
         name: json.loads(t.file(folder).read_text()) for name, t in _TUNE.items() if t.file(folder).exists()
@@ -75,7 +75,7 @@ def needs(entry: Mapping[str, Any]) -> set[str]:
 
 
 def filled(text: str, rows: Mapping[str, Row], tunes: Mapping[str, Any]) -> str:
-    """A text with its figures."""
+    """A text with its figures filled in; raises RecipeError for one that the records do not have."""
 
     def value(match: re.Match[str]) -> str:
         match match[1].split():
@@ -110,7 +110,7 @@ def filled(text: str, rows: Mapping[str, Row], tunes: Mapping[str, Any]) -> str:
                 found = [p for p in tunes[name]["pairs"] if p["temperature"] == float(temperature)]
                 if found:
                     return f"{found[0]['information']:.3f}"
-        raise RecipeError(f"learned.yaml asks for {match[0]}, which is no figure of the records")
+        raise RecipeError(f"learned.yaml asks for {match[0]}, but the records have no such figure")
 
     return _FIGURE.sub(value, text)
 
@@ -123,7 +123,7 @@ def _of_row(row: Row, figure: str) -> str:
 
 
 def _pairs(one: Row, other: Row) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """The records of two rows that stand beside each other; raises RecipeError where none do."""
+    """The pairs of records that two rows are compared by; raises RecipeError if there is none."""
     pairs = [(a, b) for a in one.records for b in other.records if _seed(a, other) == _seed(b, one)]
     if not pairs:
         raise RecipeError(f"learned.yaml compares {one.name} with {other.name}, which share no seed")
@@ -131,7 +131,7 @@ def _pairs(one: Row, other: Row) -> list[tuple[Mapping[str, Any], Mapping[str, A
 
 
 def _seed(record: Mapping[str, Any], beside: Row) -> int:
-    """By which seed a record stands beside those of a row: a student beside teachers by its teacher's."""
+    """The seed by which a record is paired with those of a row: for a student and teachers, its teacher's."""
     taught = teachers_in(record)
     if record["kind"] == "student" and beside.record["kind"] == "teacher" and len(taught) == 1:
         return taught[0].get("seed", record["seed"])  # a foreign teacher has none
@@ -139,14 +139,14 @@ def _seed(record: Mapping[str, Any], beside: Row) -> int:
 
 
 def _reported(work: str, row: Row) -> Mapping[str, float] | None:
-    """What a work of literature.yaml reports for a row, None for nothing."""
+    """What a work of literature.yaml reports for a row, None if it reports nothing."""
     recipe = build(row.record["recipe"])
     found = [literature.reported(one, row, recipe) for one in literature.works() if one["name"] == work]
     return found[0] if found else None
 
 
 def _listed(words: Sequence[str]) -> str:
-    """Words as one lists them: a, b and c."""
+    """Words as a list in a sentence: a, b and c."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 

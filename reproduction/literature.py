@@ -24,7 +24,7 @@ def paper() -> dict[str, Any]:
 
 
 def works_beside(recipe: Recipe) -> list[dict[str, Any]]:
-    """The works that a recipe is shown beside: of the same data, augmentation and imbalance."""
+    """The works that a recipe is compared with: those on the same data, augmentation and imbalance."""
     return [
         work
         for work in works()
@@ -34,9 +34,10 @@ def works_beside(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def reported(work: Mapping[str, Any], row: Row, recipe: Recipe) -> Mapping[str, float] | None:
-    """What a work reports for a run: of the same imbalance and loss, and for DiVE the same temperatures.
+    """What a work reports for a run of the same imbalance and loss, and for DiVE of the same temperatures.
 
-    A result of another method (`method`) stands beside every student, others beside runs that are as usual.
+    A result of another method (`method`) is compared with every student, other results only with rows that
+    have nothing unusual (`Row.unusual`). None if the work reports nothing for the run.
     """
     record = row.record
     d = record["recipe"]["distillation"]
@@ -55,7 +56,7 @@ def reported(work: Mapping[str, Any], row: Row, recipe: Recipe) -> Mapping[str, 
 
 
 def compared(row: Row, result: Mapping[str, float] | None) -> str:
-    """A reported accuracy and, in brackets, by how much ours as it is shown is above it."""
+    """A reported accuracy and, in brackets, how far ours, rounded as shown, is above it."""
     ours = row.accuracy("all")
     if result is None or "all" not in result or ours is None:
         return ""

@@ -1,4 +1,4 @@
-"""The part of RESULTS.md that says what is missing, with hours."""
+"""The section of RESULTS.md that lists missing runs, with estimated times."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,9 +10,9 @@ from reproduction.table import RUNS, Run
 
 
 def section(folder: Path) -> Iterator[str]:
-    """What of the table of runs has no record, in order, as a table with estimated times.
+    """The runs of the table that have no record, in order, with estimated times.
 
-    Caches count as missing: they are not kept with the results.
+    Caches count as missing, since they are not kept with the results.
     """
     records = by_run(folder)
     there = plan.There(
@@ -42,6 +42,6 @@ def section(folder: Path) -> Iterator[str]:
 
 
 def _on_gpus(records: Iterable[Mapping[str, Any]]) -> str:
-    """How many of the recorded runs were on a GPU: the name of a CPU ends with its threads."""
+    """How many of the recorded runs were on a GPU; the device name of a CPU ends with its threads."""
     count = sum(f", {record['threads']} thread" not in record["device"] for record in records)
     return f"On a GPU: {count} of the recorded runs." if count else "Nothing has run on a GPU yet."

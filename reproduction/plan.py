@@ -1,8 +1,8 @@
 """What is missing of the table of runs, in the order in which it is made, and how long it would take.
 
-Hours are estimated from recorded runs of the same network and view space. A training run takes what the
-fastest of them took for an image and an epoch, times its images and epochs. An export is forward passes
-alone, about a third of a training step: V views of T teachers take the time of T·V/3 epochs.
+Times are estimated from recorded runs of the same network and view space. A training run takes the time per
+image and epoch of the fastest of them, times its images and epochs. An export has only forward passes, each
+about a third of a training step: V views of T teachers take the time of T·V/3 epochs.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,14 +18,14 @@ from dive.recipe.recipe import Recipe
 from dive.recipe.shipped import locate
 from reproduction.table import CACHE, RUN, Cache, Run
 
-FORWARD = 1 / 3  # of a training step, which also goes backward
-ALL_VIEWS = {"crop_flip": 162}  # of padding 4, with flip
+FORWARD = 1 / 3  # of a training step, which also has a backward pass
+ALL_VIEWS = {"crop_flip": 162}  # with padding 4 and flips
 IMAGES_PER_CLASS, CLASSES = 500, 100  # of CIFAR-100
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to make. seconds: estimated from `like`, a recorded run; None where there is no such run."""
+    """One thing to make. seconds: estimated from the recorded run `like`; None if there is no such run."""
 
     what: Run | Cache
     seconds: float | None
@@ -34,7 +34,7 @@ class Step:
 
 @dataclass(frozen=True)
 class There:
-    """What is there already, as three questions."""
+    """What exists already: whether a run is recorded, its weights exist, and a cache exists."""
 
     recorded: Callable[[Run], bool]
     weights: Callable[[Run], bool]
@@ -42,10 +42,10 @@ class There:
 
 
 def plan(runs: Iterable[Run], there: There, records: Mapping[str, Mapping[str, Any]]) -> Iterator[Step]:
-    """The steps that the missing ones of these runs take, each once, what is needed before what needs it.
+    """The steps for the missing ones of these runs, each once, and after the steps that it needs.
 
-    Before a student come its cache and the teachers of that whose weights are not there. records: of recorded
-    runs, by name.
+    A student needs its cache, and a cache those of its teachers whose weights do not exist. records: the
+    records of runs by name.
     """
     made: set[str] = set()
 
@@ -72,7 +72,7 @@ def plan(runs: Iterable[Run], there: There, records: Mapping[str, Mapping[str, A
 
 
 def estimate(run: Run, records: Mapping[str, Mapping[str, Any]]) -> tuple[float | None, str | None]:
-    """Seconds that a run would take, and the name of the recorded run that this is read off."""
+    """Seconds that a run would take, and the name of the recorded run that the estimate is based on."""
     recipe = recipe_of(run)
     name, rate = _rate(recipe, records)
     if rate is None or recipe.schedule.epochs is None:
@@ -83,7 +83,7 @@ def estimate(run: Run, records: Mapping[str, Mapping[str, Any]]) -> tuple[float 
 def estimate_export(
     store: Cache, records: Mapping[str, Mapping[str, Any]]
 ) -> tuple[float | None, str | None]:
-    """Seconds that an export would take, and the name of the recorded run that this is read off."""
+    """Seconds that an export would take, and the name of the recorded run that the estimate is based on."""
     recipe = load(locate(Path(store.config))).of_teacher
     name, rate = _rate(recipe, records)
     if rate is None:
@@ -93,7 +93,7 @@ def estimate_export(
 
 
 def _rate(recipe: Recipe, records: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, float | None]:
-    """Seconds for an image and an epoch in the fastest of the most similar recorded runs, and its name."""
+    """The fastest recorded run of the same network and views, and its seconds per image and epoch."""
     wanted = (recipe.model.name, recipe.views.kind)
     like = {}
     for name, record in records.items():
@@ -108,7 +108,7 @@ def _rate(recipe: Recipe, records: Mapping[str, Mapping[str, Any]]) -> tuple[str
 
 @cache
 def recipe_of(run: Run) -> Recipe:
-    """A run's recipe, of the kind and length that its words say."""
+    """A run's recipe, for the kind and the epochs that its words state."""
     recipe = load(locate(Path(run.config)))
     recipe = recipe.of_student if run.kind == "student" else recipe.of_teacher
     if "--epochs" in run.words:

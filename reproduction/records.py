@@ -1,4 +1,4 @@
-"""The records under results/, in rows: runs that differ in nothing but their seed, named and in order."""
+"""The records under results/, in rows: runs that differ only in their seed, named and sorted."""
 
 import json
 import statistics
@@ -21,10 +21,11 @@ SHOTS = ("many", "medium", "few", "all")
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ in nothing but their seed.
+    """Runs that differ only in their seed.
 
-    other_precision: whether its namesake was computed in another precision: at more or earlier seeds, or at
-    the same as more runs of the recipe.
+    other_precision: whether a row of the same recipe and model takes precedence and was computed in another
+    precision. The row with more seeds takes precedence, then that with the smaller first seed, then that in
+    the more frequent precision of the recipe.
     """
 
     records: Sequence[Mapping[str, Any]]
@@ -32,24 +33,24 @@ class Row:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """The run of the smallest seed, which stands for all where they agree."""
+        """The run of the smallest seed, for values that all runs share."""
         return self.records[0]
 
     @property
     def model(self) -> str:
-        """The model in a few words: its kind and pair, then what is not as usual."""
+        """The model in a few words: its kind, τ and p, and what is unusual."""
         return ", ".join([model_name(self.record["kind"], self.record), *self.unusual])
 
     @property
     def name(self) -> str:
-        """The model, and how many seeds it has or which one; seed 0 goes without saying."""
+        """The model with its number of seeds, or with its only seed unless that is 0."""
         if len(self.records) > 1:
             return f"{self.model}, {len(self.records)} seeds"
         return f"{self.model}, seed {self.record['seed']}" if self.record["seed"] else self.model
 
     @property
     def unusual(self) -> list[str]:
-        """In what it differs from its namesake, and a student from the usual one, of one float16 cache."""
+        """What is unusual: a student's ensemble, views, encoding and epochs, and the precision if needed."""
         record, parts = self.record, []
         if record["kind"] == "student":
             stored = record.get("cache", {})
@@ -68,31 +69,31 @@ class Row:
         return [*parts, precisions_told(record)] if self.other_precision else parts
 
     def accuracy(self, shot: str) -> float | None:
-        """Mean accuracy in percent; None where there is no such class."""
+        """Mean accuracy in percent; None if there is no such class."""
         values = [record["accuracy"][shot] for record in self.records]
         return None if None in values else 100 * statistics.fmean(values)
 
     def spread(self, shot: str) -> float | None:
-        """Standard deviation of the accuracy in points; None of one seed."""
+        """Standard deviation of the accuracy in points; None for one seed."""
         if len(self.records) == 1 or self.accuracy(shot) is None:
             return None
         return statistics.stdev(100 * record["accuracy"][shot] for record in self.records)
 
     def shown(self, shot: str) -> str:
-        """Mean accuracy in percent, of several seeds with its standard deviation."""
+        """Mean accuracy in percent, with its standard deviation if there are several seeds."""
         mean, spread = self.accuracy(shot), self.spread(shot)
         return percent(mean) if spread is None else f"{mean:.2f} ± {spread:.2f}"
 
     @property
     def first_shown(self) -> str:
-        """The accuracy of seed 0 over all classes; an empty text where there is no such run."""
+        """The accuracy of seed 0 over all classes; an empty string if there is no such run."""
         return "" if self.record["seed"] else Row([self.record]).shown("all")
 
     @property
     def gains(self) -> list[float]:
-        """By how many points each student is above its teacher; left out where an accuracy is not told.
+        """How many points each student is above its teacher, without those whose teacher has no accuracy.
 
-        Of an ensemble: above the mean of its members' accuracies.
+        For an ensemble, it is above the mean of its members' accuracies.
         """
         gains = []
         for record in self.records:
@@ -103,7 +104,7 @@ class Row:
 
     @property
     def gain_shown(self) -> str:
-        """The gains as the tables write them: their mean, and of several seeds its standard deviation."""
+        """The gains as the tables show them: their mean, with the standard deviation if there are several."""
         if not self.gains:
             return ""
         shown = points(statistics.fmean(self.gains))
@@ -120,7 +121,7 @@ class Row:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Teachers before students, plain before balanced, then by what is unusual and by temperatures."""
+        """Sort key: teachers before students, `ce` before `bsce`, then what is unusual, then temperatures."""
         d = self.record["recipe"]["distillation"]
         losses = ("ce", "bsce", "dive")
         tau, power = self.pair
@@ -129,7 +130,7 @@ class Row:
 
 
 def recorded(folder: Path) -> Iterator[dict[str, Any]]:
-    """The records of finished runs below a folder, each in this version's form."""
+    """The records of finished runs below a folder, in the form of this version."""
     for path in sorted(folder.glob("*/*.json")):
         document = json.loads(path.read_text())
         if document.get("kind") in ("teacher", "student"):
@@ -137,12 +138,12 @@ def recorded(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Records put together that differ in nothing but their seed, in the order of the tables."""
+    """Rows of the records that differ only in their seed, in the order of the tables."""
     runs = of_one_run(records, lambda record: record)
     rows = [Row(sorted(members, key=lambda record: record["seed"])) for members in runs]
     usual = Counter(_precisions(row) for row in rows for _ in row.records)
     rows.sort(key=lambda row: (-len(row.records), row.record["seed"], -usual[_precisions(row)]))
-    first: dict[tuple[str, str], Row] = {}  # of each name the row that needs no precision told
+    first: dict[tuple[str, str], Row] = {}  # for each name, the row that is shown without its precision
     for row in rows:
         first.setdefault(_recipe_and_model(row), row)
     told = [
@@ -157,7 +158,7 @@ def _recipe_and_model(row: Row) -> tuple[str, str]:
 
 
 def _precisions(row: Row) -> tuple[str, str]:
-    """Its recipe and what its runs were computed in."""
+    """Its recipe and the precisions that its runs were computed in."""
     return row.record["recipe"]["name"], precisions_told(row.record)
 
 
@@ -171,7 +172,7 @@ def by_run(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def by_recipe(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Records by their recipe's name: incomparable ones last, else large imbalance and plain views first."""
+    """Records by their recipe's name: incomparable ones last, large imbalances first, then by name."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         found.setdefault(record["recipe"]["name"], []).append(record)
@@ -183,9 +184,9 @@ def by_recipe(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[st
 
 
 def incomparable(records: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why runs are shown beside no table of others, as a sentence; None where they may be.
+    """Why runs are not compared with those of others, as a sentence; None if they may be.
 
-    A foreign teacher is in the table of runs one of another draw.
+    In the table of runs, a foreign teacher is always one of another draw.
     """
     teachers = [one for record in records for one in teachers_in(record) if one]
     if any(one["kind"] == "foreign" for one in teachers):
@@ -207,18 +208,18 @@ def _imbalance(records: Sequence[Mapping[str, Any]]) -> float:
 
 @cache
 def _epochs() -> dict[str, int]:
-    """The epochs of the student of each shipped recipe that tells its length in epochs, by its name."""
+    """The student's epochs in each shipped recipe whose length is in epochs, by the recipe's name."""
     students = [load(path).of_student for path in recipes().values()]
     return {one.name: one.schedule.epochs for one in students if one.schedule.epochs is not None}
 
 
 def percent(value: float | None) -> str:
-    """A percentage as the tables write it; a dash for None."""
+    """A percentage as the tables show it; a dash for None."""
     return "–" if value is None else f"{value:.2f}"
 
 
 def points(difference: float) -> str:
-    """A difference of percentages with its sign; one value reads alike in whatever order it was added up."""
+    """A difference of percentages with its sign; equal sums in another order are shown alike."""
     return f"{round(difference, 6):+.2f}"
 
 

@@ -1,8 +1,8 @@
-"""`make results`: RESULTS.md and its figure, made of the records under results/: no number in it is typed.
+"""`make results`: RESULTS.md and its figure, from the records under results/; no number is typed by hand.
 
     python -m reproduction.report
 
-Prose comes from reproduction/notes.md and learned.yaml, what others report from literature.yaml.
+The prose is in reproduction/notes.md and learned.yaml, and what others report in literature.yaml.
 """
 
 import json
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def results(folder: Path, configs: Path) -> str:
-    """The whole document of the records under `folder`."""
+    """The whole document, from the records under `folder`."""
     records = by_recipe(recorded(folder))
     run_of = {record["weights_hash"]: RUN[name] for name, record in by_run(folder).items()}
     parts = [
@@ -75,7 +75,7 @@ def short_table(folder: Path) -> str:
 
 
 def with_table(text: str, table: str) -> str:
-    """A text whose table of the same columns is replaced by this one."""
+    """A text in which the table of the same columns is replaced by this one."""
     head = re.escape(table.partition("\n")[0])
     return re.sub(rf"^{head}\n(?:\|.*\n)*", lambda _: f"{table}\n", text, flags=re.MULTILINE)
 
@@ -92,7 +92,7 @@ def _section(
     others = [] if reason else literature.works_beside(recipe)
     head = ["run", *SHOTS, "over its teacher", "all, seed 0", *(work["name"] for work in others)]
     lines = [_accuracies(row, recipe, others) for row in rows]
-    if all(len(row.records) == 1 for row in rows):  # it would say again what `all` says
+    if all(len(row.records) == 1 for row in rows):  # it would repeat the column `all`
         column = head.index("all, seed 0")
         head, *lines = [[*line[:column], *line[column + 1 :]] for line in (head, *lines)]
     yield markdown(head, lines)
@@ -102,7 +102,7 @@ def _section(
 
 
 def _networks(rows: Sequence[Row]) -> str:
-    """The networks of a section with their lengths: one for all runs, or that of each kind of run."""
+    """The networks of a section, with parameters and epochs: one for all runs, or one per kind of run."""
     told: dict[str, list[str]] = {}
     for row in rows:
         network, record = row.record["architecture"], row.record

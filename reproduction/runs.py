@@ -1,11 +1,11 @@
-"""`make reproduce RUNS="NAME …"`: the runs behind RESULTS.md, one after the other; started again, it resumes.
+"""`make reproduce RUNS="NAME …"`: makes the runs behind RESULTS.md in turn; started again, it resumes.
 
     python -m reproduction.runs [NAME ...] [--data PATH] [--list]
 
-It prints which runs are recorded, which are missing and how long they would take, then makes those named, or
-all that are missing; reproduction/table.py lists them. Each run is one command of dive. What it leaves is
-copied to results/<recipe>/, where a finished run is found again: nothing is trained twice. Caches are
-exported where they are missing, and their tune tables recorded.
+It prints which runs are recorded, which are missing and how long they would take. Then it makes those named,
+or all that are missing; reproduction/table.py lists them. Each run is one command of dive. Its results are
+copied to results/<recipe>/, where finished runs are looked up, so that nothing is trained twice. Missing
+caches are exported, and their tune tables recorded.
 """
 
 import argparse
@@ -24,18 +24,18 @@ from reproduction import plan, records
 from reproduction.table import CACHE, RUN, RUNS, TUNES, Cache, Run, Tune
 
 CHECKPOINTS, RESULTS = Path("checkpoints"), Path("results")
-LEFT = (".history.jsonl", ".json")  # by a finished run, beside its weights
+LEFT = (".history.jsonl", ".json")  # files of a finished run besides its weights
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print what there is and what is missing; make the runs named or all, then RESULTS.md."""
+    """Print what is recorded and what is missing; make the runs named, or all, and then RESULTS.md."""
     parser = argparse.ArgumentParser(
         prog="python -m reproduction.runs", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="runs to make; without a name all that miss")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="runs to make; default: all missing ones")
     parser.add_argument("--data", help="where CIFAR-100 is, or is downloaded to")
     parser.add_argument(
-        "--list", action="store_true", help="print what there is and what is missing, no more"
+        "--list", action="store_true", help="print what is recorded and what is missing, and stop"
     )
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in RUN]:
@@ -58,12 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def recorded() -> dict[str, dict[str, Any]]:
-    """The records there are, by the names of their runs."""
+    """The existing records by the names of their runs."""
     return records.by_run(RESULTS)
 
 
 def there() -> plan.There:
-    """What lies in results/, checkpoints/ and cache/."""
+    """What exists in results/, checkpoints/ and cache/."""
     return plan.There(
         recorded=lambda run: run.file(RESULTS, ".json").exists(),
         weights=lambda run: weights_of(run).exists(),
@@ -72,7 +72,7 @@ def there() -> plan.There:
 
 
 def show(wanted: Iterable[Run]) -> None:
-    """Print which of these runs are recorded, and what the missing ones take."""
+    """Print which of these runs are recorded, and how long the missing ones take."""
     found = recorded()
     wanted = list(wanted)
     table = new_table("Recorded", ["run"], ["accuracy", "took"])
@@ -96,9 +96,9 @@ def show(wanted: Iterable[Run]) -> None:
 
 
 def make(run: Run, data: tuple[str, ...]) -> None:
-    """Make a run and keep what it leaves, unless it is recorded and made again for its weights.
+    """Make a run and copy its results, unless it is recorded and made again only for its weights.
 
-    One that finished in checkpoints/ is not made again, but kept.
+    A run that finished in checkpoints/ is not made again, only copied.
     """
     known, out = recorded(), run.file(CHECKPOINTS, ".pt")
     if not run.file(CHECKPOINTS, ".json").exists():
@@ -109,7 +109,7 @@ def make(run: Run, data: tuple[str, ...]) -> None:
 
 
 def keep(run: Run) -> None:
-    """Copy what a finished run left to the results, its record last."""
+    """Copy the files of a finished run to results/, its record last."""
     run.file(RESULTS, ".json").parent.mkdir(parents=True, exist_ok=True)
     for suffix in (*([".pt"] if run.weights else []), *LEFT):
         shutil.copyfile(run.file(CHECKPOINTS, suffix), run.file(RESULTS, suffix))
@@ -131,7 +131,7 @@ def export(cache: Cache, data: tuple[str, ...]) -> None:
 
 
 def tabulate(tune: Tune, data: tuple[str, ...], complete: bool) -> None:
-    """Record the tune table of caches where it is missing. complete: export caches that are not there."""
+    """Record a tune table if it is missing. complete: export missing caches; otherwise skip the table."""
     if tune.file(RESULTS).exists() and (tune.figure is None or tune.figure.exists()):
         return
     for cache in (CACHE[name] for name in tune.caches):

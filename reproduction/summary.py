@@ -1,4 +1,4 @@
-"""The top of RESULTS.md: the small table that compares at a glance, and what the figure above it shows."""
+"""The top of RESULTS.md: the short table for comparison, and what the figure above it shows."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ AUGMENTATIONS = {"crop_flip": "crop and flip", "autoaugment": "AutoAugment and C
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel of the figure: a recipe's models, and for each what works report of it, by their names."""
+    """A panel of the figure: a recipe's rows, and for each row what works report for it, by their names."""
 
     title: str
     rows: Sequence[Row]
@@ -29,7 +29,7 @@ def title(recipe: Recipe) -> str:
 
 
 def quick(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
-    """One table of all recipes: ours, and the difference to each work that reports the same run."""
+    """One table of all recipes: our results, and the difference to each work that reports the same run."""
     works = literature.works()
     lines = []
     for recipe, row in _rows_to_compare(records):

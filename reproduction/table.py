@@ -17,7 +17,7 @@ class Run:
     """A training run.
 
     name: its recipe and its file. words: its command without recipe, data, cache and output. cache: the
-    name of the one that a student learns from. weights: whether they are kept with the record.
+    name of the cache that a student learns from. weights: whether they are kept with the record.
     """
 
     name: str
@@ -44,9 +44,9 @@ class Run:
 class Cache:
     """A logit cache.
 
-    name: its recipe, and what tells it from that recipe's other caches. teachers: names of runs; of several
-    the ensemble. views: all, clean or a number. store: its encoding. foreign: the recipe that gives the
-    teacher as a foreign one, where its own draw is another.
+    name: its recipe, and what distinguishes it from other caches of the recipe. teachers: names of runs;
+    several form an ensemble. views: all, clean or a number. store: its encoding. foreign: the recipe that
+    gives the teacher as a foreign one, if the teacher was trained on another draw.
     """
 
     name: str
@@ -62,13 +62,13 @@ class Cache:
 
     @property
     def path(self) -> Path:
-        """Where it is written: `bbn` is dive's own place for the recipe's cache."""
+        """Its path; that of `bbn` is the path that dive gives the recipe's cache."""
         return Path("cache") / f"{SET}_{self.name.replace('/', '-')}.h5"
 
 
 @dataclass(frozen=True)
 class Tune:
-    """A tune table among the results. caches: names. words: of `dive tune-tau`. figure: its file."""
+    """A tune table among the results. caches: their names. words: for `dive tune-tau`. figure: its file."""
 
     name: str
     caches: tuple[str, ...]
@@ -115,18 +115,18 @@ RUNS = (
     Run("bbn_autoaug/student", PAPERS, "bbn_autoaug"),
     Run("bbn_autoaug/student-t6-p1", _pair("6", "1"), "bbn_autoaug"),
     Run("bbn_autoaug/student-auto", ("student", "--tau", "auto"), "bbn_autoaug"),
-    # whether more stored views pay: 200 instead of 50, for the best student of 50
+    # whether more stored views help: 200 instead of 50, for the best student with 50
     Run("bbn_autoaug/student-t6-p1-k200", _pair("6", "1"), "bbn_autoaug/k200"),
-    # what it is worth, as in the reproduction, that a student's images are of another draw than its teacher's
+    # the effect, as in the reproduction, of training a student on another draw than its teacher's
     Run("bbn_autoaug_other_draw/student-t6-p1", _pair("6", "1"), "bbn_autoaug_other_draw"),
     # three seeds of the paper's pair, in the precision of seed 0
     Run("bbn/teacher-s1", (*TEACHER, *BF16, "--seed", "1"), weights=True),
     Run("bbn/student-s1", (*PAPERS, *BF16, "--seed", "1"), "bbn/s1"),
     Run("bbn/teacher-s2", (*TEACHER, *BF16, "--seed", "2"), weights=True),
     Run("bbn/student-s2", (*PAPERS, *BF16, "--seed", "2"), "bbn/s2"),
-    # begun with the precision left to dive, which took fp32 then
+    # started with --precision auto, which chose fp32
     Run("bbn/teacher-s1-fp32", (*TEACHER, *FP32, "--seed", "1")),
-    # the record attempt: one student of three teachers, at the pair of the best of those of one
+    # the record attempt: a student of three teachers, with the pair of the best student of one teacher
     Run("bbn_autoaug/teacher-s1", (*TEACHER, *BF16, "--seed", "1"), weights=True),
     Run("bbn_autoaug/teacher-s2", (*TEACHER, *BF16, "--seed", "2"), weights=True),
     Run("bbn_autoaug/student-ensemble", _pair("6", "1"), "bbn_autoaug/ensemble", weights=True),

@@ -1,4 +1,4 @@
-"""Tune tables of RESULTS.md: virtual examples over τ and p, and what the rule of thumb is worth."""
+"""Tune tables of RESULTS.md: virtual examples over τ and p, and the pairs that the rules choose."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ HEAD = ("τ", "p", "τ/p", *SHOTS[:3], "max/min", "nats kept")
 
 
 def virtual_examples(folder: Path, rows: Sequence[Row]) -> Iterator[str]:
-    """The tune tables kept beside the records, the figures, and what the rule of thumb is worth."""
+    """The tune tables kept beside the records, their figures, and the pairs that the rules choose."""
     if (path := folder / "models.json").exists():
         yield "#### Virtual examples of each model"
         documents = json.loads(path.read_text())["caches"]
@@ -46,14 +46,14 @@ def virtual_examples(folder: Path, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _other(path: Path) -> list[str]:
-    """A cache beside the recipe's own, and its crossing."""
+    """A table row of a further cache of the recipe, with its crossing."""
     document = json.loads(path.read_text())
     told = [document["model"], str(document["views"]), document["store"]]
     return [Path(document["cache"]).name, *told, _crossing(document)]
 
 
 def _rules(document: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
-    """What each rule chooses from a tune table, beside the students that were trained from such a cache."""
+    """The pairs that rules choose from a tune table, beside the students trained from such a cache."""
     students = [row for one in rows if (row := _of_cache(one, document)) is not None]
     told: dict[tuple[float, float], list[str]] = {}
     for advice in (Advice(**document["recommendation"]), by_grid(_grid(document))):
@@ -76,7 +76,7 @@ def _rules(document: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
 def _of_cache(row: Row, document: Mapping[str, Any]) -> Row | None:
     """The students of a row that learned from a cache of a tune table's teacher and views, in any encoding.
 
-    The recipe's own table is of the teacher of seed 0.
+    None if there are none. The recipe's own table is of the teacher of seed 0.
     """
     record = row.record
     views = record.get("cache", {}).get("views")
@@ -91,13 +91,13 @@ def _of_cache(row: Row, document: Mapping[str, Any]) -> Row | None:
 
 
 def _student(row: Row) -> str:
-    """What a student of a tune table's cache is, beside its pair."""
+    """The seeds of a row of students, and what is unusual about it."""
     seeds = ", ".join(str(record["seed"]) for record in row.records)
     return ", ".join([f"seed{'s' * (len(row.records) > 1)} {seeds}", *row.unusual])
 
 
 def exactness(caches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """How near crossings are to those of a dense grid, and what they cost."""
+    """How close crossings are to those of a dense grid, and their time."""
     yield "### The crossing of `dive tune-tau` against a dense grid in float64"
     yield (
         "Measured by `python -m benchmarks.crossing` on a machine with other work. The grid has steps of a "
@@ -132,7 +132,7 @@ def _grid(document: Mapping[str, Any]) -> list[Distribution]:
 
 
 def _crossing(document: Mapping[str, Any]) -> str:
-    """The τ/p of a crossing, or that there is none."""
+    """The τ/p of a crossing, or `none`."""
     return "none" if document["crossing"] is None else f"{document['crossing']['ratio']:.3f}"
 
 
@@ -143,7 +143,7 @@ def _pair(pair: Mapping[str, Any]) -> list[str]:
 
 
 def _papers(temperature: float) -> str:
-    """The paper's many/medium/few virtual examples at a temperature, where it shows them."""
+    """The paper's many/medium/few virtual examples at a temperature, if it shows them."""
     return "/".join(map(str, literature.paper()["virtual_examples"].get(temperature, [])))
 
 

@@ -460,7 +460,7 @@ def test_what_was_learned_takes_its_figures_from_rows_and_tune_tables(teacher, s
         "{bbn/other all}",
         "{one - no all}",
     ):
-        with pytest.raises(RecipeError, match="no figure of the records"):
+        with pytest.raises(RecipeError, match="the records have no such figure"):
             learned.filled(wrong, rows, tunes)
 
 

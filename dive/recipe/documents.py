@@ -162,7 +162,7 @@ def read_config(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]
         if path.resolve() in above:
             raise RecipeError(f"{path} is its own base")
         if len(above) >= MOST_BASES:
-            raise RecipeError(f"{above[0]} has a chain of more than {MOST_BASES} bases")
+            raise RecipeError(f"{above[0]} has more than {MOST_BASES} bases in a chain")
         below = read_config(path.parent / base, (*above, path.resolve()))
     name = re.sub(r"[^\w.+-]+", "_", path.stem).lstrip("_.+-") or "recipe"
     return [*below, {"name": name, **document}]

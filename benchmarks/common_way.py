@@ -1,7 +1,7 @@
-"""The common way to train a DiVE student: PIL transforms, a DataLoader, the teacher asked online, fp32.
+"""The common way to train a DiVE student: PIL transforms, a DataLoader, the teacher run in each step, fp32.
 
-As the published repositories of the field do it, with what costs nothing taken care of: workers
-that live on between epochs, a teacher in eval mode and without gradients.
+It follows the published repositories of the field, and includes what costs nothing: workers that persist
+between epochs, and a teacher in eval mode and without gradients.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ WORKERS = 2
 
 
 class _Images(Dataset):
-    """Images (N, H, W, 3) uint8, each through PIL."""
+    """Images (N, H, W, 3) uint8, each transformed by PIL."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, recipe: Recipe) -> None:
         self._images, self._labels = images, labels
@@ -39,7 +39,7 @@ class _Images(Dataset):
 
 
 class CommonWay:
-    """A student and its teacher; call it for an epoch."""
+    """A student and its teacher; each call trains for an epoch."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, counts: np.ndarray, recipe: Recipe) -> None:
         size = recipe.schedule.batch_size
@@ -74,4 +74,4 @@ class CommonWay:
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()
-            loss.item()  # as every progress line of these repositories does
+            loss.item()  # read in each step, as the progress lines of these repositories do

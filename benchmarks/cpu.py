@@ -2,7 +2,7 @@
 
     python -m benchmarks.cpu [--full] [--only NAME ...] [--out FILE.json]
 
-By default an eighth of the rows where a case is large; `--full` takes all.
+Large cases use an eighth of the rows; `--full` uses all.
 """
 
 import argparse
@@ -41,13 +41,13 @@ from dive.workflows.export_blocks import write_missing
 CPU = torch.device("cpu")
 INATURALIST = (437_513, 8_142)
 TEMPERATURES = (1.0, 2.0, 3.0, 6.0, 20.0, 40.0)  # of the pairs τ 1 3 20 × p 0.5 1
-NAIVE_ROWS = 1024  # in a batch of the softmax pass that tune is compared with
+NAIVE_ROWS = 1024  # in a batch of the softmax passes that tune is compared with
 GATHER = 256  # rows in a gather
 BATCH = 128  # views in a batch of a DataLoader
 
 
 def steps(folder: Path, full: bool) -> Iterator[Figure]:
-    """A student's step from the cache against steps without a teacher, online, and streamed."""
+    """A student's step from the cache, against steps without a teacher, with an online one, and streamed."""
     scene = Scene(folder, CPU)
     sources = (None, "cache", "streamed", "online")
     stepping = {source or "none": Stepping(scene.student(source), scene.runtime) for source in sources}
@@ -144,7 +144,7 @@ def _inaturalist(folder: Path, share: int) -> LogitCache:
 
 
 def _softmax_passes(logits: torch.Tensor, rows: int) -> None:
-    """Σ softmax(z/T) over rows, a pass for each temperature: no more than the class sums of tune."""
+    """Σ softmax(z/T) over rows, a pass for each temperature; tune computes more than these sums."""
     flat = logits.reshape(-1, logits.shape[2])
     for temperature in TEMPERATURES:
         sums = torch.zeros(flat.shape[1], dtype=torch.float64)
@@ -236,7 +236,7 @@ BENCHMARKS = {
 
 
 def main() -> None:
-    """Run the benchmarks, print their table, write JSON; exit code 1 where a bar is missed."""
+    """Run the benchmarks, print their table, write JSON; exit with code 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="all rows of every case")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))

@@ -2,8 +2,9 @@
 
     python -m benchmarks.crossing CACHE [CACHE ...] --out results/crossing/crossing.json
 
-The grid's temperatures are 0.5 % apart from 0.25 to 64 where the cache is small or has no crossing, then 2e-4
-apart within 0.3 % of the sign change, or of the crossing found. It is brute force: every softmax in float64.
+If the cache is small or has no crossing, a grid from 0.25 to 64 in steps of 0.5 % finds the sign change. A
+grid in relative steps of 2e-4, within 0.3 % of that sign change or else of the crossing found, then locates
+it. It is brute force: every softmax in float64.
 """
 
 import argparse
@@ -30,7 +31,7 @@ SMALL = 20_000  # rows
 
 
 def main() -> None:
-    """Measure each cache and write what was found."""
+    """Measure each cache and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("caches", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -44,7 +45,7 @@ def main() -> None:
 
 
 def measured(path: Path) -> dict[str, Any]:
-    """Crossing, dense grid, passes and medians of seconds of one cache."""
+    """The crossings of one cache by both methods, the number of passes, and median seconds."""
     cache = LogitCache(path)
     temperatures = sorted({effective_temperature(t, p) for t in DEFAULT_TAUS for p in DEFAULT_POWERS})
     passes, tunes = [], []
@@ -74,7 +75,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def dense_crossing(cache: LogitCache, near: float | None) -> float | None:
-    """Where the few-shot mean overtakes the many-shot mean, between two temperatures of a grid."""
+    """The temperature at which the few-shot mean overtakes the many-shot mean; None if there is none."""
     small = cache.shape[0] * cache.shape[1] <= SMALL
     if near is None or small:
         near = _overtakes(cache, np.exp(np.arange(np.log(0.25), np.log(64), 0.005)))

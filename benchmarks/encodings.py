@@ -1,4 +1,4 @@
-"""What each encoding of a cache costs and keeps: bytes, divergence of targets, step and tune pass."""
+"""The size, exactness and speed of each encoding: bytes, divergence of targets, step and tune pass."""
 
 import sys
 import time
@@ -31,20 +31,20 @@ CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[1]
 TEACHER = ROOT / "results" / "cifar100_lt_bbn" / "teacher.pt"
 DATA = ROOT.parent / "shared" / "data" / "cifar100.zip"
-VIEWS = 4000  # random ones, of which the divergence is the mean
-# KL(exact ‖ stored) in nats at T = 1, 2 and 6 of that teacher's views, as it was first measured.
+VIEWS = 4000  # random ones, over which the divergence is averaged
+# KL(exact ‖ stored) in nats at T = 1, 2 and 6 of that teacher's views, as first measured.
 MEASURED = {
     "float16": (3.2e-7, 2.9e-7, 3.7e-8),
     "int8": (2.1e-5, 2.6e-5, 1.1e-5),
     "features": (5.2e-8, 5.9e-8, 1.6e-8),
     "features-int8": (5.0e-5, 5.1e-5, 1.5e-5),
 }
-MOST = 2.0  # times as much is the bar
+MOST = 2.0  # the bar is this many times the measured value
 IMAGENET_LT = (115_846, 1_000, 2_048)  # images, classes, features of a ResNet-50
 
 
 def encodings(folder: Path, full: bool) -> Iterator[Figure]:
-    """A student's step from each encoding against float16; KL on the recorded teacher; a table of all."""
+    """A student's step from each encoding against float16, KL on the recorded teacher, and a table of all."""
     scene = Scene(folder, CPU, share=1 if full else 8)
     stepping = {store: Stepping(scene.student(store), scene.runtime) for store in ENCODINGS}
     times = interleaved(stepping, rounds=30, warm_ups=3)
@@ -81,7 +81,7 @@ def _print(
 def fidelities(data: Path = DATA, teacher: Path = TEACHER) -> dict[str, list[Fidelity]]:
     """The divergence of each encoding on random views of the recorded teacher; empty without it or data."""
     if not (data.exists() and teacher.exists()):
-        print(f"no divergences: there is no {data if teacher.exists() else teacher}", file=sys.stderr)
+        print(f"KL is not measured: there is no {data if teacher.exists() else teacher}", file=sys.stderr)
         return {}
     exact, features, head = recorded_answers(data, teacher)
     found = {}
@@ -114,7 +114,7 @@ def recorded_answers(data: Path, teacher: Path) -> tuple[np.ndarray, np.ndarray,
 
 
 def tune_features(folder: Path, full: bool) -> Iterator[Figure]:
-    """The tune pass at ImageNet-LT's shape from features against one float32 product; with `--full`."""
+    """The tune pass at ImageNet-LT's shape from features against one float32 product; only with `--full`."""
     if full:
         yield from _tune_features(folder, share=1)
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu [--out FILE.json]
 
-Skips with a line where there is no CUDA device. Needs no network and no data.
+Without a CUDA device it prints one line and measures nothing. It needs no network and no data.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from dive.training.loop import Run, train
 from dive.training.precision import precisions
 
 STUDENTS = 4
-SHORT = 10  # epochs of the runs that are compared with each other
+SHORT = 10  # epochs of the runs that are compared
 
 
 class TimedSteps(Stepping):
-    """Call it for the seconds of one step, the mean over an epoch's full ones, on a stream of its own."""
+    """Each call returns the seconds of one step, the mean over an epoch's full steps, on its own stream."""
 
     def __init__(self, student: Student, runtime: Runtime, graph: bool, autotune: bool = False) -> None:
         self._stream = torch.cuda.Stream(runtime.device)
@@ -43,7 +43,7 @@ class TimedSteps(Stepping):
                 self.step.capture()
 
     def __call__(self) -> float:
-        """Seconds a step."""
+        """Seconds per step."""
         with torch.cuda.stream(self._stream):
             self.begin()
             steps = self.spec.steps_per_epoch - 1
@@ -55,7 +55,7 @@ class TimedSteps(Stepping):
             return (time.perf_counter() - start) / steps
 
     def losses(self) -> torch.Tensor:
-        """The losses of the next epoch's steps, the last, smaller one among them."""
+        """The losses of the next epoch's steps, including the last, smaller one."""
         with torch.cuda.stream(self._stream):
             self.begin()
             for _ in range(self.spec.steps_per_epoch):
@@ -64,7 +64,7 @@ class TimedSteps(Stepping):
 
 
 def agreement(scene: Scene) -> Iterator[Figure]:
-    """The losses of the graph's steps against those of eager ones: the same but for rounding."""
+    """The losses of the graph's steps against those of eager steps: equal up to rounding."""
     runs = [TimedSteps(scene.student("cache"), scene.runtime, graph) for graph in (True, False)]
     graph, eager = (run.losses() for run in runs)
     worst = ((graph - eager).abs() / eager.abs()).max().item()
@@ -72,7 +72,7 @@ def agreement(scene: Scene) -> Iterator[Figure]:
 
 
 def steps(scene: Scene) -> Iterator[Figure]:
-    """One step in every way there is to run it."""
+    """One step, run in every available way."""
     cases = {
         "graph": TimedSteps(scene.student("cache"), scene.runtime, graph=True),
         "eager": TimedSteps(scene.student("cache"), scene.runtime, graph=False),
@@ -130,12 +130,12 @@ def _runs(scene: Scene, folder: Path, students: int, epochs: int) -> list[Run]:
 
 
 def main() -> None:
-    """Run the benchmarks, print their table, write JSON; exit code 1 where a bar is missed."""
+    """Run the benchmarks, print their table, write JSON; exit with code 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/gpu.json"))
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        print("bench-gpu skipped: this machine has no CUDA device torch can use")
+        print("bench-gpu skipped: this machine has no CUDA device that torch can use")
         return
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="dive-bench-") as name:

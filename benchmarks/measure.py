@@ -19,8 +19,8 @@ Case = Callable[[], float | None]
 class Figure:
     """One line of the table.
 
-    value: the median, a ratio where there is no unit. bar: what it may be at most ("<= 1.03") or must
-    be at least ("≥"), None where it is only reported. seconds: the medians of the cases behind it.
+    value: the median; a ratio if there is no unit. at_most, at_least: the bar that it must meet; without one
+    it is only reported. seconds: the median seconds of the cases behind it.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the bar is met, None where there is none."""
+        """Whether the bar is met, None if there is none."""
         if self.at_most is not None:
             return self.value <= self.at_most
         return None if self.at_least is None else self.value >= self.at_least
@@ -61,7 +61,7 @@ class Timings:
         return statistics.median(self._seconds[case])
 
     def ratio(self, case: str, other: str) -> float:
-        """The median over rounds of a case's seconds by another's in the same round."""
+        """The median over rounds of the ratio of two cases' seconds in the same round."""
         pairs = zip(self._seconds[case], self._seconds[other], strict=True)
         return statistics.median(a / b for a, b in pairs)
 
@@ -75,9 +75,9 @@ class Timings:
 
 
 def interleaved(cases: Mapping[str, Case], rounds: int, warm_ups: int = 1) -> Timings:
-    """Time every case in every round, beginning each round with another case.
+    """Time every case in every round. Each round begins with another case.
 
-    A case that returns a number has measured itself; of others the call is timed.
+    A case that returns a number of seconds has timed itself; otherwise the call is timed.
     """
     names = list(cases)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -93,7 +93,7 @@ def interleaved(cases: Mapping[str, Case], rounds: int, warm_ups: int = 1) -> Ti
 
 
 def report(title: str, machine: Mapping[str, Any], figures: Sequence[Figure], out: Path) -> bool:
-    """Print the table, write it to `out` (.json) and beside it as Markdown; whether every bar is met."""
+    """Print the table and write it to `out` (.json) and as Markdown. Returns whether every bar is met."""
     table = new_table(title, ["figure"], ["measured", "bar", "met"])
     for figure in figures:
         table.add_row(figure.name, figure.shown, figure.bar, _word(figure.met))

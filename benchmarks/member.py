@@ -1,6 +1,6 @@
-"""One process of those that `benchmarks.worlds` starts: `dive` with the words given, once it is told to go.
+"""One of the processes that `benchmarks.worlds` starts: it runs `dive` with the given words when told to.
 
-Python, torch and scikit-learn are loaded before, so that their loading is no part of what is timed.
+Before that it loads dive's modules, torch and scikit-learn, so that loading them is not timed.
 """
 
 import sys

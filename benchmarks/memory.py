@@ -1,4 +1,4 @@
-"""Memory of a process and of all that it started: what streaming photographs takes."""
+"""Memory of a process and its descendants while it streams photographs."""
 
 import os
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ _OWN = ("Pss_Anon:", "Pss_Shmem:")
 
 
 def taken() -> int:
-    """Bytes of memory of this process and its descendants; what several share is counted once.
+    """Bytes of memory of this process and its descendants; shared memory is counted once.
 
-    Without the pages of files, of which a process has more or less as other programs map the same libraries.
+    Pages of files are left out, because their share depends on which other programs map the same libraries.
     """
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
@@ -47,7 +47,7 @@ def taken() -> int:
 
 
 def write_pictures(root: Path, count: int, size: tuple[int, int]) -> None:
-    """An image folder of JPEGs, `size` wide and high; the training part is one picture a class."""
+    """Write an image folder of `count` test JPEGs, `size` wide and high, and one training image per class."""
     rng = np.random.default_rng(0)
     for split, number in (("train", 2), ("test", count)):
         for i in range(number):
@@ -58,7 +58,7 @@ def write_pictures(root: Path, count: int, size: tuple[int, int]) -> None:
 
 
 def after_epochs(folder: Path, count: int, workers: int, epochs: int = 2) -> Iterator[int]:
-    """Bytes of memory after each epoch that streams `count` photographs of 200×150 pixels through a feed."""
+    """Bytes of memory after each epoch of streaming `count` photographs of 200×150 pixels through a feed."""
     root = folder / f"{count} photographs"
     write_pictures(root, count, (WIDTH, HEIGHT))
     reading = Reading(None, True, folder / f"{count}.npz", False, SILENT)

@@ -1,7 +1,7 @@
 """Photographs a second: our feed against torchvision's ImageFolder, DataLoader and the same transforms.
 
-And how long a small network waits for them, and the memory they take. The pictures are made up: smooth noise
-of 500×375 pixels as JPEGs, which cost what photographs cost to decode.
+It also measures how long a small network waits for them, and the memory that they take. The photographs are
+smooth noise of 500×375 pixels as JPEGs, which takes as long to decode as real ones.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 def photographs(folder: Path, full: bool) -> Iterator[Figure]:
-    """Decoded and viewed pictures a second, by the same number of workers."""
+    """Photographs per second, decoded and augmented, with the same number of workers."""
     count = 512 if full else 192
     root = folder / "photographs"
     write_pictures(root, count, (500, 375))
@@ -78,7 +78,7 @@ def photographs(folder: Path, full: bool) -> Iterator[Figure]:
     yield Figure("photographs a second", count / times.median("ours"))
     yield Figure("share of a ResNet-18's step at 64 pixels spent waiting for photographs", _waiting(samples))
     few, many = 500, 2000
-    memory = [list(after_epochs(folder, number, WORKERS)) for number in (50, few, many)]  # 50: what any takes
+    memory = [list(after_epochs(folder, number, WORKERS)) for number in (50, few, many)]  # 50: not compared
     for epoch in (1, 2):
         more = (memory[2][epoch - 1] - memory[1][epoch - 1]) / (many - few)
         yield Figure(f"memory of one more photograph after epoch {epoch}", more / 1000, "kB", at_most=3)
@@ -93,7 +93,7 @@ def _waiting(samples: Samples) -> float:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     rows = np.arange(len(samples.pictures))
     plan = list(Batch(rows, rows + 1, np.zeros_like(rows)).split(BATCH))
-    for _ in range(2):  # in the first the workers start
+    for _ in range(2):  # the workers start in the first
         streamed.begin(plan)
         start = perf_counter()
         for batch in plan:

@@ -1,4 +1,4 @@
-"""What is measured on: images, teacher and cache of CIFAR-100-LT's shape at imbalance 100.
+"""What benchmarks run on: images, teacher and cache in the shape of CIFAR-100-LT at imbalance 100.
 
 The contents are random: speed does not depend on them, and nothing needs to be downloaded.
 """
@@ -50,7 +50,7 @@ class RememberedViews:
 
     @property
     def waited(self) -> float | None:
-        """Seconds that the device waited for views, None where the pictures lie on it."""
+        """Seconds that the device waited for views, None if the images are on the device."""
         return self._feed.waited
 
     def begin(self, plan: Iterable[Batch]) -> None:
@@ -69,7 +69,7 @@ class RememberedViews:
 
 @dataclass
 class OnlineTeacher:
-    """A feed of logits that runs the teacher in the place of its cache: a forward pass for every batch."""
+    """A feed of logits that runs the teacher instead of reading a cache: a forward pass for every batch."""
 
     network: Network
     views: RememberedViews
@@ -83,7 +83,7 @@ class OnlineTeacher:
 
     @torch.no_grad()
     def batch(self, rows: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """The teacher's logits (B, C) of the views the student has just been given."""
+        """The teacher's logits (B, C) of the views that the student has just been given."""
         with self.runtime.autocast():
             return self.network(self.views.last)
 
@@ -98,7 +98,7 @@ class Student:
 
 
 class Scene:
-    """Images, teacher and all-views cache; every `share`-th sample of CIFAR-100-LT's number."""
+    """Images, teacher and all-views cache, of every `share`-th sample of CIFAR-100-LT."""
 
     def __init__(self, folder: Path, device: torch.device, share: int = 1) -> None:
         self.folder, self.device, self.recipe = folder, device, Recipe()
@@ -153,7 +153,7 @@ class Scene:
         return made
 
     def content(self, samples: int | None = None, store: str = "float16") -> Content:
-        """What an all-views cache of the first samples holds besides its rows."""
+        """The content of an all-views cache of the first samples, without its rows."""
         n = len(self.samples) if samples is None else samples
         return Content(
             views=self.views[:n],
@@ -182,13 +182,13 @@ class Scene:
 
     @cached_property
     def logits(self) -> CachedLogits:
-        """The cache's logits for the device, where they lie if there is room."""
+        """The cache's logits for the device; they are on it if they fit."""
         return CachedLogits(self.cache, self.place, self.device)
 
     def student(
         self, source: str | None, recipe: Recipe | None = None, out: Path = Path("student.pt")
     ) -> Student:
-        """A student, or without a source one that trains on the labels alone.
+        """A student, which without a source trains on the labels alone.
 
         source: where the teacher's logits come from: `cache` (resident), `streamed`, `online`, or the name of
         an encoding, for a resident cache in it.
@@ -230,7 +230,7 @@ class Scene:
 
 
 def content_of_one_view(samples: int, classes: int, store: str, head: Head | None = None) -> Content:
-    """The content of a cache of one view of each sample, of classes of nearly one size."""
+    """The content of a cache of one view of each sample, with classes of nearly equal size."""
     labels = np.sort(np.arange(samples) % classes)
     return Content(
         views=np.zeros((samples, 1), np.int32),
@@ -247,7 +247,7 @@ def content_of_one_view(samples: int, classes: int, store: str, head: Head | Non
 
 
 def write_cache(path: Path, content: Content) -> LogitCache:
-    """A cache of random rows: one random block, with which all are filled."""
+    """Write a cache whose blocks are all filled from one random block."""
     _, v, _ = content.shape
     path.unlink(missing_ok=True)
     with CacheWriter(path, content) as writer:
@@ -261,7 +261,7 @@ def write_cache(path: Path, content: Content) -> LogitCache:
 
 
 def machine(runtime: Runtime | None = None) -> dict[str, str]:
-    """What a table has to say of where it was measured."""
+    """Facts on the machine, for the table of what was measured on it."""
     facts = dict(_machine(runtime))
     return facts | {name: version for name, version in versions().items() if name in ("torch", "numpy")}
 

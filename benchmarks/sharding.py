@@ -1,4 +1,4 @@
-"""Two processes of one thread: an export against one such process, training against one of two threads."""
+"""Two processes of one thread: exports against one such process, training against one of two threads."""
 
 import json
 import statistics
@@ -13,15 +13,15 @@ from benchmarks.worlds import printed
 RECIPE = ("--config", "digits_lt/bbn", "--set", "model.name=resnet20")
 ON_CPU = ("--device", "cpu", "--precision", "fp32", "--quiet", "--force")
 BATCH = ("--set", "schedule.batch_size=128")
-PAD, PAD_FULL = 9, 15  # 361 views of each of 399 pictures, 961: some 7 s and 18 s of one thread
-EPOCHS = 6  # of a training, the first of which is left out
+PAD, PAD_FULL = 9, 15  # 361 and 961 views of each of 399 images: about 7 s and 18 s in one thread
+EPOCHS = 6  # of a training; the first is not timed
 
 
 def sharding(folder: Path, full: bool) -> Iterator[Figure]:
     """How many times as fast two single-thread processes export as one does.
 
-    As the export itself tells: from the first block to the finished cache. Waiting for the other, copying and
-    checking are counted, loading libraries, data and teacher are not.
+    The export reports its own time, from the first block to the finished cache. It includes waiting for the
+    other process, copying and checking, but not loading libraries, data and teacher.
     """
     teacher = _teacher(folder)
     views = ("--set", f"views.pad={PAD_FULL if full else PAD}")
@@ -39,8 +39,8 @@ def sharding(folder: Path, full: bool) -> Iterator[Figure]:
 def training_ranks(folder: Path, full: bool) -> Iterator[Figure]:
     """An epoch of two single-thread processes against one of a process with two threads.
 
-    Of small pictures, of which a step has little to compute, so that what the processes tell each other
-    weighs most. The median epoch of a training, as its history has it.
+    The images are small and a step computes little, so that the communication between processes weighs most.
+    The figure is the median epoch of a training, from its history.
     """
     teacher, cache = _teacher(folder), folder / "trained_from.h5"
     printed(("export-logits", *RECIPE, *ON_CPU, "--teacher", teacher, "--out", cache))
@@ -57,7 +57,7 @@ def training_ranks(folder: Path, full: bool) -> Iterator[Figure]:
 
 
 def _teacher(folder: Path) -> Path:
-    """A teacher of one epoch, whose weights matter to no time."""
+    """A teacher trained for one epoch; its weights do not affect any time."""
     path = folder / "sharded_teacher.pt"
     if not path.exists():
         printed(("teacher", *RECIPE, *ON_CPU, "--epochs", 1, "--out", path))
@@ -65,13 +65,13 @@ def _teacher(folder: Path) -> Path:
 
 
 def _export(words: tuple[object, ...], size: int) -> float:
-    """The seconds of an export in so many processes of one thread."""
+    """The seconds of an export in `size` processes of one thread."""
     seconds: float = json.loads(printed((*words, "--json"), size))["seconds"]
     return seconds
 
 
 def _epoch(words: tuple[object, ...], out: Path, size: int, threads: int) -> float:
-    """The median seconds of an epoch of a training, its first left out."""
+    """The median seconds of an epoch of a training, without the first."""
     printed(words, size, threads)
     lines = out.with_suffix(".history.jsonl").read_text().splitlines()
     return statistics.median(json.loads(line)["seconds"] for line in lines[1:])

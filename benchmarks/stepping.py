@@ -1,4 +1,4 @@
-"""Training as the benchmarks call it: step by step, or epoch by epoch."""
+"""Training for the benchmarks: step by step, or epoch by epoch."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ RATE = 0.01
 
 
 class Stepping:
-    """Call it for one step; a new epoch begins when one ends, outside the time of a GPU's step."""
+    """Each call makes one step, and begins a new epoch first if the last one has ended."""
 
     def __init__(self, student: Student, runtime: Runtime) -> None:
         self.spec = student.spec
@@ -34,7 +34,7 @@ class Stepping:
         self._at = 0
 
     def __call__(self) -> None:
-        """The next step of full size; on a CPU its loss is read, as the training loop does."""
+        """Make the next step of full size; on a CPU read its loss, as the training loop does."""
         if self._at >= self.spec.steps_per_epoch - 1:
             self.begin()
         self.step.advance()
@@ -44,7 +44,7 @@ class Stepping:
 
 
 def not_evaluated(network: Network) -> Accuracy:
-    """In the place of an evaluation, of which no benchmark takes the time."""
+    """A stand-in for the evaluation, which no benchmark times."""
     return Accuracy(many=None, medium=None, few=None, all=0.0, class_mean=0.0, per_class=())
 
 
@@ -54,7 +54,7 @@ def run_of(student: Student, runtime: Runtime) -> Run:
 
 
 class Epochs:
-    """Call it for one epoch of the training loop, with everything that belongs to one."""
+    """Each call runs one epoch of the training loop, in all its phases."""
 
     def __init__(self, student: Student, runtime: Runtime) -> None:
         self.run = run_of(student, runtime)

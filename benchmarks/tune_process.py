@@ -1,4 +1,4 @@
-"""The tune pass in a process without torch, as `dive tune-tau` runs it: seconds, as JSON on stdout.
+"""The tune pass in a process without torch, as `dive tune-tau` runs it; prints seconds as JSON on stdout.
 
 python -m benchmarks.tune_process CACHE T [T ...]
 """

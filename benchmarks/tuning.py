@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def in_process_of_its_own(cache: Path, temperatures: Sequence[float]) -> tuple[dict[str, float], int]:
-    """What `tune_process` measured, and the most anonymous memory (bytes) it was seen to have."""
+    """What `tune_process` measured, and its largest observed anonymous memory in bytes."""
     command = [sys.executable, "-m", "benchmarks.tune_process", str(cache), *map(str, temperatures)]
     peak = 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -22,7 +22,7 @@ def in_process_of_its_own(cache: Path, temperatures: Sequence[float]) -> tuple[d
 
 
 def _anonymous_memory(pid: int) -> int:
-    """Anonymous memory in bytes of a process and those it forked; what they share counts for each."""
+    """Anonymous memory in bytes of a process and those it forked; shared pages count for each."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

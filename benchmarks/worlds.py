@@ -1,4 +1,4 @@
-"""A command in several processes, which find in their environment what torchrun would put there."""
+"""A command in several processes, with the environment variables that torchrun would set."""
 
 import contextlib
 import os
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 
 def printed(words: Sequence[object], size: int = 1, threads: int = 1) -> str:
-    """What `dive` with these words prints in `size` processes of so many threads each.
+    """Run `dive` with these words in `size` processes of `threads` threads; the first one's stdout.
 
-    They begin when all have loaded what they need. Raises CalledProcessError where one ends with an error.
+    The processes begin when all have loaded their libraries. Raises CalledProcessError if one fails.
     """
     port = _free_port()
     members = [_member(words, rank, size, threads, port) for rank in range(size)]

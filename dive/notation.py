@@ -10,7 +10,7 @@ import re
 _MOST_DIGITS = 1000  # of a whole number: far beyond any range, and still fast for int()
 WHOLE = rf"[-+]?(?:0|[1-9][0-9]{{0,{_MOST_DIGITS - 1}}})"
 DECIMAL = r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
-_NOT_FINITE = r"[-+]?(?:nan|inf|infinity)"  # the check of a range refuses them and says what is allowed
+_NOT_FINITE = r"[-+]?(?:nan|inf|infinity)"  # left to the check of a range, which says what is allowed
 
 
 def whole(text: str) -> int:

@@ -130,7 +130,7 @@ def _has_peers() -> bool:
 
     try:
         return this_world().size > 1
-    except DiveError:  # the environment that describes them is the error to report
+    except DiveError:  # the variables that describe them are invalid: this is reported
         return False
 
 

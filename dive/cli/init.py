@@ -106,7 +106,7 @@ def _print(found: "Survey") -> None:
         others = _printable(counted(found.left_out))
         click.echo(f"{'left out':<18} files whose names are not those of images: {others}")
     if found.unused:
-        click.echo(f"{'folders not used':<18} {_listed(found.unused)}; they contain no images of a class")
+        click.echo(f"{'folders not used':<18} {_listed(found.unused)}; no images are read from them")
     if names := found.untested:
         click.echo(f"{'no test image':<18} {_listed(names)}; left out of accuracies by group and class")
     if found.broken:

@@ -108,7 +108,7 @@ def _shape(document: dict[str, Any]) -> str:
 
 
 def _teachers(document: dict[str, Any]) -> list[tuple[str, str]]:
-    """The lines on the model that a cache or a student was made from, one more for each of an ensemble.
+    """The rows on the teacher of a cache or student; for an ensemble its name, its members and their weights.
 
     Empty if the document does not state it.
     """

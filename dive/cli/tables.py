@@ -90,7 +90,7 @@ def shot_table(title: str, rows: Iterable[tuple[str, "Accuracy"]]) -> Table:
 
 
 def print_seeds(results: "Sequence[Result]") -> None:
-    """Print mean ± standard deviation of runs over seeds, and which seeds are apart by their precision."""
+    """Print mean ± standard deviation over seeds, and which seeds are not averaged as precisions differ."""
     from dive.workflows.evaluate import across_seeds, apart_by_precision
 
     table = new_table("Mean ± standard deviation over seeds (%)", ["model"], SHOT_COLUMNS)

@@ -117,7 +117,7 @@ def _last_milestone(recipe: "Recipe") -> str | None:
 
 
 _LENGTHS = ("schedule.epochs", "schedule.iterations")
-# For each check, the keys that it compares. It returns what is wrong with them, or None.
+# The keys that each check compares, and the check, which returns what is wrong with them, or None.
 CONTRADICTIONS: "tuple[tuple[tuple[str, ...], Callable[[Recipe], str | None]], ...]" = (
     (("model.input.mean", "data.kind"), _values_per_channel("mean")),
     (("model.input.std", "data.kind"), _values_per_channel("std")),

@@ -1,4 +1,7 @@
-"""The groups of classes that accuracy is reported for, and the structure of an accuracy in a record."""
+"""The groups of classes that accuracy is reported for, and the structure of an accuracy in a record.
+
+This module does not import torch.
+"""
 
 from dive import structure as s
 

@@ -248,7 +248,7 @@ def test_folders_that_are_no_class_are_named(tmp_path: Path, parted: bool) -> No
     unused = ["validation", "train/cow"] if parted else ["cow"]
     assert survey("folder", {"root": str(root)}).unused == unused
     shown = succeed("init", root, "--quiet").out
-    assert f"folders not used   {', '.join(unused)}; they contain no images of a class\n" in shown
+    assert f"folders not used   {', '.join(unused)}; no images are read from them\n" in shown
     for name in made:
         (root / name).rmdir()
     for name in ("validation",) * parted:

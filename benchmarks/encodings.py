@@ -30,7 +30,7 @@ from dive.workflows.fidelity import TEMPERATURES, Comparison, Fidelity
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[1]
 TEACHER = ROOT / "results" / "cifar100_lt_bbn" / "teacher.pt"
-DATA = ROOT.parent / "shared" / "data" / "cifar100.zip"
+DATA = ROOT / "data" / "cifar100.zip"
 VIEWS = 4000  # random ones, over which the divergence is averaged
 # KL(exact ‖ stored) in nats at T = 1, 2 and 6 of that teacher's views, as first measured.
 MEASURED = {

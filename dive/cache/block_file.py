@@ -1,6 +1,7 @@
-"""The blocks of a cache that is not finished, in a file of plain bytes that a layout describes.
+"""The blocks of an unfinished cache, read from and written to a file as plain bytes.
 
-The file holds all blocks (a part) or some (a shard). HDF5 never opens it.
+The file has all blocks (a part) or some of them (a shard). A layout gives the place of each table. HDF5 never
+opens the file.
 """
 
 import os
@@ -16,10 +17,11 @@ from dive.cache.part import open_part
 
 
 class BlockFile:
-    """A file with blocks of an unfinished cache, open; use as a context manager.
+    """An open file with blocks of an unfinished cache; use as a context manager.
 
-    layout: of this file. rows_a_block: samples in a block. held: the blocks that it has room for, counted
-    as in the finished cache. flags: os.O_RDONLY or os.O_RDWR. Raises OSError where it cannot be opened.
+    layout: the layout of this file. rows_a_block: samples in a block. held: the blocks that the file has room
+    for, numbered as in the finished cache. flags: os.O_RDONLY or os.O_RDWR. Raises OSError if the file cannot
+    be opened.
     """
 
     def __init__(
@@ -41,33 +43,33 @@ class BlockFile:
 
     @property
     def blocks(self) -> int:
-        """How many blocks it has room for."""
+        """How many blocks the file has room for."""
         return len(self.held)
 
     def is_damaged(self) -> bool:
-        """Whether bytes besides the rows, and what is said of them, are others than the layout's."""
+        """Whether a byte that must never change differs from the layout."""
         return bool(self._layout.damage(self._handle))
 
     def rows(self, block: int) -> slice:
-        """The samples of a block."""
+        """The samples of a block, as a slice."""
         start = block * self._rows_a_block
         return slice(start, min(start + self._rows_a_block, self._content.shape[0]))
 
     def _place(self, block: int) -> Place:
-        """Where the rows of a block lie."""
+        """The place of a block's rows in the file."""
         rows, before = self.rows(block), self.held.start * self._rows_a_block
         offset = self._layout.rows.offset + (rows.start - before) * self._sample_bytes
         return Place(offset, (rows.stop - rows.start) * self._sample_bytes)
 
     def missing(self) -> list[int]:
-        """The blocks that are not there: those not done, and those whose rows do not fit CRC and count."""
+        """The blocks still to be written: not done, or with rows that do not match their CRC or count."""
         done = self._table(self._layout.block_done, "u1")
         return [block for block in self.held if done[block] != 1 or self.stored(block) is None]
 
     def stored(self, block: int) -> tuple[bytes, int] | None:
-        """The rows of a block as bytes, and in how many of its views they are right.
+        """The rows of a block as bytes, and the number of its views that the teacher classifies correctly.
 
-        None where it is not done, or its rows do not match their CRC or are right in other views.
+        None if the block is not done, or if its rows do not match their CRC or that number.
         """
         layout = self._layout
         if block not in self.held or read_at(self._handle, 1, layout.block_done.offset + block) != b"\1":
@@ -103,4 +105,4 @@ class BlockFile:
         self._put(correct.to_bytes(4, "little"), layout.block_correct.offset + 4 * block)
         self._put(
             b"\1", layout.block_done.offset + block
-        )  # the last: a kill before it costs this block alone
+        )  # last, so that a kill before it loses only this block

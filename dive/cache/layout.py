@@ -1,8 +1,9 @@
 """The layout of a logit cache: every byte of its file besides the rows, computed in memory.
 
-HDF5 lays the file out, but into memory: the library crashes where a disk fills or a file may not grow,
-and it believes what a damaged or hostile file says. What it laid out is written to the disk, compared
-with it and repaired there as plain bytes at known places. The same content is laid out as the same bytes.
+HDF5 writes the layout to memory, never to the disk: the library crashes if a disk is full or a limit on file
+sizes is reached, and it trusts the content of a damaged or hostile file. The layout is then written to the
+disk, compared with the file and repaired as plain bytes at known places. The same content gives the same
+layout, byte for byte.
 """
 
 import copy
@@ -23,18 +24,18 @@ from dive.cache.encodings.registry import ENCODINGS
 from dive.cache.memory_file import MemoryFile
 from dive.cache.tables import FORMAT, HEAD, VERSION
 
-_ALIGNMENT = 64  # bytes, of every table: the rows are mapped and used in place
+_ALIGNMENT = 64  # bytes, of every table, since the rows are used in place in the mapped file
 _BLOCK_TABLES = {"block_crc32": "<u4", "block_done": "u1", "block_correct": "<u4"}
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a cache is made of besides its rows.
+    """The content of a cache besides its rows.
 
     views: (N, V) view ids. labels: (N,). keys: N texts. digests: (N, 16) uint8, of the images.
-    classes: C names. class_counts: (C,). store: the name of its encoding. identity: nested plain values
-    that must be equal for an unfinished export to be resumed. facts: further plain values to record
-    (precision, versions, …). head: of an encoding of features.
+    classes: C names. class_counts: (C,). store: the name of the encoding. identity: nested plain values;
+    an unfinished export is resumed only if they are equal. facts: further plain values to record
+    (precision, versions, …). head: the teacher's last Linear, if the encoding is one of features.
     """
 
     views: np.ndarray
@@ -55,12 +56,12 @@ class Content:
 
     @cached_property
     def codec(self) -> Codec:
-        """How its rows are encoded."""
+        """The codec that encodes and decodes its rows."""
         return Codec(ENCODINGS[self.store], len(self.classes), self.head)
 
     @property
     def bytes(self) -> int:
-        """Size of the file, but for some kilobytes of HDF5's own."""
+        """Approximate size of the file: without its small tables and the structures of HDF5."""
         n, v, _ = self.shape
         keys = n * max(len(key.encode()) for key in self.keys)
         tables = [self.views, self.labels, self.digests, *_head_tables(self.head).values()]
@@ -69,23 +70,23 @@ class Content:
 
 @dataclass(frozen=True)
 class Place:
-    """Where something lies in a file: offset and size in bytes."""
+    """A range of bytes in a file: its offset and size."""
 
     offset: int
     size: int
 
     @property
     def stop(self) -> int:
-        """The first byte behind it."""
+        """The offset of the first byte after it."""
         return self.offset + self.size
 
 
 class Layout:
-    """A cache's file as it is before the first row: all blocks to do, not complete, not sealed.
+    """A cache's file before the first row is written: no block is done, not complete, not sealed.
 
-    length: of the file in bytes. rows, block_crc32, block_done, block_correct: where these tables lie.
-    complete: the place of the byte that says so. digest: SHA-256 in hexadecimal of every byte that never
-    changes again, and of its place.
+    length: the length of the file in bytes. rows, block_crc32, block_done, block_correct: the places of these
+    tables. complete: the place of the byte that is 1 in a complete cache. digest: SHA-256 in hexadecimal of
+    every byte that never changes afterwards, and of its offset.
     """
 
     def __init__(self, memory: MemoryFile, tables: dict[str, Place], complete: Place, room: int) -> None:
@@ -103,9 +104,9 @@ class Layout:
         self.digest = digest.hexdigest()
 
     def narrowed(self, size: int) -> "Layout":
-        """The layout of the same file with so many bytes of rows: what lies behind them moves up.
+        """The layout of the same file with only `size` bytes of rows; what follows the rows moves up.
 
-        Its digest is that of the whole file, so that files of other rows are known to belong together.
+        Its digest remains that of the whole file, so that the shards of one cache have equal digests.
         """
         narrow = copy.copy(self)
         cut = self.rows.size - size
@@ -134,7 +135,10 @@ class Layout:
             write_at(handle, content, offset)
 
     def damage(self, handle: int) -> list[tuple[int, bytes]]:
-        """Offset and right content of each piece, up to a megabyte, that changed and never should."""
+        """The offset and the correct bytes of each piece of the file that must never change but did.
+
+        A piece has at most 1 MiB.
+        """
         return [
             (offset, content)
             for offset, content in self._pieces(self._fixed)
@@ -143,7 +147,7 @@ class Layout:
 
 
 def lay_out(content: Content, producer: str, blocks: int) -> Layout:
-    """The layout of a cache of so many blocks. producer: the dive that begins it."""
+    """The layout of a cache of `blocks` blocks. producer: the version of dive that begins the cache."""
     memory, room = MemoryFile(), seal.room_for(blocks)
     with h5py.File(
         memory, "w", userblock_size=room, alignment_threshold=1, alignment_interval=_ALIGNMENT
@@ -155,7 +159,7 @@ def lay_out(content: Content, producer: str, blocks: int) -> Layout:
             "producer": producer,
             "identity": json.dumps(content.identity),
             "facts": json.dumps(content.facts),
-            "complete": True,  # and False below, which shows where this stands
+            "complete": True,  # set to False below: the byte that changes is its place
         }.items():
             file.attrs[key] = value
         for name, texts in (("keys", content.keys), ("classes", content.classes)):
@@ -189,7 +193,7 @@ def _allocate_rows(file: h5py.File, content: Content) -> None:
     plan.set_layout(h5py.h5d.CONTIGUOUS)
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    plan.set_obj_track_times(False)  # the same content makes the same bytes
+    plan.set_obj_track_times(False)  # so that the same content gives the same bytes
     codec = content.codec
     space = h5py.h5s.create_simple((*content.views.shape, *codec.row.shape))
     name = codec.encoding.table.encode()
@@ -197,7 +201,7 @@ def _allocate_rows(file: h5py.File, content: Content) -> None:
 
 
 def _between(places: list[Place], length: int) -> list[Place]:
-    """What of a file of this length lies outside the places, which do not overlap."""
+    """The rest of a file of this length: the ranges outside the given places, which do not overlap."""
     found, start = [], 0
     for place in sorted(places, key=lambda place: place.offset):
         found.append(Place(start, place.offset - start))
@@ -215,7 +219,7 @@ def write_at(handle: int, content: bytes | memoryview, offset: int) -> None:
 
 
 def read_at(handle: int, size: int, offset: int) -> bytes:
-    """`size` bytes of an open file from an offset on, fewer where it ends before; raises OSError."""
+    """`size` bytes of an open file from an offset on, fewer if the file ends before; raises OSError."""
     pieces = []
     while size > 0 and (piece := os.pread(handle, size, offset)):
         pieces.append(piece)

@@ -10,14 +10,15 @@ import numpy as np
 from dive import files
 from dive.errors import CacheError
 
-_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's, where Python does not name it
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # the value on Linux, for a Python that lacks the name
 
 
 def mapped(path: Path, offset: int, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    """The rows of a file, memory-mapped; raises CacheError where they cannot be.
+    """The rows of a file, memory-mapped; raises CacheError if they cannot be mapped.
 
-    Copy-on-write, so that torch takes them without a copy. Room for copies is not set aside: nobody writes
-    to them, and a file larger than memory could not be mapped.
+    The mapping is copy-on-write: `torch.from_numpy` shares memory without a warning only if it is writable.
+    No memory is reserved for copies of pages, since nothing writes to them, and with a reservation a file
+    larger than memory could not be mapped.
     """
     try:
         with files.open_regular(path) as file:

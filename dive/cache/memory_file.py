@@ -1,4 +1,4 @@
-"""A file in memory, for HDF5 to write to and read from in the place of one on the disk."""
+"""A file in memory that HDF5 writes to and reads from instead of one on the disk."""
 
 import os
 
@@ -8,7 +8,7 @@ PAGE = 1 << 16
 
 
 class MemoryFile:
-    """A file in memory as h5py takes one; pages that nobody writes take no room."""
+    """A file-like object in memory for h5py.File; pages that were never written use no memory."""
 
     def __init__(self) -> None:
         self._pages: dict[int, bytearray] = {}
@@ -25,18 +25,18 @@ class MemoryFile:
         return pages[offset - first * PAGE :][:size]
 
     def watch(self) -> None:
-        """Begin to remember what `changes` tells."""
+        """Start recording changes for `changes`."""
         self._before = {}
 
     def changes(self) -> list[int]:
-        """The offsets of the bytes that are others than when `watch` was called."""
+        """The offsets of the bytes that differ from those when `watch` was called."""
         return [
             page * PAGE + int(at)
             for page, before in (self._before or {}).items()
             for at in np.flatnonzero(np.frombuffer(before, "u1") != np.frombuffer(self._pages[page], "u1"))
         ]
 
-    # What h5py calls.
+    # The methods that h5py calls.
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move to an offset from the start, the position or the end."""
@@ -53,7 +53,7 @@ class MemoryFile:
         return size
 
     def flush(self) -> None:
-        """Nothing: every write is there at once."""
+        """Does nothing: writes are not buffered."""
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes from the position on."""

@@ -1,8 +1,8 @@
 """An unfinished logit cache, `NAME.part`: its record, and how it is opened.
 
-Behind the bytes that will be the cache stands a record of the export that began it: identity, facts,
-the digest of its layout. It is checked by a SHA-256 of its own and is cut off when the cache is sealed.
-A part is read and written as plain bytes; HDF5 never sees it, and a link is never followed.
+The bytes of the future cache are followed by a record of the export that began it: identity, facts and the
+digest of the layout. The record has its own SHA-256 and is removed when the cache is sealed. A part is read
+and written as plain bytes. HDF5 never opens it, and a symbolic link is never followed.
 """
 
 import errno
@@ -23,7 +23,7 @@ from dive.cache.tables import FOREIGN, FORMAT
 from dive.errors import CacheError, OutputError
 
 VERSION = 1
-# SHA-256 and length of the record, where it begins, version, magic: the last bytes of the file
+# The last bytes of the file: SHA-256, length and offset of the record, version, magic.
 _FOOTER = struct.Struct("<32sQQI8s")
 _MAGIC = b"DIVEPART"
 _LARGEST_RECORD = 1 << 20
@@ -31,12 +31,12 @@ _LARGEST_RECORD = 1 << 20
 
 @dataclass(frozen=True)
 class Record:
-    """What the export that began a part recorded.
+    """The record of the export that began a part or a shard.
 
-    identity, facts, producer: as the finished cache has them. shape: (N, V, C). block_rows: samples in a
-    block. block_done: where that table lies. layout: the digest of the layout, None of a part that is
-    sealed already, whose seal vouches for it. share: of a shard, which of how many, from 1. launch: of a
-    shard, the start of torchrun that began it.
+    identity, facts, producer: those of the finished cache. shape: (N, V, C). block_rows: samples in a block.
+    block_done: the offset of that table in bytes. layout: the digest of the layout; None for a part that is
+    sealed already, since its seal covers the layout. share: for a shard, its number (from 1) and the number
+    of shards. launch: for a shard, a string that identifies the start of torchrun that began it.
     """
 
     identity: dict[str, Any]
@@ -51,22 +51,22 @@ class Record:
 
     @property
     def blocks(self) -> int:
-        """How many blocks the cache has."""
+        """The number of blocks of the cache."""
         return -(-self.shape[0] // self.block_rows)
 
     def trailer(self, length: int) -> bytes:
-        """The record as it stands behind a cache of this length."""
+        """The bytes of the record, as they follow a cache of this length."""
         told = {key: value for key, value in asdict(self).items() if value is not None}
         text = json.dumps({"format": FORMAT, **told}).encode()
         return text + _FOOTER.pack(hashlib.sha256(text).digest(), len(text), length, VERSION, _MAGIC)
 
 
 class DamagedError(OutputError):
-    """What lies in the place of an unfinished export does not tell how it was begun."""
+    """An unfinished export is damaged: how it was begun cannot be read from it."""
 
 
 class OtherVersionError(OutputError):
-    """An unfinished export was begun by a version of dive whose record this one does not read."""
+    """An unfinished export was begun by a version of dive whose records this version cannot read."""
 
     def __init__(self, part: Path, reason: object) -> None:
         super().__init__(
@@ -77,16 +77,16 @@ class OtherVersionError(OutputError):
 
 
 class _VersionError(ValueError):
-    """A record's version is not ours."""
+    """A record has a version that this version of dive does not read."""
 
 
 def part_path(path: Path) -> Path:
-    """Where a cache lies while it is written."""
+    """The path of the cache `path` while it is written."""
     return path.with_name(path.name + ".part")
 
 
 def is_own(part: Path) -> bool:
-    """Whether a file begins or ends as an unfinished export does; it may be damaged in between."""
+    """Whether a file begins or ends like an unfinished export; the rest is not checked."""
     try:
         with files.open_regular(part) as file:
             if seal.is_sealed(file.read(8)) or seal.holds_hdf5(file):
@@ -97,7 +97,7 @@ def is_own(part: Path) -> bool:
 
 
 def ends_in_record(part: Path) -> bool:
-    """Whether a file ends as one does that has a record behind it."""
+    """Whether a file ends like one with a record."""
     try:
         with files.open_regular(part) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - len(_MAGIC)))
@@ -110,15 +110,15 @@ KIND = outputs.Kind("an unfinished export", is_own)
 
 
 def require_own_files(path: Path) -> None:
-    """Raise OutputError where an export to `path` would meet something that is not a file of its own.
+    """Raise OutputError if an export to `path` would open something other than a regular file.
 
-    A FIFO would block it, a device has no end, through a link it would write elsewhere.
+    A FIFO would block the export, a device has no end, and a symbolic link would redirect what is written.
     """
     require_own_file(part_path(path))
 
 
 def require_own_file(part: Path) -> None:
-    """Raise OutputError where `part`, or its temporary name, is not a file of its own."""
+    """Raise OutputError if `part`, or its temporary name, exists and is not a regular file."""
     for place in (part, files.temporary_name(part)):
         try:
             _require_own(os.lstat(place), place)
@@ -132,21 +132,21 @@ def require_own_file(part: Path) -> None:
 
 def _require_own(status: os.stat_result, path: Path) -> None:
     if stat.S_ISLNK(status.st_mode):
-        raise OSError(errno.ELOOP, "it is a symbolic link, not a file of its own", str(path))
+        raise OSError(errno.ELOOP, "it is a symbolic link, not a regular file", str(path))
     if not stat.S_ISREG(status.st_mode):
-        files.open_regular(path).close()  # which says what it is
+        files.open_regular(path).close()  # its error names the type of the file
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 def open_part(part: Path, flags: int) -> int:
-    """A descriptor of a part, opened with `os.O_RDONLY` or `os.O_RDWR`; raises OSError unless it is a file.
+    """A descriptor of a part, opened with `os.O_RDONLY` or `os.O_RDWR`.
 
-    Only then it is opened, and a link not even then.
+    Raises OSError unless it is a regular file. Nothing else is opened, and a symbolic link is not followed.
     """
     _require_own(os.lstat(part), part)
     handle = os.open(part, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _require_own(os.fstat(handle), part)  # again: it may have been replaced meanwhile
+        _require_own(os.fstat(handle), part)  # again, since the file may have been replaced since `lstat`
     except BaseException:
         os.close(handle)
         raise
@@ -154,10 +154,10 @@ def open_part(part: Path, flags: int) -> int:
 
 
 def begun(part: Path) -> Record | None:
-    """The record of an unfinished export, None where there is none.
+    """The record of an unfinished export, or None if `part` does not exist.
 
-    Raises DamagedError where it does not tell, OtherVersionError where it tells another version of dive,
-    OutputError where it cannot be read.
+    Raises DamagedError if the export is damaged, OtherVersionError if the record is of another version of
+    dive, OutputError if the file cannot be read.
     """
     try:
         return _read(part)[0]
@@ -172,7 +172,10 @@ def begun(part: Path) -> Record | None:
 
 
 def progress_of_part(part: Path) -> tuple[int, int, tuple[int, int, int], dict[str, Any]]:
-    """Blocks done, blocks, shape (N, V, C) and identity of an unfinished export; raises CacheError."""
+    """The blocks done, all blocks, the shape (N, V, C) and the identity of an unfinished export.
+
+    Raises CacheError if the file is not an unfinished export that this version of dive can read.
+    """
     try:
         record, done = _read(part)
     except FOREIGN as error:
@@ -192,15 +195,18 @@ def _read(part: Path) -> tuple[Record, int]:
             record = _parse(json.loads(text), size)
             return record, read_at(handle, record.blocks, record.block_done).count(1)
         if not seal.is_sealed(read_at(handle, 8, 0)):
-            raise ValueError("the record of how it was begun is missing")
+            raise ValueError("its record is missing")
     finally:
         os.close(handle)
-    record = _of_sealed(LogitCache(part))  # an export that was stopped between its last two steps
+    record = _of_sealed(LogitCache(part))  # the export was stopped between removing its record and the move
     return record, record.blocks
 
 
 def _record_text(handle: int, size: int) -> bytes | None:
-    """The record's bytes, once they match their digest; None where the file does not end as a part does."""
+    """The bytes of the record, after their digest is verified; None if the file does not end with a record.
+
+    Raises ValueError if the record is damaged or of another version.
+    """
     footer = read_at(handle, _FOOTER.size, max(0, size - _FOOTER.size))
     if len(footer) < _FOOTER.size:
         return None
@@ -208,19 +214,19 @@ def _record_text(handle: int, size: int) -> bytes | None:
     if magic != _MAGIC:
         return None
     if version != VERSION:
-        raise _VersionError(f"its record has version {version}; this one reads version {VERSION}")
+        raise _VersionError(f"its record has version {version}; this version of dive reads version {VERSION}")
     if length > _LARGEST_RECORD or begin + length + _FOOTER.size != size:
-        raise ValueError("it is longer or shorter than it was begun")
+        raise ValueError("its length does not match its record")
     text = read_at(handle, length, begin)
     if hashlib.sha256(text).digest() != digest:
-        raise ValueError("the record of how it was begun does not match its digest")
+        raise ValueError("its record does not match its digest")
     return text
 
 
 def _parse(document: Any, size: int) -> Record:
-    repr(document)  # a RecursionError here, where it is expected, and not in a message later
+    repr(document)  # deep nesting raises RecursionError here, where it is caught, and not in a later message
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
-        raise ValueError(f"it is not of {FORMAT}")
+        raise ValueError(f"its record is not of the format {FORMAT}")
     share = document.get("share")
     record = Record(
         **{
@@ -241,7 +247,7 @@ def _parse(document: Any, size: int) -> Record:
         and isinstance(record.launch, str | None)
     )
     if not sound:
-        raise ValueError("its record is not as dive writes one")
+        raise ValueError("its record is malformed")
     return record
 
 

@@ -1,7 +1,7 @@
-"""The plan of a sharded export, `NAME.shards`: what all its shards must have in common, told by the first.
+"""The plan of a sharded export, `NAME.shards`: what all its shards must have in common.
 
-JSON and a SHA-256 of it in hexadecimal, each on a line. It is written under its own lock; who finds one takes
-over what it says.
+The file has two lines: JSON, and its SHA-256 in hexadecimal. The first process writes it, under its own lock;
+the others take the values from it.
 """
 
 import json
@@ -23,7 +23,10 @@ _TURN = 0.05  # seconds
 
 @dataclass(frozen=True)
 class Plan:
-    """What the shards of a cache have in common. launch: the start of torchrun that made it, None without."""
+    """What the shards of a cache have in common.
+
+    launch: a string that identifies the start of torchrun that wrote the plan, None without torchrun.
+    """
 
     identity: dict[str, Any]
     facts: dict[str, Any]
@@ -31,17 +34,17 @@ class Plan:
     launch: str | None = None
 
     def begins(self, record: Record) -> Record:
-        """A record, such as it is where its shard is of this plan."""
+        """The given record with the identity, facts and producer of this plan."""
         return replace(record, identity=self.identity, facts=self.facts, producer=self.producer)
 
 
 def plan_path(path: Path) -> Path:
-    """Where the plan of a cache's shards lies."""
+    """The path of the plan of the shards of the cache `path`."""
     return path.with_name(path.name + ".shards")
 
 
 def is_own(file: Path) -> bool:
-    """Whether a file begins as a plan does."""
+    """Whether a file begins like a plan."""
     try:
         with files.open_regular(file) as opened:
             return opened.read(64).startswith(f'{{"format": "{_FORMAT}"'.encode())
@@ -53,9 +56,10 @@ KIND = outputs.Kind("the plan of a sharded export", is_own)
 
 
 def read_plan(path: Path) -> Plan | None:
-    """The plan of the cache `path`, None where there is none.
+    """The plan of the cache `path`, or None if it does not exist.
 
-    Raises DamagedError where it does not match its digest, OutputError where it is not dive's.
+    Raises DamagedError if the plan is damaged or malformed, OutputError if the file cannot be read or is not
+    a plan written by dive.
     """
     file = plan_path(path)
     require_own_file(file)
@@ -72,7 +76,7 @@ def read_plan(path: Path) -> Plan | None:
         if not (isinstance(plan.identity, dict) and isinstance(plan.facts, dict)):
             raise ValueError("its identity and facts are not mappings")
         if not (isinstance(plan.producer, str) and isinstance(plan.launch, str | None)):
-            raise ValueError("its producer is not a text")
+            raise ValueError("its producer or launch is not a string")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -90,7 +94,7 @@ def write_plan(path: Path, plan: Plan) -> None:
 
 @contextmanager
 def planning(path: Path) -> Iterator[None]:
-    """The right to read and write the plan of the cache `path`; another process's turn is waited for."""
+    """Holds the lock on the plan of the cache `path`; waits while another process holds it."""
     while True:
         with suppress(BusyError):
             lock = ExitStack()

@@ -28,7 +28,7 @@ from dive.cache.tables import FOREIGN, read_tables
 from dive.errors import CacheError
 from dive.recipe.teachers import identity_checks, teacher_checks, teachers_in
 
-# What a student and `dive verify` need to be told.
+# What training a student and `dive verify` need of `identity` and `facts`.
 _ORIGIN: dict[str, s.Check] = {
     "identity/recipe": s.text,
     "identity/data/kind": s.text,
@@ -71,7 +71,7 @@ def open_cache(path: str | Path) -> "LogitCache":
 
 
 def _opened_again(path: Path, expected: str) -> "LogitCache":
-    """The cache that was pickled; raises CacheError where another has taken its place since."""
+    """The cache that was pickled; raises CacheError if the file has been replaced by another cache."""
     cache = LogitCache(path)
     if cache.hash != expected:
         raise CacheError(
@@ -82,7 +82,7 @@ def _opened_again(path: Path, expected: str) -> "LogitCache":
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
-    """What tells a file from another that takes its place; None where there is none."""
+    """Device, inode, size and mtime of a file, to detect that it was replaced; None if there is no file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -132,14 +132,14 @@ class LogitCache:
         self.keys, self.classes, self.labels = tables.keys, tables.classes, tables.labels
         self.views, self.digests = tables.views, tables.digests
         self.class_counts, self.block_correct = tables.class_counts, tables.block_correct
-        # At once, so that who replaces the file later changes nothing here; unchecked.
+        # Mapped now, so that a file that replaces this one later has no effect; CRCs are not verified yet.
         row, shape = self.codec.row, (*self.views.shape, *self.codec.row.shape)
         self._mapped = mapped(path, self._seal.offset, row.base, shape)
         if _state(path) != before:
             raise CacheError(f"{path} was replaced while it was opened; run the command again")
 
     def __reduce__(self) -> tuple[Callable[[Path, str], "LogitCache"], tuple[Path, str]]:
-        """Pickled as its path and hash: who unpickles it opens the file anew, if it is the same still."""
+        """Pickles the path and the hash: unpickling opens the file again and compares the hash."""
         return _opened_again, (self.path, self.hash)
 
     @property
@@ -162,7 +162,7 @@ class LogitCache:
         needed |= {f"facts/{key}": check for key, check in teacher_checks(self.facts).items()}
         fault = s.fault_of({"identity": self.identity, "facts": self.facts}, needed, _OF_MERGED)
         if not fault and len({len(self.teachers), len(self.shares), len(teachers_in(self.facts))}) > 1:
-            fault = "its identity, their weights and its facts are of different numbers of teachers"
+            fault = "its identity, its teacher weights and its facts are of different numbers of teachers"
         if fault:
             raise CacheError(f"{self.path} does not state its origin: {fault}; export it again")
 
@@ -281,5 +281,5 @@ class LogitCache:
         for name, index, count in zip(("row", "column"), places, self.shape[:2], strict=True):
             if index.size and not (0 <= index.min() and index.max() < count):
                 wrong = index.min() if index.min() < 0 else index.max()
-                raise IndexError(f"{self.path} has no {name} {wrong}: there are {count}, from 0")
+                raise IndexError(f"{self.path} has no {name} {wrong}: there are {count}, counted from 0")
         return self.codec.decode(self.codec.unpacked(self.encoded(*places)))

@@ -1,7 +1,7 @@
-"""The seal of a logit cache: what proves the file before any HDF5 code reads it.
+"""The seal of a logit cache: checksums that are verified before any HDF5 code reads the file.
 
-It lies in the HDF5 file's user block and holds SHA-256 of every byte outside the rows, the place of
-the rows, the file's length, and the table of CRC32s, one for each block of rows.
+The seal is in the user block of the HDF5 file. It has the SHA-256 of every byte outside the rows, the offset
+and size of the rows, the length of the file, and the CRC32 of each block of rows.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from dive.files import open_regular
 from dive.outputs import Kind
 
 VERSION = 1
-# magic, version, number of blocks, SHA-256, offset and length of the rows, file length, bytes a block
+# magic, version, number of blocks, SHA-256, offset and size of the rows, length of the file, bytes per block
 _SEAL = struct.Struct("<8sII32sQQQQ")
-CACHE = b"DIVESEAL"  # what a sealed file begins with
-SHARD = b"DIVESHRD"  # instead, of a shard: a file of some blocks, which is not a cache
+CACHE = b"DIVESEAL"  # the first bytes of a sealed cache
+SHARD = b"DIVESHRD"  # the first bytes of a sealed shard, which has only some blocks and is not a cache
 _DIGEST = slice(16, 48)
 _SMALLEST_USER_BLOCK, _LARGEST_USER_BLOCK = 512, 1 << 26
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -29,7 +29,7 @@ _PIECE = 1 << 20
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file begins as a sealed cache does; it may be damaged after that."""
+    """Whether a file begins like a sealed cache; the rest is not checked."""
     try:
         with open_regular(path) as file:
             return is_sealed(file.read(len(CACHE)))
@@ -41,7 +41,7 @@ KIND = Kind("a logit cache", is_own)
 
 
 def holds_hdf5(file: BinaryIO) -> bool:
-    """Whether HDF5's signature stands where the user block of a file may end."""
+    """Whether a file has HDF5's signature at an offset where a user block may end."""
     place = _SMALLEST_USER_BLOCK
     while place <= _LARGEST_USER_BLOCK:
         file.seek(place)
@@ -52,7 +52,10 @@ def holds_hdf5(file: BinaryIO) -> bool:
 
 
 def room_for(blocks: int) -> int:
-    """The size of the user block that a seal of so many blocks needs: a power of two, as HDF5 asks."""
+    """The size in bytes of the user block that holds a seal of `blocks` blocks.
+
+    A power of two, as HDF5 requires.
+    """
     size = _SMALLEST_USER_BLOCK
     while size < _SEAL.size + 4 * blocks:
         size *= 2
@@ -67,11 +70,12 @@ def write(
     length: int | None = None,
     magic: bytes = CACHE,
 ) -> None:
-    """Seal a finished file, open for reading and writing; the whole user block is written.
+    """Seal a finished file, open for reading and writing; writes the whole user block.
 
-    crcs: a CRC32 for each block of rows. place: offset and length of the rows in bytes. length: of the
-    finished file, where more follows that will be cut off. magic: what it is the seal of. A seal that is
-    right already is not touched, so that it stays whole if this is killed. Raises OSError.
+    crcs: the CRC32 of each block of rows. place: offset and size of the rows in bytes. length: the length of
+    the finished file in bytes, if the file is longer now and will be cut; its current length if not given.
+    magic: `CACHE` or `SHARD`. A seal that is correct already is not written again, so that a kill cannot
+    damage it. Raises OSError.
     """
     length = os.fstat(file.fileno()).st_size if length is None else length
     header = _SEAL.pack(magic, VERSION, len(crcs), bytes(32), *place, length, block_bytes)
@@ -86,9 +90,9 @@ def write(
 
 
 def _digest(file: BinaryIO, start: bytes, place: tuple[int, int], length: int) -> bytes:
-    """SHA-256 of every byte outside the rows, the digest's own field counted as zeros.
+    """SHA-256 of every byte outside the rows, with the field of the digest taken as zeros.
 
-    start: what the file begins with, at least the seal without its CRCs.
+    start: the first bytes of the file, at least the seal without its CRCs.
     """
     offset, size = place
     digest = hashlib.sha256(start[: _DIGEST.start] + bytes(32) + start[_DIGEST.stop :])
@@ -104,13 +108,13 @@ def _digest(file: BinaryIO, start: bytes, place: tuple[int, int], length: int) -
 
 
 def is_sealed(start: bytes, magic: bytes = CACHE) -> bool:
-    """Whether a file that starts so has a seal, right or not. magic: of what."""
+    """Whether a file with these first bytes has a seal, valid or not. magic: `CACHE` or `SHARD`."""
     return start[: len(magic)] == magic
 
 
 @dataclass(frozen=True)
 class Seal:
-    """A seal that was checked: its digest, the place of the rows, and the CRC32 of each block."""
+    """A verified seal: its digest, offset and size of the rows, bytes per block, CRC32 of each block."""
 
     digest: bytes
     offset: int
@@ -120,9 +124,10 @@ class Seal:
 
 
 def check(path: Path, magic: bytes = CACHE) -> Seal:
-    """The seal of the cache at `path`; raises CacheError unless it is whole and matches.
+    """The seal of the file at `path`, verified; the CRCs of the blocks are not compared with the rows.
 
-    magic: what it must be the seal of.
+    magic: the magic number that the seal must have. Raises CacheError if the file is missing, cannot be read,
+    is not sealed, or does not match its seal.
     """
     try:
         with open_regular(path) as file:

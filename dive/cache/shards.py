@@ -1,7 +1,8 @@
-"""Shards: files of some blocks of one cache, each written by a process of its own, merged at the end.
+"""Shards: files with some blocks of one cache, each written by its own process, merged at the end.
 
-A shard is a part without the rows of other blocks. Its name tells its blocks: `NAME.h5.shard-FIRST-LAST`. A
-finished one is sealed in place. `dive.cache.plan` is what the shards of a cache have in common.
+A shard is a part without the rows of other blocks. Its name has the numbers of its first and last block:
+`NAME.h5.shard-FIRST-LAST`. A finished shard is sealed in place. `dive.cache.plan` has what the shards of a
+cache must have in common.
 """
 
 import os
@@ -33,13 +34,13 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Share:
-    """A share of a cache's blocks: number `number`, from 1, of `of` shares, as even as can be."""
+    """Share `number` (from 1) of `of` shares of a cache's blocks, divided as evenly as possible."""
 
     number: int
     of: int
 
     def __str__(self) -> str:
-        """As `--shard` takes it.
+        """The share in the form that `--shard` takes.
 
         >>> str(Share(3, 16)), Share(3, 16).blocks(100)
         ('3/16', range(12, 18))
@@ -47,17 +48,17 @@ class Share:
         return f"{self.number}/{self.of}"
 
     def blocks(self, count: int) -> range:
-        """Its blocks of so many; none where there are fewer blocks than shares, perhaps."""
+        """Its blocks, of `count` blocks in all; may be empty if there are fewer blocks than shares."""
         return range(count * (self.number - 1) // self.of, count * self.number // self.of)
 
 
 def is_own(file: Path) -> bool:
-    """Whether a file begins or ends as a shard does; it may be damaged in between."""
+    """Whether a file begins or ends like a shard; the rest is not checked."""
     return is_sealed(file) or ends_in_record(file)
 
 
 def is_sealed(file: Path) -> bool:
-    """Whether a file begins as a finished shard does."""
+    """Whether a file begins like a finished shard."""
     try:
         with files.open_regular(file) as opened:
             return seal.is_sealed(opened.read(8), seal.SHARD)
@@ -69,13 +70,13 @@ KIND = outputs.Kind("a shard of a logit cache", is_own)
 
 
 def shard_path(path: Path, held: range) -> Path:
-    """Where the shard with these blocks, one or more, of the cache `path` lies."""
+    """The path of the shard of the cache `path` that has the blocks `held`, at least one."""
     return path.with_name(f"{path.name}.shard-{held.start:06d}-{held.stop - 1:06d}")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard that is there, finished or not. held: the blocks that it is for. record: how it was begun."""
+    """An existing shard, finished or not. held: the blocks that it has room for. record: how it was begun."""
 
     file: Path
     held: range
@@ -83,31 +84,32 @@ class Shard:
 
     @property
     def share(self) -> Share:
-        """Which it is of how many."""
+        """Its share of the cache's blocks."""
         assert self.record.share is not None
         return Share(*self.record.share)
 
     @property
     def sealed(self) -> bool:
-        """Whether it looks finished; `require_sealed` makes sure."""
+        """Whether it begins like a finished shard; `require_sealed` verifies the seal."""
         return is_sealed(self.file)
 
     def require_sealed(self) -> Seal:
-        """Its seal; raises DamagedError where it does not match."""
+        """Its seal, verified; raises DamagedError if the shard is unfinished or does not match its seal."""
         try:
             return seal.check(self.file, seal.SHARD)
         except CacheError as error:
             raise DamagedError(
-                f"{self.file} is not finished, or damaged; run what made it again, dive export-logits "
-                f"--shard {self.share} or torchrun: it writes anew what is damaged"
+                f"{self.file} is unfinished or damaged; run the command that wrote it again (dive "
+                f"export-logits --shard {self.share}, or torchrun): it writes what is missing or damaged"
             ) from error
 
 
 def read_shard(file: Path) -> Shard | None:
-    """The shard in a file, None where there is none.
+    """The shard in a file, or None if the file does not exist.
 
-    Raises DamagedError where it does not tell how it was begun, OtherVersionError where another version of
-    dive began it, OutputError where it is not dive's.
+    Raises DamagedError if the shard is damaged or does not have the blocks that its name states,
+    OtherVersionError if another version of dive began it, OutputError if the file is not a shard written by
+    dive.
     """
     require_own_file(file)
     outputs.refuse_foreign(file, KIND)
@@ -116,15 +118,15 @@ def read_shard(file: Path) -> Shard | None:
     held = None if record.share is None else Share(*record.share).blocks(record.blocks)
     name = re.search(_ENDING + "$", file.name)
     if not held or name is None or (held.start, held.stop - 1) != tuple(map(int, name.groups())):
-        raise DamagedError(f"{file} is not the shard that its name says; move it away")
+        raise DamagedError(f"{file} does not have the blocks that its name states; move it away")
     return Shard(file, held, record)
 
 
 def shards_of(path: Path, progress: Progress, force: bool = False) -> list[Shard]:
-    """The shards of the cache `path` that tell how they were begun; a damaged one is warned of.
+    """The shards of the cache `path`; damaged ones are left out, with a warning.
 
-    Raises OutputError where one is not dive's, or of another version of it; the latter is left out with
-    `force`, with a warning.
+    Raises OutputError if a file with the name of a shard was not written by dive, and OtherVersionError if
+    another version of dive began one. With `force`, the latter is left out with a warning instead.
     """
     found = []
     for file in shard_files(path):
@@ -141,12 +143,12 @@ def shards_of(path: Path, progress: Progress, force: bool = False) -> list[Shard
 
 
 def shard_files(path: Path) -> list[Path]:
-    """The files beside the cache `path` that have the name of a shard of it, in order."""
+    """The files beside the cache `path` that have the name of one of its shards, sorted by name."""
     return _named(path, re.compile(f"({re.escape(path.name)}{_ENDING})"))
 
 
 def _named(path: Path, pattern: re.Pattern[str]) -> list[Path]:
-    """What the first group of a pattern is in the names beside a path that match it, each once, as paths."""
+    """The first group of `pattern` in each matching file name beside `path`: paths, sorted and unique."""
     try:
         names = [entry.name for entry in os.scandir(path.parent)]
     except OSError:
@@ -156,11 +158,12 @@ def _named(path: Path, pattern: re.Pattern[str]) -> list[Path]:
 
 
 class ShardWriter(BlockWriter):
-    """Writes the blocks of a share, one or more, of the cache `path`: a context manager, then `finish`.
+    """Writes the blocks of a share of the cache `path`; use as a context manager, then call `finish`.
 
-    Opens the file of the share and resumes it; a damaged one is warned of and written again. plan: what it
-    has in common with others. launch: the start of torchrun that this is. Raises OutputError where the file
-    was begun otherwise, naming the keys that differ, or is not of its own, and where the disk is too small.
+    Resumes the file of the share if it exists; a damaged file is replaced, with a warning. share: with at
+    least one block. plan: what all shards have in common. launch: a string that identifies this start of
+    torchrun, None without it. Raises OutputError if the file belongs to another export (the error names the
+    keys that differ), if it is not a regular file, or if the disk is too small.
     """
 
     def __init__(
@@ -183,7 +186,7 @@ class ShardWriter(BlockWriter):
         super().__init__(path, file, content, record, new, held)
 
     def _put_block(self, block: int, content: bytes | memoryview, correct: int) -> None:
-        if self._may_be_sealed:  # it is not finished after all
+        if self._may_be_sealed:  # the shard is no longer finished, so its seal must go first
             self._put(bytes(8), 0)
             self._may_be_sealed = False
         super()._put_block(block, content, correct)
@@ -194,7 +197,10 @@ class ShardWriter(BlockWriter):
 
 
 def content_of(shard: Shard) -> Content:
-    """What a finished shard says of its cache besides the rows; raises DamagedError where it is not whole."""
+    """The content of the cache of a finished shard, besides the rows.
+
+    Raises DamagedError if the shard is unfinished, damaged, or cannot be read by this version of dive.
+    """
     sealed = shard.require_sealed()
     record = shard.record
     cut = record.shape[0] * (sealed.block_bytes // record.block_rows) - sealed.size
@@ -233,23 +239,23 @@ def _copy(file: BinaryIO, memory: MemoryFile, start: int, stop: int, shift: int)
 
 
 def discard_plan(path: Path) -> None:
-    """Remove the plan of the cache `path`: shards are of no export then."""
+    """Remove the plan of the cache `path`, so that its shards belong to no export."""
     with without_plan(path):
         pass
 
 
 @contextmanager
 def without_plan(path: Path) -> Iterator[None]:
-    """Remove the plan of the cache `path`: shards are of no export then. Within it nobody makes another."""
+    """Remove the plan of the cache `path`; until the context ends, no other process can write one."""
     with planning(path):
         plan_path(path).unlink(missing_ok=True)
         yield
 
 
 def discard(path: Path, progress: Progress) -> None:
-    """Remove the plan and the shards of the cache `path`, and what killed writers of them left.
+    """Remove the plan and the shards of the cache `path`, and temporary files left by killed processes.
 
-    A shard that another process is writing stays, with a warning; what is not dive's stays too.
+    A shard that another process is writing is kept, with a warning. Files not written by dive are kept too.
     """
     discard_plan(path)
     remains = re.compile(rf"\.?({re.escape(path.name)}{_ENDING})(?:\.dive-tmp|\.lock)?")
@@ -260,4 +266,4 @@ def discard(path: Path, progress: Progress) -> None:
                 if is_own(file):
                     file.unlink()
         except BusyError:
-            progress.warn(f"{file} is being written by another process and stays")
+            progress.warn(f"{file} is being written by another process and is not removed")

@@ -1,4 +1,4 @@
-"""Which views a cache stores of each sample: what the user chose, and whether a cache holds what it says."""
+"""Which views a cache stores of each sample: the user's choice, and a check of what a cache states."""
 
 import re
 
@@ -11,21 +11,21 @@ from dive.randomness import key_hashes, stored_choice
 from dive.views.registry import described_space
 from dive.views.space import ViewSpace
 
-DEFAULT_DRAWN = 50  # views of an unbounded space; as good as 400 in ml-dr (Faghri et al. 2023)
+DEFAULT_DRAWN = 50  # views per sample, of an unbounded space; as good as 400 in ml-dr (Faghri et al. 2023)
 MOST_DRAWN = 10_000
-GIVEN = "given"  # the choice of a cache whose ids a file gave, which are none of the others
+GIVEN = "given"  # the choice of a cache of imported logits whose view ids match no other choice
 _IDS_AT_ONCE = 1 << 20
 
 
 def default_views(space: ViewSpace) -> str:
-    """What a cache stores where nothing else is asked for: the whole space, if it is bounded."""
+    """The default of `--views`: `all` if the space is bounded, otherwise `DEFAULT_DRAWN`."""
     return "all" if space.size else str(DEFAULT_DRAWN)
 
 
 def canonical_views(choice: str, space: ViewSpace) -> str:
-    """A choice as identities name it: `all`, `clean` or K in decimal without leading zeros.
+    """A choice in the form that identities have: `all`, `clean` or K in decimal without leading zeros.
 
-    As many views as the space has are `all` of them. Raises OptionError where it is none of these.
+    K equal to the size of the space becomes `all`. Raises OptionError if the choice is none of these.
     """
     if choice == "clean" or (choice == "all" and space.size):
         return choice
@@ -38,9 +38,10 @@ def canonical_views(choice: str, space: ViewSpace) -> str:
 
 
 def stored_views(choice: str, space: ViewSpace, seed: int, hashes: np.ndarray) -> np.ndarray:
-    """The view ids a cache stores, (N, V): `all`, `clean`, or K drawn for each sample by its key's hash.
+    """The view ids that a cache stores, (N, V), ascending in each row; int32, or int64 if unbounded.
 
-    choice: as `canonical_views` gives it. int32, of an unbounded space int64.
+    choice: as `canonical_views` returns it; K views of a sample are drawn by `seed` and the hash of its key.
+    hashes: (N,) uint64, from `key_hashes`.
     """
     n = len(hashes)
     if choice == "all" and space.size:
@@ -53,9 +54,9 @@ def stored_views(choice: str, space: ViewSpace, seed: int, hashes: np.ndarray) -
 
 
 def named_views(ids: np.ndarray, space: ViewSpace, seed: int, hashes: np.ndarray) -> str:
-    """The choice, as identities name it, of which ids (N, V) are those stored; `given` where it is none.
+    """The choice, in the form that identities have, that gives the view ids (N, V); `given` if none does.
 
-    Ids ascend within a row.
+    ids: ascending in each row.
     """
     count = ids.shape[1]
     choices = ["clean"] if count == 1 else []
@@ -68,7 +69,10 @@ def named_views(ids: np.ndarray, space: ViewSpace, seed: int, hashes: np.ndarray
 
 
 def space_of(cache: LogitCache) -> ViewSpace | None:
-    """The view space of which a cache says its views are, None where it does not say; raises CacheError."""
+    """The view space that the cache's identity describes; None if it describes none.
+
+    Raises CacheError if the description is malformed.
+    """
     described = cache.identity.get("view_space")
     if not isinstance(described, dict):
         return None
@@ -81,24 +85,24 @@ def space_of(cache: LogitCache) -> ViewSpace | None:
 
 
 def require_stated_views(cache: LogitCache) -> None:
-    """Raise CacheError unless a cache's view ids, encoding and clean id are those of its identity.
+    """Raise CacheError unless a cache's view ids, encoding and clean id are those that it states.
 
-    The ids must be of its view space, and where the identity says that they are the whole space, the clean
-    view or a seeded draw, those very ids. The first that is not is named with its sample's key. What a
-    cache does not state cannot be false.
+    The ids must exist in its view space. If the identity states that they are the whole space, the clean view
+    or a seeded draw, they must be exactly those. The error names the first wrong id and the key of its
+    sample. What a cache does not state is not checked.
     """
     identity, space = cache.identity, space_of(cache)
     if identity.get("store", cache.store) != cache.store:
         raise CacheError(
-            f"{cache.path} says its rows are {excerpt(identity['store'])}, they are {cache.store}; "
-            "export it again"
+            f"{cache.path} states that its rows are {excerpt(identity['store'])}, but they are "
+            f"{cache.store}; export it again"
         )
     if space is None:
         return
     if (clean := cache.facts.get("clean_id", space.clean_id)) != space.clean_id:
         raise CacheError(
-            f"{cache.path} says the clean view is {clean!r}, in its view space it is {space.clean_id}; "
-            "export it again"
+            f"{cache.path} states that its clean view is {clean!r}, but in its view space it is "
+            f"{space.clean_id}; export it again"
         )
     _require_ids_of(cache, space)
     if "views" in identity:
@@ -111,8 +115,8 @@ def _require_ids_of(cache: LogitCache, space: ViewSpace) -> None:
         row, column = np.argwhere(outside)[0]
         ends = "" if space.size is None else f" to {space.size - 1}"
         raise CacheError(
-            f"{cache.path} holds view ids that its view space does not have: of {cache.keys[row]!r}, column "
-            f"{column}, the id {cache.views[row, column]}, where there are ids from 0{ends}; export it again"
+            f"{cache.path} holds view ids that its view space does not have: {cache.keys[row]!r} has in "
+            f"column {column} the id {cache.views[row, column]}, but ids run from 0{ends}; export it again"
         )
 
 
@@ -125,15 +129,15 @@ def _require_chosen(cache: LogitCache, space: ViewSpace) -> None:
     known = drawn or choice == "clean" or (choice == "all" and space.size is not None)
     if not known or (drawn and type(seed) is not int):
         raise CacheError(
-            f"{cache.path} says it stores views {choice!r} of seed {seed!r}, which no export does; "
-            "export it again"
+            f"{cache.path} states that it stores views {choice!r} of seed {seed!r}, which dive never "
+            "exports; export it again"
         )
     stored = cache.shape[1]
     count = int(choice) if drawn else 1 if choice == "clean" else space.size
     if stored != count:
         raise CacheError(
-            f"{cache.path} says it stores views {choice!r}, that is {count} a sample, and has {stored}; "
-            "export it again"
+            f"{cache.path} states that it stores views {choice!r}, that is {count} a sample, but it has "
+            f"{stored}; export it again"
         )
     rows_at_once = max(1, _IDS_AT_ONCE // max(stored, space.size or 0))
     for start in range(0, len(cache.keys), rows_at_once):
@@ -144,7 +148,7 @@ def _require_chosen(cache: LogitCache, space: ViewSpace) -> None:
             row, column = np.argwhere(expected != cache.views[rows])[0]
             how = f"of seed {seed} draws" if drawn else "has"
             raise CacheError(
-                f"{cache.path} does not hold the views it says: of {cache.keys[start + row]!r}, column "
-                f"{column}, the id {cache.views[start + row, column]}, where --views {choice} {how} "
+                f"{cache.path} does not hold the views it states: {cache.keys[start + row]!r} has in column "
+                f"{column} the id {cache.views[start + row, column]}, but --views {choice} {how} "
                 f"{expected[row, column]}; export it again"
             )

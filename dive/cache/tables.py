@@ -1,7 +1,7 @@
-"""What a cache's file holds besides its rows, read from HDF5 and checked against each other.
+"""The tables of a cache, everything besides its rows, read from HDF5 and checked against each other.
 
-A file with a right seal may still be a forger's: tables that are links, virtual, external, filtered,
-larger than the file or at odds with each other are refused before they are used.
+A file with a valid seal may still be forged. Tables that are links, virtual, external, filtered, larger than
+the file or inconsistent with each other are refused before they are used.
 """
 
 import json
@@ -20,19 +20,22 @@ from dive.printable import excerpt
 
 FORMAT = "dive-logits"
 VERSION = 4
-_PLAIN = 3  # the version before, of logits in float16 and float32 alone
+_PLAIN = 3  # the previous version, which has only logits in float16 and float32
 DIGEST_BYTES = 16  # of an image's SHA-256
 HEAD = ("head_weight", "head_bias")
 _NAMES: tuple[str, ...] = ("keys", "classes", "labels", "views", "class_counts", "digests", "block_crc32")
 _NAMES += ("block_done", "block_correct")
 
-# What h5py and json raise at files that are not what they say.
+# What h5py and json raise for malformed files.
 FOREIGN = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Tables:
-    """A cache besides its rows. views: (N, V). labels: (N,). digests: (N, 16). block_correct: (blocks,)."""
+    """A cache without its rows.
+
+    views: (N, V). labels: (N,). class_counts: (C,). digests: (N, 16). block_correct: (blocks,).
+    """
 
     producer: str
     version: int
@@ -49,20 +52,20 @@ class Tables:
 
 
 def read_tables(path: Path, file: h5py.File, seal: Seal, length: int) -> Tables:
-    """The tables of the cache at `path`, opened as `file`. length: of that in bytes.
+    """The tables of the cache at `path`, opened as `file`.
 
-    Raises CacheError where it is of another version, not complete or contradicts itself, and one of FOREIGN
-    where it is not what it says.
+    length: of the file in bytes. Raises CacheError if the cache is of another version, incomplete or
+    inconsistent, and one of FOREIGN if it is malformed.
     """
     form, version = file.attrs["format"], file.attrs["version"]
     if form == FORMAT and version not in (_PLAIN, VERSION):
         raise CacheError(
-            f"{path} is of another version of dive ({FORMAT} {version}; this one reads {VERSION}); "
+            f"{path} is of another version of dive ({FORMAT} {version}; this one reads 3 and {VERSION}); "
             f"make it again with its recipe and data: dive export-logits --out {path} --force"
         )
     if form != FORMAT or not file.attrs["complete"]:
         raise CacheError(
-            f"{path} is not a complete {FORMAT} file of version {VERSION} (it says {form} "
+            f"{path} is not a complete {FORMAT} file of version {VERSION} (its format is {form} "
             f"{version}); export it again"
         )
     for name in _NAMES:
@@ -84,14 +87,14 @@ def read_tables(path: Path, file: h5py.File, seal: Seal, length: int) -> Tables:
         codec=_codec(file, int(version), len(classes), length),
     )
     if not _are_consistent(tables, file[tables.codec.encoding.table], seal):
-        raise CacheError(f"{path} contradicts itself: its tables do not fit its rows; export it again")
+        raise CacheError(f"{path} contradicts itself: its tables do not match its rows; export it again")
     return tables
 
 
 def _require_plain(file: h5py.File, name: str, length: int) -> None:
-    """Raise ValueError unless a table lies in this very file, whole, unfiltered and no larger than it.
+    """Raise ValueError unless a table is contiguous and unfiltered in this file, and no larger than it.
 
-    A foreign file could otherwise make HDF5 read other files, or allocate what it pleases.
+    Otherwise a forged file could make HDF5 read other files or allocate any amount of memory.
     """
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"/{name} is not in the file itself")
@@ -106,7 +109,7 @@ def _require_plain(file: h5py.File, name: str, length: int) -> None:
 
 
 def _codec(file: h5py.File, version: int, classes: int, length: int) -> Codec:
-    """How the rows are encoded, by what the file says; its head is read and its rows are not."""
+    """The codec of the encoding that the file states; reads the head but not the rows."""
     if version == _PLAIN:
         _require_plain(file, "logits", length)
         named = file["logits"].dtype.name
@@ -129,7 +132,7 @@ def _codec(file: h5py.File, version: int, classes: int, length: int) -> Codec:
 
 
 def _are_consistent(tables: Tables, rows: h5py.Dataset, seal: Seal) -> bool:
-    """Whether tables, rows and seal agree on shapes, types and places, and labels on counts."""
+    """Whether tables, rows and seal agree on shapes, dtypes and offsets, and the labels with the counts."""
     n, classes, row = len(tables.keys), len(tables.classes), tables.codec.row
     views = tables.views.shape[1] if tables.views.ndim == 2 else 0
     return (

@@ -1,9 +1,10 @@
 """Writing a logit cache: block by block as `NAME.part`, resumed after a stop, sealed at the end.
 
-A part is laid out once, with every byte allocated; then only rows and what is said of their blocks
-are written, as plain bytes at places that the layout gives. A resumed part has the identity, the facts
-and the producer of the export that began it; everything else must be what would be laid out now.
-`dive.cache.reader` says what the file holds, `dive.cache.shards` how several processes write one.
+A part is allocated whole, and its layout is written first. After that only rows and the tables of their
+blocks are written, as plain bytes at the places that the layout gives. A resumed part keeps the identity, the
+facts and the producer of the export that began it; the rest of its layout must be the one computed now.
+`dive.cache.reader` describes the content of the file, `dive.cache.shards` how several processes write one
+cache.
 """
 
 import os
@@ -25,23 +26,24 @@ from dive.progress import Progress
 from dive.recipe.documents import differences
 from dive.version import __version__
 
-BLOCK_IMAGES = 2048  # views in a block; what a kill can cost, and what one CRC covers
+BLOCK_IMAGES = 2048  # views in a block: the most that a kill can lose, and what one CRC covers
 
 
 def block_rows(views: int) -> int:
-    """Samples in a block."""
+    """The number of samples in a block if each has `views` views."""
     return max(1, BLOCK_IMAGES // views)
 
 
 class BlockWriter(BlockFile):
-    """Writes blocks into a part or a shard, which is laid out anew or resumed; use as a context manager.
+    """Writes blocks to a part or a shard, which is created or resumed; use as a context manager.
 
-    path: the cache to be. record: how the file was begun, None where it is not there yet; it must be of the
-    same identity. new: how it is begun then, with `block_done` and `layout` to be filled in. held: the blocks
-    that the file is for. Raises OutputError where it was begun with other tables, or is not a file of its
-    own, and where the disk is too small.
+    path: the future cache. file: the part or shard. record: the record of the file, None if the file does not
+    exist yet; the caller checks that its identity is the same. new: the record of a new file, in which
+    `block_done` and `layout` are filled in here. held: the blocks that the file has room for. Raises
+    OutputError if the file was begun with other tables, if it is not a regular file, or if the disk is too
+    small.
 
-    repaired: whether bytes besides the rows were damaged and are right again.
+    repaired: whether bytes outside the rows were damaged and have been repaired.
     """
 
     def __init__(
@@ -65,41 +67,41 @@ class BlockWriter(BlockFile):
             raise
 
     def _repair(self) -> bool:
-        """Write what never changes and did as it was; whether there was any of it.
+        """Restore changed bytes that must never change; returns whether there were any.
 
-        Raises OutputError where the file was begun with other tables, or where they were laid out
-        otherwise: its rows may be of other views or samples then.
+        Raises OutputError if the file was begun with other tables or another layout, since its rows may then
+        be of other views or samples.
         """
         damage, record = self._layout.damage(self._handle), self._record
         if record.layout != self._layout.digest and (record.layout is not None or damage):
             raise OutputError(
-                f"{self.file} was begun by {record.producer} with other tables, or laid out by another "
-                f"h5py, than dive {__version__} writes here; finish it there, or --force to start over"
+                f"{self.file} was begun by {record.producer} with other tables, or with another version of "
+                f"h5py, than dive {__version__} uses here; finish it there, or --force to start over"
             )
         for offset, content in damage:
             self._put(content, offset)
         return bool(damage)
 
     def resumed(self, progress: Progress) -> list[int]:
-        """The blocks that `missing` gives; says how many are there, and warns where the file was repaired."""
+        """The blocks still to be written; reports how many are done, and warns if the file was repaired."""
         if self.repaired:
-            progress.warn("the unfinished cache was damaged outside its rows and is repaired; check the disk")
+            progress.warn("the unfinished cache was damaged outside its rows, now repaired; check the disk")
         missing = self.missing()
         if done := self.blocks - len(missing):
             progress.note(f"resuming: {done} of {self.blocks} blocks are written already")
         return missing
 
     def take(self, file: Path, record: Record, held: range, wanted: Iterable[int]) -> list[int]:
-        """Copy those of the wanted blocks that another file has; returns the others.
+        """Copy the wanted blocks that another file has; returns those that it does not have.
 
-        record: how that file was begun, and held: the blocks that it is for. Raises OutputError, which says
-        what differs, unless it is of the same identity, facts and tables.
+        record: the record of the other file. held: the blocks that it has room for. Raises OutputError unless
+        its identity, facts, producer and tables are the same; the error names what differs.
         """
         require_same(file, record, self._record)
         layout = self._layout.narrowed(_held_bytes(self._content, record, held))
         rest = []
         with BlockFile(file, os.O_RDONLY, self._content, layout, record.block_rows, held) as other:
-            if record.layout is None and other.is_damaged():  # it is sealed, which does not tell its layout
+            if record.layout is None and other.is_damaged():  # a sealed part has no digest of its layout
                 raise OutputError(f"{file} was begun with other tables; give another --out, or --force")
             for block in wanted:
                 if (found := other.stored(block)) is None:
@@ -109,9 +111,9 @@ class BlockWriter(BlockFile):
         return rest
 
     def write(self, block: int, values: np.ndarray) -> None:
-        """Write a block's logits (rows, V, C) or, of an encoding of features, those (rows, V, D).
+        """Write a block's logits (rows, V, C) or, for an encoding of features, its features (rows, V, D).
 
-        Raises CacheError where they are not finite as they are stored.
+        Raises CacheError if a value is not finite in the encoding, or gives a logit that is not finite.
         """
         rows = self.rows(block)
         try:
@@ -124,13 +126,13 @@ class BlockWriter(BlockFile):
         self._put_block(block, stored.reshape(-1).view("u1").data, correct)
 
     def _remedy(self, values: np.ndarray) -> str:
-        """What helps where values, or the logits that they make, are not finite as they are stored."""
+        """The advice to the user if values, or their logits, are not finite in the encoding."""
         head = self._codec.head
         with np.errstate(over="ignore", invalid="ignore"):
             logits = values if head is None else head.logits(values)
         if np.isfinite(logits).all():
-            return "--store float32 --force starts over and holds larger ones"
-        return "they are not in float32 either: try another --precision, or another teacher"
+            return "--store float32 --force starts over and can store larger values"
+        return "no encoding can store them: try another --precision, or another teacher"
 
     def _seal(self, magic: bytes, length: int) -> None:
         """Mark the blocks complete and seal a file of this length; force it to the disk (fsync)."""
@@ -146,9 +148,10 @@ class BlockWriter(BlockFile):
 class CacheWriter(BlockWriter):
     """Writes a cache block by block; use as a context manager, then `finish`.
 
-    Opens `NAME.part` and resumes it where it is of the same identity. producer: of a cache that is begun,
-    this dive if not given. Raises OutputError where it is of another identity, naming the keys that differ,
-    or its record is damaged, or it is not a file of its own, and where the disk is too small.
+    Creates `NAME.part`, or resumes it if its identity is the same. producer: the program that a new cache
+    names; this version of dive if not given. Raises OutputError if the part has another identity (the error
+    names the keys that differ), if its record is damaged, if it is not a regular file, or if the disk is too
+    small.
     """
 
     def __init__(self, path: Path, content: Content, producer: str | None = None) -> None:
@@ -162,8 +165,8 @@ class CacheWriter(BlockWriter):
     def finish(self, publishing: AbstractContextManager[None] | None = None) -> None:
         """Mark the cache complete, seal it, flush it to the disk (fsync) and rename it to its final name.
 
-        The record is cut off once the seal is on the disk: a kill in between leaves one of the two whole.
-        publishing: entered when the seal is on the disk, left when the cache is at its place.
+        The record is removed only when the seal is on the disk, so that a kill leaves at least one of the two
+        valid. publishing: entered when the seal is on the disk, left when the cache has its final name.
         """
         self._seal(seal.CACHE, self._layout.length)
         os.ftruncate(self._handle, self._layout.length)
@@ -173,15 +176,18 @@ class CacheWriter(BlockWriter):
 
 
 def new_record(content: Content, producer: str | None = None) -> Record:
-    """How an export of some content begins; `block_done` and `layout` are told when it is laid out."""
+    """The record of a new export of this content; `BlockWriter` fills in `block_done` and `layout`.
+
+    producer: this version of dive if not given.
+    """
     producer, rows = producer or f"dive {__version__}", block_rows(content.shape[1])
     return Record(content.identity, content.facts, producer, content.shape, rows, 0, None)
 
 
 def unfinished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The facts of the unfinished export of `path`, None where there is none.
+    """The facts of the unfinished export of `path`, or None if there is none.
 
-    Raises OutputError where it is of another identity, naming the keys that differ, or damaged.
+    Raises OutputError if it is damaged or has another identity; the error names the keys that differ.
     """
     part = part_path(path)
     if (record := begun(part)) is None:
@@ -200,37 +206,43 @@ def _require_same_identity(part: Path, record: Record, identity: dict[str, Any])
         )
     if record.block_rows != (rows := block_rows(record.shape[1])):
         raise OutputError(
-            f"{part} has blocks of {record.block_rows} samples, here of {rows}: its tables do not fit its "
-            "rows; --force starts over"
+            f"{part} has blocks of {record.block_rows} samples, but this version of dive writes blocks of "
+            f"{rows}; --force starts over"
         )
 
 
 def require_same(file: Path, record: Record, wanted: Record) -> None:
-    """Raise OutputError, which says what differs, where a file has blocks of another export."""
+    """Raise OutputError, which names what differs, if a file has blocks of another export.
+
+    record: the record of the file. wanted: the record of this export.
+    """
     theirs, ours = ({"producer": one.producer} | one.facts for one in (record, wanted))
     different = differences(record.identity, wanted.identity) + differences(theirs, ours)
     if different:
         raise OutputError(
-            f"{file} is of another export ({'; '.join(different)}); finish that one as it was begun, give "
+            f"{file} is of another export ({'; '.join(different)}); finish that export as it was begun, give "
             "another --out, or --force to start over"
         )
     same = (record.shape, record.block_rows) == (wanted.shape, wanted.block_rows)
     if not same or (None not in (record.layout, wanted.layout) and record.layout != wanted.layout):
         raise OutputError(
-            f"{file} was begun with other tables, or laid out by another h5py; give another --out, or "
+            f"{file} was begun with other tables, or with another version of h5py; give another --out, or "
             "--force to start over"
         )
 
 
 def _held_bytes(content: Content, record: Record, held: range) -> int:
-    """Bytes of the rows of a run of blocks."""
+    """The size in bytes of the rows of the blocks `held`."""
     n, v, _ = content.shape
     samples = min(n, held.stop * record.block_rows) - min(n, held.start * record.block_rows)
     return samples * v * content.codec.row.itemsize
 
 
 def _create(part: Path, layout: Layout, record: Record) -> None:
-    """Lay a new file out whole, with every byte allocated, and force it to the disk before the first row."""
+    """Create a file with all its bytes allocated, layout and record written, and flushed (fsync).
+
+    It gets its name only then. Raises OutputError if there is no room for it.
+    """
     trailer = record.trailer(layout.length)
     size = layout.length + len(trailer)
     outputs.require_space(part, size)
@@ -250,7 +262,7 @@ def _create(part: Path, layout: Layout, record: Record) -> None:
         fresh.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise OutputError(
-                f"{part} needs {files.readable_size(size)} and cannot be laid out: {error.strerror}; "
+                f"{part} needs {files.readable_size(size)} and cannot be allocated: {error.strerror}; "
                 "make room or raise the limit, or choose fewer --views or another --out"
             ) from error
         raise

@@ -137,10 +137,10 @@ def test_a_block_is_checked_at_its_first_use_alone(written, monkeypatch):
 @pytest.mark.parametrize(
     ("rows", "columns", "told"),
     [
-        ([0, N], [0, 0], f"no row {N}: there are {N}, from 0"),
-        ([-1, 3], [0, 0], f"no row -1: there are {N}, from 0"),
-        ([0, 1], [0, V], f"no column {V}: there are {V}, from 0"),
-        ([0, 1], [-2, 0], f"no column -2: there are {V}, from 0"),
+        ([0, N], [0, 0], f"no row {N}: there are {N}, counted from 0"),
+        ([-1, 3], [0, 0], f"no row -1: there are {N}, counted from 0"),
+        ([0, 1], [0, V], f"no column {V}: there are {V}, counted from 0"),
+        ([0, 1], [-2, 0], f"no column -2: there are {V}, counted from 0"),
         (2**40, 0, f"no row {2**40}"),
     ],
 )
@@ -189,7 +189,7 @@ def test_a_cache_of_version_2_is_refused_by_the_command_that_makes_it_again(digi
     }
     for command, rest in words.items():
         complaint = chain.dive(command, *rest).complaint
-        assert "small.h5 is of another version of dive (dive-logits 2; this one reads 4)" in complaint
+        assert "small.h5 is of another version of dive (dive-logits 2; this one reads 3 and 4)" in complaint
         assert (
             "make it again with its recipe and data: dive export-logits --out small.h5 --force" in complaint
         )
@@ -204,7 +204,7 @@ def test_a_cache_of_version_2_is_refused_by_the_command_that_makes_it_again(digi
 def test_a_cache_of_a_later_version_is_refused_too():
     caches.write_cache(PATH, caches.random_logits(5, 2, 3))
     caches.resealed(PATH, lambda file: file.attrs.modify("version", 5))
-    with pytest.raises(CacheError, match="of another version of dive .dive-logits 5; this one reads 4"):
+    with pytest.raises(CacheError, match="of another version of dive .dive-logits 5; this one reads 3 and 4"):
         LogitCache(PATH)
 
 

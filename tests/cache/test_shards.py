@@ -351,7 +351,7 @@ def test_a_shard_that_another_process_writes_is_not_removed(case, capsys):
         assert file.exists() and not other.exists()
         with pytest.raises(BusyError), outputs.only_writer(file):
             pass
-    assert "is being written by another process and stays" in capsys.readouterr().err
+    assert "is being written by another process and is not removed" in capsys.readouterr().err
 
 
 @of_logits
@@ -361,6 +361,6 @@ def test_what_does_not_match_its_seal_is_said_to_be_made_again(case):
     content[600] ^= 1
     file.write_bytes(content)
     with pytest.raises(
-        DamagedError, match="run what made it again, dive export-logits --shard 1/1 or torchrun"
+        DamagedError, match="run the command that wrote it again .dive export-logits --shard 1/1, or torchrun"
     ):
         merge_shards(PATH)

@@ -320,20 +320,20 @@ def test_two_views_of_a_draw_in_the_wrong_order_are_found(digits):
         file["views"][3, :2] = file["views"][3, :2][::-1]
 
     caches.resealed(PATH, change)
-    assert "does not hold the views it says" in chain.dive("verify", PATH, "--quiet").complaint
+    assert "does not hold the views it states" in chain.dive("verify", PATH, "--quiet").complaint
 
 
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
         ("view_seed", 1, "of seed 1 draws"),
-        ("view_seed", None, "of seed None, which no export does"),
-        ("views", "all", "'all', that is 9 a sample, and has 4"),
-        ("views", "clean", "'clean', that is 1 a sample, and has 4"),
-        ("views", "3", "'3', that is 3 a sample, and has 4"),
-        ("views", "10", "'10' of seed 0, which no export does"),
-        ("views", ["4"], "which no export does"),
-        ("store", "float32", "says its rows are 'float32', they are float16"),
+        ("view_seed", None, "of seed None, which dive never exports"),
+        ("views", "all", "'all', that is 9 a sample, but it has 4"),
+        ("views", "clean", "'clean', that is 1 a sample, but it has 4"),
+        ("views", "3", "'3', that is 3 a sample, but it has 4"),
+        ("views", "10", "'10' of seed 0, which dive never exports"),
+        ("views", ["4"], "which dive never exports"),
+        ("store", "float32", "states that its rows are 'float32', but they are float16"),
         ("view_space", {"kind": "crop_flip", "pad": 0, "flip": True, "image": [8, 8]}, "its view space"),
         (
             "view_space",
@@ -369,7 +369,8 @@ def test_a_clean_id_that_is_not_the_view_spaces_is_found(copy):
         file.attrs["facts"] = json.dumps(json.loads(file.attrs["facts"]) | {"clean_id": 5})
 
     caches.resealed(copy, change)
-    assert "says the clean view is 5, in its view space it is 4" in chain.dive("verify", copy).complaint
+    complaint = chain.dive("verify", copy).complaint
+    assert "states that its clean view is 5, but in its view space it is 4" in complaint
 
 
 def test_wrong_view_ids_of_an_unbounded_space_are_found():

@@ -1,1 +1,1 @@
-"""What the row of a view holds in a logit cache, and how it is turned into logits."""
+"""The encodings of a logit cache: what the row of a view stores, and how it is decoded to logits."""

@@ -1,4 +1,4 @@
-"""How the rows of one cache are turned into logits and back: its encoding, with its head and width."""
+"""Encoding and decoding the rows of one cache: an encoding together with the head and width of its rows."""
 
 import math
 import threading
@@ -14,8 +14,8 @@ from dive.cache.encodings.encoding import Encoding
 if TYPE_CHECKING:
     import torch
 
-_UNIT = 2.0**-24  # of rounding in float32, relative
-_PRODUCT_BYTES = 1 << 24  # of what goes into or comes out of one product of the tune step
+_UNIT = 2.0**-24  # the largest relative error of rounding to float32
+_PRODUCT_BYTES = 1 << 24  # the most bytes of the input or the output of one product in the tune step
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Head:
     bias: np.ndarray
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """The logits (…, C) float32 of features (…, D): sums in float64, rounded once.
+        """The logits (…, C) float32 of features (…, D), summed in float64 and rounded once.
 
-        The order of summing, which no two libraries share, then hardly ever decides a bit.
+        The order of summation, which differs between libraries, then hardly ever affects a bit of the result.
         """
         flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
         logits = (flat @ self.weight.T.astype(np.float64) + self.bias).astype(np.float32)
@@ -39,13 +39,13 @@ class Head:
 
     @cached_property
     def size(self) -> float:
-        """The largest norm of a class's weights."""
+        """The largest norm of the weights of a class, a row of `weight`."""
         return float(np.linalg.norm(self.weight.astype(np.float64), axis=1).max())
 
 
 @dataclass(frozen=True)
 class Codec:
-    """An encoding of logits of so many classes, by features and a head where it is one of features."""
+    """An encoding of the logits of `classes` classes. head: only if the encoding is one of features."""
 
     encoding: Encoding
     classes: int
@@ -57,28 +57,28 @@ class Codec:
 
     @property
     def width(self) -> int:
-        """The numbers of a row: classes C, or features D."""
+        """The number of values in a row: C classes, or D features."""
         return self.classes if self.head is None else self.head.weight.shape[1]
 
     @cached_property
     def row(self) -> np.dtype[Any]:
-        """The type of a row: arrays of rows have `row.base` elements and end in `row.shape`."""
+        """The dtype of a row: an array of rows has dtype `row.base`, and its shape ends in `row.shape`."""
         return self.encoding.numbers.row(self.width)
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """Logits (…, C), or features (…, D) where it is an encoding of features, as they are stored.
+        """Logits (…, C), or features (…, D) for an encoding of features, as they are stored.
 
-        Raises ValueError, saying what they are, where they or the logits they make are not finite.
+        Raises ValueError if they are not finite in the encoding, or if they give logits that are not finite.
         """
         return self._encode(values)[0]
 
     def encode_counted(self, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, int]:
-        """What `encode` gives of values (rows, V, …), and what `correct` counts; decoded once for both."""
+        """The results of `encode` and `correct` for values (rows, V, …) and labels (rows,); decodes once."""
         stored, logits = self._encode(values)
         return stored, _correct(logits, labels)
 
     def _encode(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Values as they are stored, and the logits that these give."""
+        """Values as they are stored, and the logits that the stored rows decode to."""
         try:
             stored = np.ascontiguousarray(self.encoding.numbers.stored(values))
         except ValueError as error:
@@ -89,7 +89,7 @@ class Codec:
         return stored, logits
 
     def values(self, stored: np.ndarray) -> np.ndarray:
-        """What `encode` took, but for rounding: (…, C) or (…, D) float32."""
+        """The values of stored rows, the input of `encode` up to rounding: (…, C) or (…, D) float32."""
         return self.encoding.numbers.values(stored)
 
     def decode(self, stored: np.ndarray) -> np.ndarray:
@@ -97,11 +97,11 @@ class Codec:
         values = self.values(stored)
         if self.head is None:
             return values
-        with np.errstate(over="ignore", invalid="ignore"):  # of a forger's rows
+        with np.errstate(over="ignore", invalid="ignore"):  # the rows may be forged
             return self.head.logits(values)
 
     def rounding(self, stored: np.ndarray) -> np.ndarray:
-        """How far decoded logits may lie from those that were exported, by storing alone: (…,) float32."""
+        """The largest error of a decoded logit of each row that storing it can cause: (…,) float32."""
         rounding = self.encoding.numbers.rounding(stored)
         if self.head is None:
             return rounding.max(axis=-1)
@@ -109,24 +109,27 @@ class Codec:
         return self._products(stored) + (rounding @ np.abs(self.head.weight).T).max(axis=-1)
 
     def _products(self, stored: np.ndarray) -> np.ndarray:
-        """How far two machines' logits of the same stored features may differ: (…,) float32.
+        """How much the logits of the same stored features may differ between two machines: (…,) float32.
 
-        A sum of D products and a bias, in whatever order, is off by at most D + 1 units of rounding of the
-        sum of their absolute values, which is at most the product of the norms.
+        A sum of D products and a bias has, in any order, an error of at most D + 1 units of rounding of the
+        sum of the absolute values. That sum is at most the product of the norms plus the absolute bias.
         """
         assert self.head is not None
         norms = np.linalg.norm(self.values(stored), axis=-1) * self.head.size
         return 2 * (self.width + 2) * _UNIT * (norms + np.abs(self.head.bias).max())
 
     def correct(self, stored: np.ndarray, labels: np.ndarray) -> int:
-        """In how many views of rows (rows, V, …) the first of the largest logits is the label's (rows,)."""
+        """The number of views in rows (rows, V, …) that are classified as their label (rows,).
+
+        The class of a view is the first of its largest logits.
+        """
         return _correct(self.decode(stored), labels)
 
     def confirms(self, stored: np.ndarray, labels: np.ndarray, count: int) -> bool:
-        """Whether `count` is what `correct` gives, on this machine or on another.
+        """Whether `count` is a result of `correct`, on this machine or on another.
 
-        Decoding by a product rounds otherwise elsewhere: the count may then be off by as many views as have
-        a label whose logit is as near to the largest other one as that rounding goes.
+        A product with a head may be rounded differently on another machine. The count may then differ by at
+        most the number of views whose label's logit is within that rounding of the largest other logit.
         """
         off = abs(self.correct(stored, labels) - count)
         return off == 0 or (self.head is not None and off <= self._near_ties(stored, labels))
@@ -139,27 +142,28 @@ class Codec:
         return int((np.abs(of_label - logits.max(axis=2)) <= 2 * self._products(stored)).sum())
 
     def words(self, stored: np.ndarray) -> np.ndarray:
-        """Rows as integers of the widest type that divides them, (rows, words): what is copied fastest.
+        """Rows as integers of the widest dtype whose size divides a row, (rows, words), which copy fastest.
 
-        No copy where `stored` is contiguous; the type of torch that has it is the same.
+        Shares memory if `stored` is contiguous. torch has a dtype for each of these.
         """
         size = next(size for size in (8, 4, 2, 1) if self.row.itemsize % size == 0)
         kind = {8: np.int64, 4: np.int32, 2: np.int16, 1: np.uint8}[size]
         return stored.reshape(-1).view(kind).reshape(-1, self.row.itemsize // size)
 
     def unpacked(self, words: np.ndarray) -> np.ndarray:
-        """Rows (B, …) of what `words` gave of them, (B, words) and contiguous."""
+        """Rows (B, …) from the integers that `words` returns for them, (B, words) and contiguous."""
         return words.reshape(-1).view(self.row.base).reshape(len(words), *self.row.shape)
 
     def decoder(self, factor: float) -> "Decoder":
-        """What decodes many rows in NumPy, times a factor."""
+        """A decoder of many rows in NumPy, to logits times `factor`."""
         return Decoder(self, factor)
 
     def on_device(self, device: "torch.device") -> "Callable[[torch.Tensor], torch.Tensor]":
-        """A function on that device: rows as `words` has them, (B, words), to logits (B, C) float32.
+        """A function that decodes rows on `device`, from the integers of `words` to logits.
 
-        Tensor operations alone, fit for a CUDA graph. A head's product is computed as `Head.logits` does: the
-        logits are those of `decode`, on every device, and neither autocast nor TF32 reaches float64.
+        It takes (B, words) and returns (B, C) float32. It consists of tensor operations only and can be
+        captured in a CUDA graph. The product with a head is computed in float64, as in `Head.logits`. The
+        logits therefore equal those of `decode` on every device, and autocast and TF32 do not affect them.
         """
         import torch
 
@@ -177,14 +181,14 @@ class Codec:
 
 
 def _correct(logits: np.ndarray, labels: np.ndarray) -> int:
-    """In how many views of logits (rows, V, C) the first of the largest is the label's (rows,)."""
+    """The number of views in logits (rows, V, C) whose first largest logit is that of the label (rows,)."""
     return int((logits.argmax(axis=-1) == labels[:, None]).sum())
 
 
 class Decoder:
-    """Decodes rows to logits times a factor, in place, for passes over a whole cache.
+    """Decodes rows to logits times a factor, into a given array, for passes over a whole cache.
 
-    rows: how many it takes at once without loss; None where any number is as good.
+    rows: the number of rows to decode at once for speed; None if any number is as fast.
     """
 
     def __init__(self, codec: Codec, factor: float) -> None:
@@ -200,8 +204,8 @@ class Decoder:
     def decode(self, stored: np.ndarray, out: np.ndarray) -> float:
         """Write the logits of rows (rows, …) times the factor to `out`, (rows, C) float32.
 
-        Returns a bound of the logits' absolute values: infinite or NaN where one is not finite, and then
-        `out` is of no use.
+        Returns an upper bound of the absolute values of the logits, without the factor. It is infinite or NaN
+        if a logit is not finite; `out` is then undefined.
         """
         numbers = self._codec.encoding.numbers
         if self._codec.head is None:
@@ -216,7 +220,7 @@ class Decoder:
         return max(float(out.max()), -float(out.min())) / self._factor
 
     def _room(self, rows: int) -> np.ndarray:
-        """Memory (rows, D) of this thread, used again: a new one costs a fault for every page of it."""
+        """An array (rows, D) of this thread, which is reused: a new one costs a page fault for every page."""
         held: np.ndarray | None = getattr(self._memory, "features", None)
         if held is None or len(held) < rows:
             held = self._memory.features = np.empty((rows, self._codec.width), np.float32)

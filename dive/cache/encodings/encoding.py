@@ -1,4 +1,4 @@
-"""What an encoding is: what the rows of a cache are of, and how the numbers of a row are stored."""
+"""What an encoding is: whether the rows of a cache are logits or features, and how they are stored."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,35 +11,35 @@ if TYPE_CHECKING:
 
 
 class Numbers(ABC):
-    """A way of storing the numbers of a row, float32 as they come, in a NumPy type of fixed size.
+    """A way to store a row of float32 numbers in a NumPy dtype of fixed size.
 
-    `row(width).base` is the element of an array of rows and `row(width).shape` what follows its leading
-    dimensions: with a shape of () a row is one record.
+    An array of rows has the dtype `row(width).base`, and its shape ends in `row(width).shape`. If that shape
+    is (), a row is one record.
     """
 
     @abstractmethod
     def row(self, width: int) -> np.dtype[Any]:
-        """The type of a row of so many numbers."""
+        """The dtype of a row of `width` numbers."""
 
     @abstractmethod
     def stored(self, values: np.ndarray) -> np.ndarray:
-        """Values (…, width) float32 as they are stored; raises ValueError where they are out of range."""
+        """Values (…, width) float32 as they are stored; raises ValueError if they are out of range."""
 
     @abstractmethod
     def values(self, stored: np.ndarray) -> np.ndarray:
-        """The values (…, width) float32 of stored rows, NaN and infinities as they are."""
+        """The values (…, width) float32 of stored rows, including NaN and infinities."""
 
     @abstractmethod
     def widen(self, stored: np.ndarray, out: np.ndarray, factor: float) -> float:
         """Write the values of rows (rows, …) times a factor to `out`, (rows, width) float32.
 
-        Returns a bound of their absolute values without the factor: infinite or NaN where one of them is
-        not finite, and then `out` is of no use.
+        Returns an upper bound of their absolute values, without the factor. It is infinite or NaN if a value
+        is not finite; `out` is then undefined.
         """
 
     @abstractmethod
     def rounding(self, stored: np.ndarray) -> np.ndarray:
-        """How far stored values may lie from those that were given: (…, width) or (…, 1), float32."""
+        """The largest difference between stored and given values: (…, width) or (…, 1), float32."""
 
     @abstractmethod
     def tensor(self, rows: "torch.Tensor", width: int) -> "torch.Tensor":
@@ -48,10 +48,10 @@ class Numbers(ABC):
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the row of a view holds.
+    """What the row of a view stores.
 
-    name: as `--store` has it. table: the data set that holds the rows, `logits` or `features`. numbers: how
-    those of a row are stored.
+    name: the value of `--store`. table: the dataset of the rows, `logits` or `features`. numbers: how the
+    numbers of a row are stored.
     """
 
     name: str
@@ -60,11 +60,11 @@ class Encoding:
 
     @property
     def of_features(self) -> bool:
-        """Whether rows hold features, which the head of the file turns into logits."""
+        """Whether rows are features, from which the head in the file computes the logits."""
         return self.table == FEATURES
 
     def row_bytes(self, classes: int, features: int | None) -> int | None:
-        """Bytes of a row for so many classes and features; None if it is of features and there are none."""
+        """The bytes of a row of `classes` logits or `features` features; None if the features are None."""
         width = features if self.of_features else classes
         return None if width is None else self.numbers.row(width).itemsize
 

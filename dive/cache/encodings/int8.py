@@ -1,8 +1,8 @@
 """Numbers stored as int8 with one scale, and perhaps an offset, for each row: value = scale · q + offset.
 
-The scale is the smallest float16 with which no number of the row is cut off: a value is then off by half
-of it at most. Of a row of numbers that float16 holds the scale is always a float16 too, below 517. The
-product of an int8 and a float16 is exact in float32, so that every machine decodes the same.
+The scale is the smallest float16 with which no number of the row is clipped, so that the error of a value is
+at most half the scale. If the numbers of a row are within the range of float16, so is the scale, which is
+below 517. The product of an int8 and a float16 is exact in float32, so that every machine decodes the same.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -21,21 +21,21 @@ MOST = float(np.finfo(np.float16).max)
 class Int8(Numbers):
     """Numbers as int8 with a float16 scale. offset: whether there is a float16 offset too.
 
-    An offset is worth its two bytes where numbers lie on both sides of something else than 0.
+    An offset is worth its two bytes if the numbers of a row are not centred on 0.
     """
 
     def __init__(self, offset: bool) -> None:
         self._offset = offset
 
     def row(self, width: int) -> np.dtype[Any]:
-        """A record of `values`, (width,) int8, `scale`, and `offset` where there is one."""
+        """A record of `values`, (width,) int8, `scale`, and `offset` if there is one."""
         more = [("offset", "<f2")] if self._offset else []
         return np.dtype([("values", "i1", (width,)), ("scale", "<f2"), *more])
 
     def stored(self, values: np.ndarray) -> np.ndarray:
-        """Values rounded to the nearest multiple of the row's scale."""
+        """Values, less the offset if there is one, rounded to the nearest multiple of the row's scale."""
         if not (np.abs(values) <= MOST).all():  # NaN too
-            raise ValueError("not finite in float16, in which int8 has its scale")
+            raise ValueError("not finite in float16, the dtype of the scale of int8")
         centred = values = values.astype(np.float32, copy=False)
         stored = np.zeros(values.shape[:-1], self.row(values.shape[-1]))
         if self._offset:
@@ -68,7 +68,7 @@ class Int8(Numbers):
         return float(bound.max())
 
     def rounding(self, stored: np.ndarray) -> np.ndarray:
-        """Half of the row's scale, and what computing it in float32 adds."""
+        """Half of the row's scale, plus the rounding of the computation in float32."""
         size = np.abs(self.values(stored)).max(axis=-1, keepdims=True)
         half: np.ndarray = np.abs(stored["scale"].astype(np.float32))[..., None] / 2
         return half + size * np.float32(2.0**-22)
@@ -77,13 +77,13 @@ class Int8(Numbers):
         """scale · q + offset, in this order."""
         import torch
 
-        # A copy, as a float16 may begin at an even byte alone.
+        # A copy, since a view as float16 must begin at an even byte.
         ends = rows[:, width:].clone(memory_format=torch.contiguous_format).view(torch.float16).float()
         values = rows[:, :width].view(torch.int8).float() * ends[:, :1]
         return values + ends[:, 1:] if self._offset else values  # (B, width)
 
 
 def _rounded_up(values: np.ndarray) -> np.ndarray:
-    """The smallest float16 numbers that are not below some float32 ones, which are not negative."""
+    """For each non-negative float32 number, the smallest float16 number that is not below it."""
     nearest = values.astype(np.float16)
     return np.where(nearest < values, np.nextafter(nearest, np.float16(np.inf)), nearest)

@@ -1,4 +1,4 @@
-"""The encodings by name: a line each."""
+"""The encodings by name, one line each."""
 
 from dive.cache.encodings.encoding import FEATURES, LOGITS, Encoding
 from dive.cache.encodings.floats import Floats
@@ -18,13 +18,16 @@ DEFAULT = "float16"
 
 
 def row_sizes(classes: int, features: int | None) -> dict[str, int]:
-    """Bytes that a view takes in each encoding that a network with so many features, or none, allows."""
+    """The bytes of a view in each encoding that a network allows.
+
+    features: the inputs of its last linear layer; None if it does not end in one.
+    """
     sizes = {name: one.row_bytes(classes, features) for name, one in ENCODINGS.items()}
     return {name: size for name, size in sizes.items() if size is not None}
 
 
 def recommended(sizes: dict[str, int]) -> str | None:
-    """The first encoding that takes less than half of what the default takes; None where there is none.
+    """The first encoding that takes less than half of the bytes of the default; None if there is none.
 
     >>> recommended(row_sizes(1000, 2048)), recommended(row_sizes(8142, 2048))
     (None, 'features')

@@ -1,1 +1,1 @@
-"""View spaces, each a module and a line in the registry, and how views are drawn from them."""
+"""View spaces, one module and one line in the registry each, and how views are drawn from them."""

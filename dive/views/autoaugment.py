@@ -1,15 +1,15 @@
 """Views of an unbounded space: crop, flip, AutoAugment (CIFAR-10 policy), Cutout; all from the view's id.
 
-AutoAugment (Cubuk et al. 2019) draws one of 25 pairs of operations with fixed probabilities and
-magnitudes; operations are torchvision's, nearest neighbour, zeros outside. Here a view's draws are
-hashes of its id, and a whole batch goes through one sequence of tensor operations, whatever each of its
-images draws: move pixels (an index), change their values (a table of 256), mix with grey or blur
-(a ratio); what an image does not draw is the identity.
+AutoAugment (Cubuk et al. 2019) draws one of 25 pairs of operations with fixed probabilities and magnitudes.
+The operations are those of torchvision with nearest-neighbour interpolation and zeros outside the image. The
+draws of a view are hashes of its id. A whole batch goes through the same sequence of tensor operations,
+whatever each of its images draws: move pixels (an index), change their values (a table of 256), mix with grey
+or blur (a ratio). For an operation that an image does not draw, these are the identity.
 
-A view is the same on every device, in every batch, and inside a CUDA graph: pixels are integers and every sum
-over them is exact; the few steps in floating point are single additions, multiplications, and divisions of
-one tensor by another, which IEEE 754 rounds in one way only. A division by a Python number is none of these
-(CUDA multiplies by its reciprocal), and a product and a sum are two operations, never one fused.
+A view is the same on every device, in every batch, and inside a CUDA graph. Pixels are integers, and every
+sum over them is exact. The few steps in floating point are single additions, multiplications, and divisions
+of one tensor by another, whose rounding IEEE 754 defines. Division by a Python number is avoided, because
+CUDA multiplies by the reciprocal instead. A product and a sum are two operations and are never fused.
 """
 
 import hashlib
@@ -24,26 +24,27 @@ from torchvision.transforms import functional as transforms
 from dive.views.crop_flip import CropFlip
 
 CLEAN_ID = 0
-VERSION = 1  # to be raised with any change of the pixels of a view that the tables do not show
+VERSION = 1  # to be raised with any change of the pixels of a view that does not change the tables
 # The constants of SplitMix64 as signed integers (see dive.randomness).
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
 
-# What is drawn for a view, each from a hash of its own.
+# The draws of a view by number, each from its own hash.
 _CROP, _POLICY, _CHANCE, _SIGN, _HOLE_Y, _HOLE_X = 0, 1, (2, 3), (4, 5), 6, 7
 _DRAWS = 8
 
-# How an operation changes the values of pixels, beside the fixed tables.
+# How an operation changes the values of pixels: by a fixed table, or depending on the image.
 _FIXED, _AUTO_CONTRAST, _EQUALIZE, _CONTRAST = range(4)
 _GREY, _BLUR = range(2)
 
 
 class AutoAugmentCutout:
-    """Crop and flip as `CropFlip`, then AutoAugment, then one square hole of half the image's side.
+    """Crop and flip as `CropFlip`, then AutoAugment, then one hole of half the image's height and width.
 
-    View ids are any non-negative int64; the clean view is 0. The hole's centre is drawn evenly from the
-    image, so it may reach over the edge (DeVries and Taylor 2017). Three channels.
+    Any non-negative int64 is a view id; 0 is the clean view. The centre of the hole is drawn uniformly from
+    the image, so that the hole may extend beyond the edge (DeVries and Taylor 2017). Images have three
+    channels.
     """
 
     KEYS = CropFlip.KEYS
@@ -58,7 +59,7 @@ class AutoAugmentCutout:
         self._tables_hash = self._tables.hash()
 
     def describe(self) -> dict[str, Any]:
-        """What makes two view spaces the same, as plain values."""
+        """The description of the view space in plain values; equal descriptions mean equal views."""
         crops = self._crops.describe()
         return crops | {
             "kind": "autoaugment",
@@ -69,11 +70,11 @@ class AutoAugmentCutout:
 
     @property
     def clean(self) -> CropFlip:
-        """The picture itself."""
+        """The space of the unaugmented image alone."""
         return self._crops.clean
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Padded images, (N, H+2·pad, W+2·pad, 3) uint8, of which `render` makes its views."""
+        """Padded images, (N, H+2·pad, W+2·pad, 3) uint8, from which `render` computes views."""
         self._tables = self._tables.to(images.device)
         return self._crops.prepare(images)
 
@@ -89,7 +90,7 @@ class AutoAugmentCutout:
         return torch.where(clean[:, None, None, None], pixels, self._cut_out(pixels, draws))
 
     def _cut_out(self, pixels: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        """Pixels with a black square of side H/2 by W/2 around a drawn centre."""
+        """Pixels with a black rectangle of H/2 by W/2 around a drawn centre."""
 
         def inside(length: int, centre: torch.Tensor) -> torch.Tensor:
             distance = torch.arange(length, device=pixels.device) - centre[:, None]  # (B, length)
@@ -104,8 +105,8 @@ class AutoAugmentCutout:
 def _draws(ids: torch.Tensor) -> torch.Tensor:
     """Independent draws of each view id (B,): (B, draws) int64 below 2⁵³.
 
-    `dive.randomness.hash64(id, draw)` without its last eleven bits, in torch's signed integers, which
-    wrap as unsigned ones do.
+    Each is `dive.randomness.hash64(id, draw)` without its lowest eleven bits, computed in torch's signed
+    integers, which wrap like unsigned ones.
     """
     draws = torch.arange(_DRAWS, device=ids.device)
     return _shifted(_finalise((_finalise(ids[:, None] + _GOLDEN) ^ draws) + _GOLDEN), 11)
@@ -118,7 +119,7 @@ def _finalise(x: torch.Tensor) -> torch.Tensor:
 
 
 def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """The bits of int64 moved right, zeros following."""
+    """A logical right shift of int64, which fills with zeros."""
     return (x >> bits) & (2 ** (64 - bits) - 1)
 
 
@@ -126,11 +127,11 @@ def _shifted(x: torch.Tensor, bits: int) -> torch.Tensor:
 class _Tables:
     """Every operation of the policy at its magnitude, by number; 0 is the identity.
 
-    operations, chances: (25, 2 stages, 2 signs) the numbers, (25, 2) their probabilities.
-    places: (operations, H·W) the pixel each comes from, H·W where it comes from outside.
-    values: (operations, 256) the new value of each, for those that do not depend on the image.
-    rule: (operations,) how values come about. partner: (operations,) what is mixed in.
-    ratio, rest: (operations,) the weights of the image, and of the contrast's mean or of the partner.
+    operations: (25 pairs, 2 stages, 2 signs) numbers of operations. chances: (25, 2) their probabilities.
+    places: (operations, H·W) the index of the source of each pixel, H·W if the source is outside the image.
+    values: (operations, 256) the new value of each value, unless it depends on the image.
+    rule: (operations,) how values change. partner: (operations,) what is mixed in.
+    ratio, rest: (operations,) the weight of the image, and that of the partner or of the mean in contrast.
     """
 
     operations: torch.Tensor
@@ -147,26 +148,27 @@ class _Tables:
         return _Tables(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
     def hash(self) -> str:
-        """SHA-256 over every table, whatever device and types they are kept in; hexadecimal.
+        """SHA-256 over every table in hexadecimal, independent of device and dtypes.
 
-        The tables are torchvision's, so this tells whether another release of it would make other pictures.
+        The tables are computed by torchvision, so that the hash changes if another release of torchvision
+        would give other pixels.
         """
         digest = hashlib.sha256()
         for name, tensor in sorted(vars(self).items()):
             digest.update(f"{name} {tuple(tensor.shape)} ".encode())
-            exact = "<f8" if tensor.is_floating_point() else "<i8"  # both hold each value as it is
+            exact = "<f8" if tensor.is_floating_point() else "<i8"  # without rounding
             digest.update(tensor.cpu().numpy().astype(exact).tobytes())
         return digest.hexdigest()
 
     def operation(self, draws: torch.Tensor, stage: int) -> torch.Tensor:
-        """The operation of stage 0 or 1 for each view's draws (B, draws): (B,) numbers."""
+        """The number of the operation in stage 0 or 1 for each view's draws (B, draws): (B,)."""
         policy = draws[:, _POLICY] % len(self.operations)
         chance = draws[:, _CHANCE[stage]].double() * 2.0**-53
         number = self.operations[policy, stage, draws[:, _SIGN[stage]] % 2]
         return torch.where(chance < self.chances[policy, stage], number, 0)
 
     def apply(self, pixels: torch.Tensor, operation: torch.Tensor) -> torch.Tensor:
-        """Images (B, H, W, 3) uint8 after operation (B,) each, same shape and type."""
+        """Images (B, H, W, 3) uint8 after one operation (B,) each, of the same shape and dtype."""
         pixels = self._move(pixels, operation)
         ratio, rest = (t[operation][:, None, None, None] for t in (self.ratio, self.rest))
         rule = self.rule[operation][:, None, None]
@@ -232,17 +234,20 @@ def _grey(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _mean(grey: torch.Tensor) -> torch.Tensor:
-    """The mean of each image (B, H, W, 1) uint8: (B,) float32, the one nearest to the exact quotient.
+    """The mean of each image (B, H, W, 1) uint8: (B,) float32, nearest to the exact mean.
 
-    The sum is an integer. Its quotient in float64 rounds to the nearest float32 as the exact one does while
-    an image has fewer than 2²⁸ pixels.
+    The sum is an integer. For fewer than 2²⁸ pixels, its quotient in float64 rounds to the same float32 as
+    the exact quotient.
     """
     total = grey.long().sum(dim=(1, 2, 3)).double()
     return (total / torch.full_like(total, grey[0].numel())).float()
 
 
 def _blur(pixels: torch.Tensor) -> torch.Tensor:
-    """Each inner pixel with its eight neighbours, itself five times: (B, H, W, 3) uint8."""
+    """The mean of each inner pixel, with weight 5, and its eight neighbours: (B, H, W, 3) uint8.
+
+    Pixels on the edge keep their values.
+    """
     wide = pixels.int()
     rows = wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]
     around = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
@@ -253,7 +258,7 @@ def _blur(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _tables(height: int, width: int) -> _Tables:
-    """The tables of torchvision's CIFAR-10 policy for images of a size."""
+    """The tables of torchvision's CIFAR-10 policy for images of a height and width in pixels."""
     source = AutoAugment(AutoAugmentPolicy.CIFAR10)
     magnitudes = source._augmentation_space(10, (height, width))
     numbers: dict[tuple[str, float], int] = {("Identity", 0.0): 0}
@@ -273,7 +278,7 @@ def _tables(height: int, width: int) -> _Tables:
 
 
 def _operation(name: str, magnitude: float, height: int, width: int) -> tuple[torch.Tensor, ...]:
-    """places, values, rule, partner, ratio and rest of one operation."""
+    """The entries of one operation: places, values, rule, partner, ratio and rest."""
     level = torch.arange(256, dtype=torch.uint8)
     places = torch.arange(height * width)
     values, rule, partner, ratio = level, _FIXED, _GREY, 1.0
@@ -303,7 +308,7 @@ def _shear_y(image: torch.Tensor, magnitude: float) -> torch.Tensor:
     return transforms.affine(image, 0.0, [0, 0], 1.0, shear, center=[0, 0])
 
 
-# Movements of images (1, H, W); an image of pixel numbers tells where each pixel comes from.
+# Geometric operations on images (1, H, W). Applied to pixel numbers, they show the source of each pixel.
 _GEOMETRIC = {
     "ShearY": _shear_y,
     "TranslateX": lambda image, m: transforms.affine(image, 0.0, [int(m), 0], 1.0, [0.0, 0.0]),

@@ -1,4 +1,4 @@
-"""Views of a finite space: pad with zeros, crop, perhaps flip."""
+"""Views of a bounded space: pad with zeros, crop, and optionally flip."""
 
 from typing import Any, ClassVar, Literal
 
@@ -10,10 +10,10 @@ MOST_PAD = 64
 
 
 class CropFlip:
-    """Pad with zeros, crop back to the image's size at (dy, dx), then perhaps flip horizontally.
+    """Pad with zeros, crop back to the image's size at (dy, dx), and optionally flip horizontally.
 
-    View id = (dy·(2·pad+1) + dx)·2 + flip, without flip dy·(2·pad+1) + dx; the clean view is the
-    centre crop, unflipped.
+    The view id is (dy·(2·pad+1) + dx)·2 + flip, or dy·(2·pad+1) + dx in a space without flip. The clean view
+    is the centre crop, not flipped.
     """
 
     VERSION = 1  # to be raised with any change of the pixels of a view
@@ -27,7 +27,7 @@ class CropFlip:
         self.clean_id = (pad * self.offsets + pad) * (2 if flip else 1)
 
     def describe(self) -> dict[str, Any]:
-        """What makes two view spaces the same, as plain values."""
+        """The description of the view space in plain values; equal descriptions mean equal views."""
         return {
             "kind": "crop_flip",
             "version": self.VERSION,
@@ -38,11 +38,11 @@ class CropFlip:
 
     @property
     def clean(self) -> "CropFlip":
-        """The picture itself."""
+        """The space of the unaugmented image alone."""
         return CropFlip(self.shape, pad=0, flip=False)
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Padded images, (N, H+2·pad, W+2·pad, channels) uint8, of which `render` cuts its views."""
+        """Padded images, (N, H+2·pad, W+2·pad, channels) uint8, from which `render` crops views."""
         p = self.pad
         return torch.nn.functional.pad(images, (0, 0, p, p, p, p)).contiguous()
 

@@ -1,4 +1,4 @@
-"""Which view of each sample an epoch shows: drawn from a whole space, or from those that a cache holds."""
+"""Which view of each sample an epoch uses: drawn from a whole space, or from those that a cache stores."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from dive.views.space import UNBOUNDED, ViewSpace
 
 
 class FreeViews:
-    """Views drawn evenly from a whole space; the drawn column of a cache is always the only one."""
+    """Views drawn uniformly from a whole space; the cache column is always 0, of a cache of one view."""
 
     def __init__(self, space: ViewSpace) -> None:
         self._size = space.size or UNBOUNDED
@@ -19,7 +19,7 @@ class FreeViews:
 
 
 class StoredViews:
-    """Views drawn evenly from those a cache holds. views: (N, V) ids."""
+    """Views drawn uniformly from those that a cache stores. views: (N, V) ids."""
 
     def __init__(self, views: np.ndarray) -> None:
         self._views = views

@@ -1,4 +1,4 @@
-"""View spaces by the name that a recipe gives them: a space is a module beside this one and a line here."""
+"""View spaces by their name in recipes: each is one module in this folder and one line here."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -9,7 +9,7 @@ from dive.errors import DataError
 from dive.recipe.bounds import LARGEST_SIDE
 from dive.views.space import SEVERAL_SIZES, ViewSpace
 
-# Each is called with (height, width) of the pictures, None where they differ, and the kind's own keys.
+# Each class is called with (height, width) of the images, None if they differ, and the kind's own keys.
 SPACES = {
     "crop_flip": "dive.views.crop_flip:CropFlip",
     "autoaugment": "dive.views.autoaugment:AutoAugmentCutout",
@@ -18,9 +18,9 @@ SPACES = {
 
 
 def view_space(kind: str, image: tuple[int, int] | None, **keys: Any) -> ViewSpace:
-    """The view space of a kind for pictures of (H, W), with the keys of that kind.
+    """The view space of a kind for images of (H, W), with the keys of that kind.
 
-    image: None for pictures of several sizes; raises DataError where the kind needs one.
+    image: None for images of several sizes; raises DataError if the kind needs images of one size.
 
     >>> view_space("crop_flip", (32, 32), pad=4, flip=True).size
     162
@@ -33,15 +33,15 @@ def view_space(kind: str, image: tuple[int, int] | None, **keys: Any) -> ViewSpa
 
 
 def described_space(description: Mapping[str, Any]) -> ViewSpace:
-    """The view space that a description (`describe`) is of; its version is not looked at.
+    """The view space of a description, such as `describe` returns; its version is not checked.
 
-    Raises ValueError that says what is wrong with a description that no space gives.
+    Raises ValueError, which names the fault, if the description is malformed.
     """
     side = s.whole(1, LARGEST_SIDE)
     if fault := s.fault_of(description, {"kind": s.one_of(*SPACES), "image": s.list_of(side)}):
         raise ValueError(fault)
     if len(description["image"]) != 2:
-        raise ValueError("its image has not two sides")
+        raise ValueError("its image does not have two sides")
     of_kind = _class(description["kind"])
     keys: dict[str, s.Check] = of_kind.KEYS
     if fault := s.fault_of(description, keys):

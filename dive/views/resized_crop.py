@@ -2,9 +2,9 @@
 
 These are torchvision's RandomResizedCrop, RandomHorizontalFlip and ColorJitter on PIL images, with the same
 distributions and, for the same parameters, the same pixels. Every draw is a hash of the id alone; the crop
-also depends on the picture's height and width. There is one way from a decoded picture to a view, in uint8
-throughout: integer crop, Pillow's bilinear resize, flip, jitter. `Image.resize(box=...)`, `Image.draft` and a
-resize of tensors give other pixels. No torch.
+also depends on the height and width of the image. A view is computed from the decoded image in one way, in
+uint8 throughout: integer crop, Pillow's bilinear resize, flip, jitter. `Image.resize(box=...)`, `Image.draft`
+and a resize of tensors give other pixels. This module does not use torch.
 """
 
 import functools
@@ -23,10 +23,10 @@ from dive.randomness import hash64
 from dive.recipe import bounds
 
 CLEAN_ID = 0
-VERSION = 1  # to be raised with any change of the pixels of a view that is dive's own
-TRIES = 10  # of a crop that lies within the picture
+VERSION = 1  # to be raised with any change of the pixels of a view that dive's own code causes
+TRIES = 10  # draws of a crop until one is within the image
 
-# What is drawn for a view, each from a hash of its own: two for each try of the crop follow the last.
+# The draws of a view by number, each from its own hash; from `_TRIES` on, two for each try of the crop.
 _FLIP, _ORDER, _TOP, _LEFT, _JITTER, _TRIES = 0, 1, 2, 3, 4, 8
 _ORDERS = tuple(itertools.permutations(range(4)))
 _PROBE_SIDE, _PROBE_VIEWS = 32, 32
@@ -36,10 +36,10 @@ Box = tuple[int, int, int, int]  # top, left, height, width
 
 @dataclass(frozen=True)
 class Drawn:
-    """The parameters of one view of one picture.
+    """The parameters of one view of one image.
 
-    box: top, left, height and width of the crop in pixels. mirrored: whether it is flipped. jitter: the
-    operations on colours in the order in which they are applied, each with its factor.
+    box: top, left, height and width of the crop in pixels. mirrored: whether it is flipped horizontally.
+    jitter: the colour operations in the order in which they are applied, each with its factor.
     """
 
     box: Box
@@ -48,18 +48,18 @@ class Drawn:
 
 
 class ResizedCrop:
-    """Crop a random part of a picture, resize it, perhaps flip it, change its colours.
+    """Crop a random part of an image, resize it, optionally flip it, and change its colours.
 
-    View ids are any non-negative int64; the clean view is 0: the shorter side is resized to size·256/224
+    Any non-negative int64 is a view id; 0 is the clean view: the shorter side is resized to size·256/224
     pixels and the centre is cropped.
 
     Args:
-        image: of the pictures; not looked at, they may have any size.
+        image: the size of the images; not used, since they may have any size.
         size: side of a view in pixels.
-        scale: the least and the greatest area of a crop, as a share of the picture's.
-        ratio: the least and the greatest width of a crop, as a multiple of its height.
-        flip: whether half of the views are mirrored.
-        jitter: the strength of brightness, contrast, saturation and hue; 0 leaves one out.
+        scale: the smallest and largest area of a crop, as a fraction of the area of the image.
+        ratio: the smallest and largest aspect ratio of a crop, width divided by height.
+        flip: whether half of the views are flipped horizontally.
+        jitter: the strength of brightness, contrast, saturation and hue; 0 disables one.
 
     Example:
         >>> space = ResizedCrop(None, 8, (0.08, 1.0), (3 / 4, 4 / 3), True, (0.4, 0.4, 0.4, 0.0))
@@ -92,10 +92,10 @@ class ResizedCrop:
         self.jitter = tuple(float(strength) for strength in jitter)
 
     def describe(self) -> dict[str, Any]:
-        """What makes two view spaces the same, as plain values.
+        """The description of the view space in plain values; equal descriptions mean equal views.
 
-        `pixels_hash` is of some small views with these parameters: it tells whether another Pillow makes
-        other pixels.
+        `pixels_hash` is a hash of some small views with these parameters. It changes if another version of
+        Pillow gives other pixels.
         """
         return {
             "kind": "resized_crop",
@@ -111,18 +111,18 @@ class ResizedCrop:
 
     @property
     def clean(self) -> "CentreCrop":
-        """The centre of the picture."""
+        """The space of the clean view alone, the centre of the image."""
         return CentreCrop(self.shape[0])
 
     def drawn(self, view_id: int, height: int, width: int) -> Drawn:
-        """The parameters of a view, not the clean one, of a picture of a height and width in pixels."""
+        """The parameters of a view that is not the clean one, of an image of this size in pixels."""
         hashes = hash64(view_id, np.arange(_TRIES + 2 * TRIES, dtype=np.uint64))
         draws = (hashes >> np.uint64(11)).tolist()  # below 2⁵³
         mirrored = self.flip and draws[_FLIP] % 2 == 1
         return Drawn(self._box(draws, height, width), mirrored, self._jitter_of(draws))
 
     def _box(self, draws: list[int], height: int, width: int) -> Box:
-        """The first drawn crop that lies within the picture; the largest centred one where none does."""
+        """The first drawn crop within the image; if there is none, the largest centred one of valid ratio."""
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         for at in range(_TRIES, _TRIES + 2 * TRIES, 2):
             area = height * width * _between(*self.scale, draws[at])
@@ -138,7 +138,7 @@ class ResizedCrop:
         return (height - tall) // 2, (width - wide) // 2, tall, wide
 
     def _jitter_of(self, draws: list[int]) -> tuple[tuple[str, float], ...]:
-        """The operations on colours in their drawn order, each with its drawn factor."""
+        """The colour operations in their drawn order, each with its drawn factor."""
         jitter = []
         for at in _ORDERS[draws[_ORDER] % len(_ORDERS)]:
             operation, strength = _NAMES[at], self.jitter[at]
@@ -148,9 +148,9 @@ class ResizedCrop:
         return tuple(jitter)
 
     def view(self, picture: np.ndarray | Image.Image, view_id: int) -> np.ndarray:
-        """View `view_id` of a picture of any size: (size, size, channels) uint8.
+        """View `view_id` of an image of any size: (size, size, channels) uint8.
 
-        picture: pixels (h, w, 1 or 3) uint8, or a Pillow image of mode L or RGB, which saves their copying.
+        picture: pixels (h, w, 1 or 3) uint8, or a Pillow image of mode L or RGB, which saves a copy.
         """
         if view_id == CLEAN_ID:
             return self.clean.view(picture, CLEAN_ID)
@@ -166,9 +166,9 @@ class ResizedCrop:
 
 
 class CentreCrop:
-    """The centre of a picture whose shorter side is resized to size·256/224 pixels; the one id is 0.
+    """The centre of an image whose shorter side is resized to size·256/224 pixels; the only id is 0.
 
-    What torchvision's Resize and CenterCrop make of a PIL image.
+    The pixels are those of torchvision's Resize and CenterCrop on a PIL image.
     """
 
     made: ClassVar[Literal["host"]] = "host"
@@ -178,16 +178,16 @@ class CentreCrop:
         self.shape = size, size
 
     def describe(self) -> dict[str, Any]:
-        """What makes two view spaces the same, as plain values."""
+        """The description of the view space in plain values; equal descriptions mean equal views."""
         return {"kind": "centre_crop", "version": VERSION, "image": list(self.shape)}
 
     @property
     def clean(self) -> "CentreCrop":
-        """Itself."""
+        """This space itself."""
         return self
 
     def view(self, picture: np.ndarray | Image.Image, view_id: int) -> np.ndarray:
-        """The view of a picture as `ResizedCrop.view` takes it: (size, size, channels) uint8."""
+        """The view of an image, given as for `ResizedCrop.view`: (size, size, channels) uint8."""
         side, image = self.shape[0], _image(picture)
         shorter = round(side * 256 / 224)
         resized = [int(shorter * length / min(image.size)) for length in image.size]  # width, height
@@ -202,12 +202,12 @@ def _pair(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _between(low: float, high: float, draw: int) -> float:
-    """A draw below 2⁵³ as a number in [low, high)."""
+    """Maps a draw below 2⁵³ to a number in [low, high)."""
     return low + (high - low) * (draw * 2.0**-53)
 
 
 def _cropped(picture: np.ndarray | Image.Image, box: Box) -> Image.Image:
-    """A part of a picture as a Pillow image."""
+    """A crop of an image as a Pillow image."""
     top, left, height, width = box
     if isinstance(picture, np.ndarray):
         return _image(picture[top : top + height, left : left + width])
@@ -215,32 +215,32 @@ def _cropped(picture: np.ndarray | Image.Image, box: Box) -> Image.Image:
 
 
 def _image(picture: np.ndarray | Image.Image) -> Image.Image:
-    """Pixels (h, w, 1 or 3) uint8 as a Pillow image, of mode L or RGB; such an image as it is."""
+    """Pixels (h, w, 1 or 3) uint8 as a Pillow image of mode L or RGB; returns a Pillow image unchanged."""
     if isinstance(picture, Image.Image):
         return picture
     return Image.fromarray(np.ascontiguousarray(picture[..., 0] if picture.shape[2] == 1 else picture))
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    """A Pillow image of mode L or RGB as pixels (h, w, 1 or 3) uint8, which may be written to."""
+    """A Pillow image of mode L or RGB as a writable array (h, w, 1 or 3) uint8."""
     return np.array(image).reshape(image.height, image.width, -1)
 
 
 def _brightness(image: Image.Image, factor: float) -> Image.Image:
-    """What ImageEnhance.Brightness makes: the image blended with black."""
+    """The result of ImageEnhance.Brightness: the image blended with black."""
     return _blended_with(0, image, factor)
 
 
 def _contrast(image: Image.Image, factor: float) -> Image.Image:
-    """What ImageEnhance.Contrast makes: the image blended with its mean grey."""
+    """The result of ImageEnhance.Contrast: the image blended with its mean grey."""
     return _blended_with(int(ImageStat.Stat(image.convert("L")).mean[0] + 0.5), image, factor)
 
 
 def _blended_with(level: int, image: Image.Image, factor: float) -> Image.Image:
-    """`Image.blend` of one level of grey and an image.
+    """The result of `Image.blend` for a constant level of grey and an image.
 
-    Beyond the image Pillow clips, which takes it three times as long: there a table of what it makes of each
-    value is faster.
+    For factors above 1 Pillow clips the result, which takes three times as long. A table of the results for
+    all 256 values is then faster.
     """
     bands = len(image.getbands())
     if factor <= 1:
@@ -250,18 +250,18 @@ def _blended_with(level: int, image: Image.Image, factor: float) -> Image.Image:
 
 
 def _saturation(image: Image.Image, factor: float) -> Image.Image:
-    """What ImageEnhance.Color makes: the image blended with itself in grey; a grey one as it is."""
+    """The result of ImageEnhance.Color: the image blended with itself in grey; a grey image is unchanged."""
     if image.mode == "L":
         return image
     return Image.blend(Image.merge("RGB", [image.convert("L")] * 3), image, factor)
 
 
 def _hue(image: Image.Image, factor: float) -> Image.Image:
-    """The image with its hue turned by a part of the circle; a grey one as it is."""
+    """The image with its hue shifted by a fraction of the circle; a grey image is unchanged."""
     if image.mode == "L":
         return image
     hue, saturation, value = image.convert("HSV").split()
-    turned = np.asarray(hue) + np.uint8(int(factor * 255) % 256)  # which wraps
+    turned = np.asarray(hue) + np.uint8(int(factor * 255) % 256)  # wraps around
     return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert(image.mode)
 
 
@@ -274,7 +274,7 @@ _NAMES = tuple(_OPERATIONS)  # in the order in which their strengths are given
 def _pixels_hash(
     scale: tuple[float, float], ratio: tuple[float, float], flip: bool, jitter: tuple[float, ...]
 ) -> str:
-    """SHA-256 over the first views, 32 pixels a side, of a made-up picture of 64×48; hexadecimal."""
+    """SHA-256 in hexadecimal over the first 32 views, of 32 pixels a side, of a synthetic image of 64×48."""
     space = ResizedCrop(None, _PROBE_SIDE, scale, ratio, flip, jitter)
     y, x, channel = np.ogrid[:48, :64, :3]
     picture = ((7 * y * y + 11 * x * x + 3 * x * y * (channel + 1) + 85 * channel) // 16 % 256).astype(

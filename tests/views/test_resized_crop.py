@@ -459,7 +459,7 @@ def test_another_pillow_that_makes_other_pixels_is_another_space(other, monkeypa
         monkeypatch.setattr(Image, "blend", lambda one, other, alpha: real(one, other, alpha * 1.01))
     try:
         with pytest.raises(
-            CacheError, match=r"torchvision or Pillow makes of other pixels \(views\.pixels_hash"
+            CacheError, match=r"torchvision or Pillow gives other pixels \(views\.pixels_hash"
         ):
             require_same(space_of(24), described, "a.h5")
     finally:
@@ -477,7 +477,7 @@ def test_the_size_of_pictures_does_not_matter_to_the_space():
         view_space("resized_crop", None, **keys).describe()
         == view_space("resized_crop", (8, 9), **keys).describe()
     )
-    with pytest.raises(DataError, match=r"several sizes; views\.size brings them to one"):
+    with pytest.raises(DataError, match=r"the images have several sizes; views\.size brings them to one"):
         view_space("crop_flip", None, pad=4, flip=True)
 
 

@@ -350,7 +350,7 @@ def test_two_views_of_a_draw_in_the_wrong_order_are_found(digits):
             {"kind": "crop_flip", "pad": 1, "flip": False, "image": [8, 1e9]},
             "its image is [8, 1000000000.0], not",
         ),
-        ("view_space", {"kind": "crop_flip", "pad": 1, "flip": False, "image": [8]}, "has not two sides"),
+        ("view_space", {"kind": "crop_flip", "pad": 1, "flip": False, "image": [8]}, "not have two sides"),
         ("view_space", {"kind": "crop_flip", "pad": "x", "flip": False, "image": [8, 8]}, "its pad is"),
     ],
 )

@@ -1,1 +1,1 @@
-"""What brings a batch to the device: views of images, and the teacher's logits for them."""
+"""Feeds bring batches to the device: views of images, and the teacher's logits for them."""

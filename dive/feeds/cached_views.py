@@ -61,7 +61,7 @@ class CachedViews(Dataset[tuple[Any, int, torch.Tensor]]):
         images.require(cache.keys, str(cache.path))
         self._space = _space_of(cache)
         self._hashes = key_hashes(cache.keys)
-        self._epoch = torch.ones(1, dtype=torch.int64).share_memory_()  # which workers see change
+        self._epoch = torch.ones(1, dtype=torch.int64).share_memory_()  # so that workers see it change
 
     def __len__(self) -> int:
         return len(self.cache.keys)
@@ -113,13 +113,13 @@ class CachedViews(Dataset[tuple[Any, int, torch.Tensor]]):
         picture, found = self.images.known_by(cache.keys[row], cache.identity.get("digests", PIXELS))
         if found != cache.digests[row].tobytes():
             raise DataError(
-                f"{cache.keys[row]} is another picture than the teacher of {cache.path} saw; "
+                f"{cache.keys[row]} is not the image that the teacher of {cache.path} was given; "
                 "open the data set that it was exported from, or export again"
             )
         height, width = self._space.shape
         if height == width and self._space.made == "device":
             picture = fit(picture, height)
-        return np.require(picture, requirements=("C", "W"))  # torch warns of others
+        return np.require(picture, requirements=("C", "W"))  # torch warns of read-only arrays
 
 
 def _space_of(cache: LogitCache) -> ViewSpace:

@@ -1,9 +1,9 @@
-"""Views of pictures as batches on a device.
+"""Views of images as batches on a device.
 
-Pictures that are held in memory lie on the device, and a batch of their views is made there, where the view
-space makes its pixels on a device and there is room. In every other case batches are filled by worker
-processes some steps ahead: with views, where the space makes them on the host, else with pictures, of which
-the device makes the views.
+If the images are held in memory, the view space computes its pixels on the device and there is room, the
+images are copied to the device once and views are computed there. Otherwise worker processes fill batches
+some steps ahead: with views if the space computes them on the host, or else with images, from which the
+device computes the views.
 """
 
 import math
@@ -23,18 +23,19 @@ from dive.workers import begin_worker
 from dive.world import this_world
 
 AHEAD = 4  # batches that each worker reads before they are needed
-TOGETHER = 2**26  # bytes of pictures that are prepared at once, beside the place for all
-# What is raised where a worker dies while a batch of it is being taken over.
+TOGETHER = 2**26  # bytes of images that are prepared at once, in addition to the memory for all
+# Raised if a worker dies while one of its batches is being received.
 _CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)
-# What torch's RuntimeError says where one has died; the thread is the one that pins its batches.
+# Texts in torch's RuntimeError if a worker, or the thread that pins its batches, has died.
 _DIED = ("DataLoader worker", "Pin memory thread")
 
 
 class Pictures(Protocol):
-    """Pictures by row; they can be pickled for a worker process.
+    """Images by row; they can be pickled for a worker process.
 
-    shape: (H, W) of each, None where they differ. channels: of each. held: all of them (N, H, W, channels),
-    None where they are not in one array. on_demand: whether each is read from its file when it is needed.
+    shape: (H, W) of each image, None if they differ. channels: of each image. held: all images as one array
+    (N, H, W, channels), None if they are not in one array. on_demand: whether each image is read from its
+    file when it is needed.
     """
 
     @property
@@ -52,19 +53,19 @@ class Pictures(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, row: int) -> np.ndarray:
-        """The picture of a row, (h, w, channels) uint8."""
+        """The image of a row, (h, w, channels) uint8."""
 
     def decoded(self, row: int) -> Picture:
-        """The same picture in the form that it has once it is decoded."""
+        """The same image in the form that decoding gives: an array, or a Pillow image."""
 
 
 class Images:
-    """The pictures of a data set in a view space, for a device: what feeds of its views are made of.
+    """The images of a data set in a view space, from which `feed` makes feeds of views for a device.
 
-    workers: processes that read pictures where they are streamed, 0 for this one; None takes as many as there
-    are cores, but for one, where pictures are read on demand; processes that torchrun started on one machine
-    share those. room: says whether the pictures may lie on the device, `fits` if not given. Resident pictures
-    are brought there once, for every feed.
+    workers: the number of processes that read streamed images; with 0, this process reads them. The default
+    is one less than the number of cores (at least 1) if images are read on demand, otherwise 0; processes
+    that torchrun started on one machine share the cores. room: whether the images may be held on the device;
+    `fits` if not given. Resident images are copied to the device once, for all feeds.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Images:
 
     @property
     def resident(self) -> bool:
-        """Whether the pictures lie on the device."""
+        """Whether the images are on the device."""
         return self._resident is not None
 
     def feed(self, batch_size: int) -> ImageFeed:
@@ -122,7 +123,7 @@ def one_view(space: ViewSpace, picture: Picture, view_id: int) -> np.ndarray:
 
 
 class ResidentImages:
-    """Pictures (N, H, W, channels) uint8 on a device, and their views made there."""
+    """Images (N, H, W, channels) uint8 on a device, where their views are computed."""
 
     waited = None
 
@@ -137,7 +138,7 @@ class ResidentImages:
 
     @staticmethod
     def nbytes(pictures: np.ndarray, space: DeviceSpace, device: torch.device) -> int:
-        """The bytes that pictures take on the device, prepared for their views."""
+        """The bytes that images take on the device, in the form that `prepare` gives."""
         shape, kind = _shape_prepared(pictures, space, device)
         return math.prod(shape) * kind.itemsize
 
@@ -155,16 +156,16 @@ class ResidentImages:
 def _shape_prepared(
     pictures: np.ndarray, space: DeviceSpace, device: torch.device
 ) -> tuple[tuple[int, ...], torch.dtype]:
-    """The shape (N, …) and the type of pictures that a space has prepared."""
+    """The shape (N, …) and the dtype of images after `prepare`."""
     one = space.prepare(torch.zeros(1, *pictures.shape[1:], dtype=torch.uint8, device=device))
     return (len(pictures), *one.shape[1:]), one.dtype
 
 
 class _Filling(Dataset[torch.Tensor | DataError]):
-    """What workers do: a batch's views, or its pictures where the device makes the views of them.
+    """The data set that workers read: the views of a batch, or its images if the device computes the views.
 
-    Where a picture cannot be read they give the error: one that is raised in a worker comes as a traceback.
-    shape: (H, W, channels) of each.
+    If an image cannot be read, the item is the error, since an error raised in a worker arrives as a
+    traceback. shape: (H, W, channels) of each view or image.
     """
 
     def __init__(self, pictures: Pictures, space: ViewSpace, shape: tuple[int, int, int]) -> None:
@@ -187,7 +188,7 @@ class _Filling(Dataset[torch.Tensor | DataError]):
 
 
 class _Plan:
-    """The batches of the running plan, as the sampler of a loader that lives on from plan to plan."""
+    """The batches of the current plan, as the sampler of a loader that is kept for all plans."""
 
     def __init__(self) -> None:
         self.batches: Iterable[Batch] = ()
@@ -197,20 +198,22 @@ class _Plan:
 
 
 def _begin_worker(worker: int) -> None:
-    """End with the process that trains: torch's workers end with the one that forked them.
+    """Make a worker end when the process that trains ends.
 
-    That is the fork server, which in turn lives as long as they do.
+    torch's workers end with the process that forked them. Here that is the fork server, which does not end
+    before its workers.
     """
     begin_worker()
 
 
 class StreamedImages:
-    """Views whose pictures come from worker processes, some batches ahead.
+    """Views whose images are read by worker processes, some batches ahead.
 
-    Workers are forked off a server process of their own, so that they hold none of this one's files.
+    Workers are forked from a fork server, so that they inherit no open files of this process.
 
-    in_place: whether every batch is brought to one place, where a captured step reads it; None is on CUDA
-    alone: where the same processors make the views and copy them, it costs a sixth of the time.
+    in_place: whether every batch is copied into the same buffer, from which a captured step reads it. The
+    default is to do so on CUDA only: on a CPU the cores that compute the views would also copy them, which
+    costs a sixth of the time.
     """
 
     def __init__(
@@ -242,7 +245,7 @@ class StreamedImages:
             prefetch_factor=AHEAD if workers else None,
             multiprocessing_context="forkserver" if workers else None,
             worker_init_fn=_begin_worker,
-            generator=torch.Generator(),  # which it seeds its workers from, instead of the global one
+            generator=torch.Generator(),  # so that workers are not seeded from the global generator
         )
         self._coming: Iterator[torch.Tensor | DataError] = iter(())
 
@@ -252,7 +255,7 @@ class StreamedImages:
         return self._waits.seconds
 
     def begin(self, plan: Iterable[Batch]) -> None:
-        """Start reading the first batches of a plan."""
+        """Start a plan and the reading of its first batches."""
         self._waits.begin()
         self._plan.batches = plan
         self._coming = iter(self._loader)
@@ -260,7 +263,7 @@ class StreamedImages:
     def load(self) -> None:
         """Bring the next batch to the device.
 
-        Raises DataError where a picture cannot be read, or where a worker died.
+        Raises DataError if an image cannot be read, or if a worker died.
         """
         try:
             with self._waits:
@@ -270,20 +273,20 @@ class StreamedImages:
                 raise
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise DataError(
-                f"a process that reads pictures died ({reason}); is there enough memory?"
+                f"a worker process that reads images died ({reason}); is there enough memory?"
             ) from error
         if isinstance(filled, DataError):
             try:
                 raise filled
             finally:
-                del filled  # in a cycle with its own traceback workers would live on until it is collected
+                del filled  # its traceback refers to this frame: the cycle would keep the workers alive
         if self._in_place:
             self._buffer[: len(filled)].copy_(filled, non_blocking=True)
         else:
             self._buffer = filled
 
     def batch(self, rows: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """Views (B, channels, H, W) uint8 of the batch loaded last, in channels-last memory."""
+        """Views (B, channels, H, W) uint8 of the batch loaded last, in channels-last memory format."""
         loaded = self._buffer[: len(rows)]
         if self._space is not None:
             places = torch.arange(len(rows), device=self._device)

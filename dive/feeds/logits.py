@@ -1,9 +1,9 @@
-"""The teacher's logits of a batch: looked up in a cache that lies on the device, or streamed to it.
+"""The teacher's logits of a batch: gathered from a cache on the device, or streamed to it.
 
-A cache that fits lies on the training device (on a CPU it is the memory-mapped file itself) and a
-batch is one gather there. A larger one stays in its file: a thread gathers the rows of the coming
-steps into pinned memory while the device computes. Either way rows travel as they are stored, and a
-batch of them is decoded on the device.
+A cache that fits is held on the training device (on a CPU it is the memory-mapped file itself), and a batch
+is one gather there. A larger cache stays in its file: a thread gathers the rows of the next steps, for CUDA
+into pinned memory, while the device computes. In both cases rows are moved as they are stored, and a batch is
+decoded on the device.
 """
 
 from collections import deque
@@ -22,10 +22,11 @@ AHEAD = 4  # batches gathered before they are needed
 
 
 class CachedLogits:
-    """The logits that a cache holds of some samples, for a device: what feeds of them are made of.
+    """The logits of some samples in a cache, from which `feed` makes feeds of logits for a device.
 
-    cache: every block that is read is checked. rows: (N,) the cache's row of each sample. room: says whether
-    the cache may lie on the device, `fits` if not given. One that may is brought there once, for every feed.
+    cache: the CRC of every block that is read is verified. rows: (N,) the cache's row of each sample. room:
+    whether the cache may be held on the device; `fits` if not given. If so, it is copied there once, for all
+    feeds.
     """
 
     def __init__(
@@ -38,13 +39,13 @@ class CachedLogits:
 
     @property
     def resident(self) -> bool:
-        """Whether the rows lie on the device."""
+        """Whether the rows are on the device."""
         return self._resident is not None
 
     def told(self, batch_size: int) -> str:
-        """Where the rows lie and how much of them a step moves, for a person."""
+        """A message that says where the rows are and how many bytes of them a step moves."""
         row = self._cache.codec.row.itemsize
-        where = "lies on the device" if self.resident else "is streamed from its file"
+        where = "is on the device" if self.resident else "is streamed from its file"
         return (
             f"{self._cache.path} ({self._cache.store}, {row} bytes a view) {where}; "
             f"a step moves {readable_size(row * min(batch_size, len(self._rows)))} of it"
@@ -61,8 +62,8 @@ class CachedLogits:
 class ResidentLogits:
     """A cache on the device.
 
-    rows: (N'·V, words) as `Codec.words` has them. views: V. place: (N,) the cache's place of each sample.
-    decode: rows (B, words) to logits (B, C) float32.
+    rows: (N'·V, words) as `Codec.words` returns them, for the N' samples of the cache. views: V. place: (N,)
+    the cache's row of each sample. decode: decodes rows (B, words) to logits (B, C) float32.
     """
 
     rows: torch.Tensor
@@ -72,7 +73,7 @@ class ResidentLogits:
 
     @classmethod
     def of(cls, cache: LogitCache, place: np.ndarray, device: torch.device) -> "ResidentLogits":
-        """A cache brought to a device, every block checked; on a CPU it is the mapped file itself."""
+        """A cache on a device, after the CRC of every block is verified; on a CPU, the mapped file itself."""
         rows = torch.from_numpy(cache.codec.words(cache.encoded_whole())).to(device)
         here = torch.from_numpy(place).to(device)
         return cls(rows, cache.shape[1], here, cache.codec.on_device(device))
@@ -89,7 +90,7 @@ class ResidentLogits:
 
 
 class StreamedLogits:
-    """A cache in its file. place: (N,) the cache row of each sample."""
+    """A cache in its file. place: (N,) the cache's row of each sample."""
 
     def __init__(self, cache: LogitCache, place: np.ndarray, batch_size: int, device: torch.device) -> None:
         self._cache, self._place = cache, place
@@ -106,15 +107,15 @@ class StreamedLogits:
         self._coming: Iterator[Batch] = iter(())
 
     def begin(self, plan: Iterable[Batch]) -> None:
-        """Start gathering for a plan."""
-        while self._pending:  # of a plan that was not gone through
+        """Start a plan and the gathering of its first batches."""
+        while self._pending:  # batches of an earlier plan that is not finished
             self._free.append((self._pending.popleft().result()[0], None))
         self._coming = iter(plan)
         while self._free and self._gather_next():
             pass
 
     def _gather_next(self) -> bool:
-        """Gather the plan's next batch; whether there is one."""
+        """Start gathering the next batch of the plan; returns whether there is one."""
         batch = next(self._coming, None)
         if batch is not None:
             self._pending.append(self._pool.submit(self._gather, batch, *self._free.popleft()))
@@ -124,22 +125,25 @@ class StreamedLogits:
         self, batch: Batch, slot: torch.Tensor, copied: torch.cuda.Event | None
     ) -> tuple[torch.Tensor, int]:
         if copied is not None:
-            copied.synchronize()  # the device may still be copying out of this slot
+            copied.synchronize()  # the device may still be copying from this slot
         count = len(batch)
         self._cache.encoded(self._place[batch.rows], batch.columns, out=slot.numpy()[:count])
         return slot, count
 
     def load(self) -> None:
-        """Bring the next batch to the device, in the order of its current stream; raises CacheError."""
+        """Bring the next batch to the device, in the order of its current stream.
+
+        Raises CacheError if a block is corrupt.
+        """
         slot, count = self._pending.popleft().result()
         self._buffer[:count].copy_(slot[:count], non_blocking=True)
         copied = None
         if self._cuda:
-            copied = torch.cuda.Event(blocking=True)  # the pool's thread sleeps on it
+            copied = torch.cuda.Event(blocking=True)  # blocking: the pool's thread sleeps while it waits
             copied.record()
         self._free.append((slot, copied))
         self._gather_next()
 
     def batch(self, rows: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C) of the batch loaded last; which samples it is of was said in `begin`."""
+        """Logits (B, C) of the batch loaded last; its samples are those of the plan, not the arguments."""
         return self._decode(self._buffer[: len(rows)])

@@ -1,4 +1,4 @@
-"""How long a device waits for the next batch, which tells whether more workers would make training faster."""
+"""How long a device waits for the next batch, which shows whether more workers would make training faster."""
 
 import time
 from collections import deque
@@ -6,11 +6,11 @@ from typing import Protocol
 
 import torch
 
-PENDING = 4  # batches that the host may be ahead of a CUDA device, each in pinned memory
+PENDING = 4  # the number of batches, each in pinned memory, by which the host may be ahead of a CUDA device
 
 
 class Waits(Protocol):
-    """A context around each wait of the host for a batch; `seconds` is how long the device waited in them."""
+    """A context around each wait of the host for a batch; `seconds` is how long the device waited in all."""
 
     @property
     def seconds(self) -> float: ...
@@ -29,7 +29,7 @@ def waits_of(device: torch.device) -> Waits:
 
 
 class HostWaits:
-    """The waits of the processor, which computes nothing meanwhile."""
+    """The waits of a CPU: the time of the host, since nothing is computed meanwhile."""
 
     def __init__(self) -> None:
         self._seconds, self._start = 0.0, 0.0
@@ -51,10 +51,11 @@ class HostWaits:
 
 
 class DeviceWaits:
-    """The waits of a CUDA device: from the end of what was enqueued until the host enqueues more.
+    """The waits of a CUDA device: from the end of the enqueued work until the host enqueues more.
 
-    While the host waits the device is still busy with the steps before, so the host's time tells nothing. The
-    time between two events, recorded on the current stream before and after, is that in which it had no work.
+    While the host waits, the device is still busy with earlier steps, so the time of the host is not that of
+    the device. Two events are recorded on the current stream, before and after a wait of the host. The time
+    between them is the time in which the device had no work.
     """
 
     def __init__(self) -> None:
@@ -63,7 +64,7 @@ class DeviceWaits:
 
     @property
     def seconds(self) -> float:
-        """The sum since `begin`; waits for the device until it has come to the last batch."""
+        """The sum since `begin`; waits until the device has reached the last batch."""
         while self._pending:
             self._settle()
         return self._seconds
@@ -83,7 +84,7 @@ class DeviceWaits:
             self._settle()
 
     def _settle(self) -> None:
-        """Add the first of the pending waits, when the device is past it."""
+        """Add the first pending wait to the sum; blocks until the device is past it."""
         before, after = self._pending.popleft()
         after.synchronize()
         self._seconds += before.elapsed_time(after) / 1000

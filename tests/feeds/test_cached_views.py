@@ -137,7 +137,7 @@ def test_a_picture_of_other_pixels_is_an_error(views: dive.CachedViews) -> None:
             return super().__getitem__(key) ^ 1
 
     changed = dive.CachedViews(views.cache, Changed(*IMAGES))
-    with pytest.raises(DataError, match="is another picture than the teacher"):
+    with pytest.raises(DataError, match="is not the image that the teacher"):
         changed[0]
 
 
@@ -185,5 +185,5 @@ def test_a_photograph_is_known_by_its_file(tmp_path: Path, monkeypatch: pytest.M
     assert views.cache.identity["digests"] == "files" and views[0][0].shape == (3, 24, 24)
     path = Path("pictures/train") / views.cache.keys[0]
     path.write_bytes(path.read_bytes() + b" ")  # the same pixels in another file
-    with pytest.raises(DataError, match="is another picture than the teacher"):
+    with pytest.raises(DataError, match="is not the image that the teacher"):
         views[0]

@@ -180,7 +180,7 @@ def test_a_picture_that_cannot_be_read_is_named_in_one_line_and_the_next_plan_is
 def test_a_worker_that_dies_is_an_error_in_one_line():
     feed = StreamedImages(OnDemand(list(PIXELS), (SIDE, SIDE), deadly=7), HOST, 5, CPU, workers=2)
     told = complaint(gone_through(feed, plan_of(8)))
-    assert re.fullmatch(r"a process that reads pictures died \(.*\); is there enough memory\?", told)
+    assert re.fullmatch(r"a worker process that reads images died \(.*\); is there enough memory\?", told)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_worker_that_dies_while_its_batch_is_taken_over_is_an_error_in_one_lin
 
     feed._coming = coming()
     with pytest.raises(
-        DataError, match=r"^a process that reads pictures died \(.+\); is there enough memory\?$"
+        DataError, match=r"^a worker process that reads images died \(.+\); is there enough memory\?$"
     ):
         feed.load()
 

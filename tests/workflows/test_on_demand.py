@@ -207,7 +207,7 @@ def kill_worker(session: int) -> None:
         (remove, "pictures: train/ant/000.jpg cannot be read: No such file or directory"),
         (replace, "pictures: train/ant/000.jpg has changed since it was indexed; put the file back, .*"),
         (truncate, "pictures: train/ant/000.jpg has changed since it was indexed; put the file back, .*"),
-        (kill_worker, r"a process that reads pictures died \(.*\); is there enough memory\?"),
+        (kill_worker, r"a worker process that reads images died \(.*\); is there enough memory\?"),
     ],
 )
 def test_what_stops_training_by_two_workers_is_one_line_and_the_run_is_resumed(
@@ -238,7 +238,7 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line(monkeypatch: pytest.Mo
         worker.join()
 
     during(4, monkeypatch, kill)
-    assert "a process that reads pictures died" in complaint("--workers", 1)
+    assert "a worker process that reads images died" in complaint("--workers", 1)
 
 
 def test_a_file_that_is_no_picture_stops_the_run_before_it_begins() -> None:

@@ -321,7 +321,7 @@ def test_pictures_of_a_folder_need_data_and_must_be_those_the_teacher_saw(cifar_
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), pixels)
     for path in cifar_forms.folder.rglob("train/*/*.png"):
         Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
-    with pytest.raises(DiveError, match="another picture than the teacher"):
+    with pytest.raises(DiveError, match="is not the image that the teacher"):
         dive.write_report(["c.h5"], "other.html", dive.ReportOptions(data=str(cifar_forms.folder)))
 
 

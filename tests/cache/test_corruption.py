@@ -444,7 +444,7 @@ def test_documents_of_another_shape_are_refused_or_shown(attribute, document):
 
 
 def test_forty_caches_that_say_something_odd_of_themselves_are_refused_or_read_as_they_are(digits):
-    """What a command does not need to know may be anything; what it needs is checked before it is used."""
+    """Values that a command does not use may be anything; those that it uses are checked first."""
     whole = digits.cache.read_bytes()
     with h5py.File(digits.cache) as file:
         said = {name: json.loads(file.attrs[name]) for name in ("identity", "facts")}

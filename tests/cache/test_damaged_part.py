@@ -124,7 +124,7 @@ def table_entry(name: str) -> Damage:
 
 
 def whole_table(name: str) -> Damage:
-    """A table upside down, by h5py; rows in another order would be of other samples."""
+    """A table in reversed order, by h5py; its rows would belong to other samples."""
 
     def damage(part: Path, _: random.Random) -> None:
         def change(file: h5py.File) -> None:
@@ -157,7 +157,7 @@ def attribute(name: str, how: str) -> Damage:
 
 
 def saved_by_h5py(part: Path, generator: random.Random) -> None:
-    """What another program makes of it that opens it for writing: the record behind the cache is gone."""
+    """The part after another program opened it for writing: the record after the cache is gone."""
     with h5py.File(part, "r+") as file:
         file.attrs[f"note {generator.randrange(9)}"] = "checked"
 
@@ -194,7 +194,7 @@ def longer(part: Path, generator: random.Random) -> None:
 
 
 def replaced(name: str, **how: object) -> Damage:
-    """A table laid out otherwise (chunked, filtered, external), as a forger would, the record kept."""
+    """A table in another layout (chunked, filtered, external), as a forger writes it; keeps the record."""
 
     def damage(part: Path, _: random.Random) -> None:
         def change(file: h5py.File) -> None:
@@ -271,7 +271,7 @@ def test_of_sixty_damages_to_a_part_none_reaches_the_finished_cache(stopped):
         found[kind, "refused" if refusal else "equal"] += 1
         PART.unlink(missing_ok=True)
     assert Counter(kind for kind, _ in DAMAGES) == {"tables": 20, "attributes": 20, "structure": 20}
-    # All that a damage leaves the record of is mended, and the rest is refused.
+    # What is damaged outside the record is repaired; a damaged record is refused.
     assert (found["tables", "equal"], found["attributes", "equal"]) == (20, 18), found
     assert found["structure", "equal"] >= 8 and found["structure", "refused"] >= 5, found
 
@@ -317,7 +317,7 @@ def test_a_resumed_part_keeps_the_facts_and_the_producer_of_the_export_that_bega
 
 @pytest.mark.parametrize("change", ["views", "labels", "digests", "keys", "head"])
 def test_a_part_that_was_begun_with_other_tables_is_refused_and_not_rewritten(stopped, change):
-    """Its record is right and its identity is the same: its rows are of those other tables."""
+    """The record is valid and the identity is the same, but the rows belong to other tables."""
     content = stopped.content
     other = {
         "views": {"views": content.views[:, ::-1].copy()},
@@ -353,7 +353,7 @@ def test_a_forged_record_is_refused_or_has_no_effect(stopped, place, value):
 
 
 def external(part: Path) -> None:
-    """Logits that lie in another file."""
+    """Logits in another file (external storage)."""
 
     def change(file: h5py.File) -> None:
         table = table_called(file, "rows")
@@ -425,7 +425,7 @@ def test_hdf5_never_opens_an_unfinished_export(stopped):
 
 
 def in_the_way(kind: str, place: Path) -> None:
-    """Something at `place` that is not a file of its own."""
+    """Something at `place` that is not a regular file."""
     if kind == "FIFO":
         os.mkfifo(place)
     elif kind == "folder":
@@ -552,7 +552,7 @@ def test_a_part_of_the_same_weights_but_another_teachers_facts_is_refused(digits
 
 
 def test_a_part_that_was_sealed_and_then_damaged_is_refused_or_ends_in_the_same_bytes(stopped):
-    """Between cutting the record off and the move to its place an export has a seal alone."""
+    """After the record is removed and before the file is moved, an export has only a seal."""
     whole = stopped.whole
     generator = random.Random(5)
     PART.write_bytes(whole)

@@ -21,7 +21,7 @@ rows_of_numbers = WIDTHS.flatmap(lambda width: arrays.arrays(np.float32, (3, wid
 
 
 def codec_of(store: str, width: int, head: Head | None = None) -> Codec:
-    """A codec for values of so many numbers; features have a head of four classes."""
+    """A codec for rows of `width` numbers; for features, the head has four classes."""
     if not ENCODINGS[store].of_features:
         return Codec(ENCODINGS[store], width)
     weight = np.random.default_rng(0).standard_normal((4, width)).astype(np.float32)
@@ -29,7 +29,7 @@ def codec_of(store: str, width: int, head: Head | None = None) -> Codec:
 
 
 def allowed(store: str, values: np.ndarray) -> np.ndarray:
-    """How far each value (…, width) may lie from what was stored, in float64, by what the format says."""
+    """The largest error of each value (…, width) in float64, according to the specification of the format."""
     if store == "float32":
         return np.zeros_like(values, np.float64)
     if "int8" not in store:
@@ -72,7 +72,7 @@ def test_the_rounding_that_a_codec_states_holds_for_every_logit(store, values):
 @pytest.mark.parametrize("store", caches.STORES)
 @given(rows_of_numbers)
 def test_torch_decodes_what_numpy_decodes(store, values):
-    """Bit for bit, from rows that start anywhere; but for what the order of a sum in float64 can decide."""
+    """Bit for bit, from rows at any offset, except where the order of a sum in float64 matters."""
     codec = codec_of(store, values.shape[1])
     stored = codec.encode(values)
     words = codec.words(stored)

@@ -67,7 +67,7 @@ def test_plain_h5py_reads_back_everything_that_was_written(dtype):
 
 
 def map_of(rows: np.ndarray) -> object:
-    """What lies below an array that is a view of a view."""
+    """The object that owns the memory of an array, which may be a view of a view."""
     below = rows
     while isinstance(below, np.ndarray):
         below = below.base

@@ -209,7 +209,7 @@ def test_a_cache_of_a_later_version_is_refused_too():
 
 
 def as_version_3(file: h5py.File) -> None:
-    """A cache as dive wrote it before it knew encodings: the type of the logits says which they are."""
+    """A cache as dive wrote it before it had encodings: the dtype of the logits is the encoding."""
     said = json.loads(file.attrs["identity"])
     said["dtype"] = said.pop("store")
     file.attrs["identity"] = json.dumps(said)
@@ -240,7 +240,7 @@ def test_an_encoding_that_version_3_did_not_know_is_not_read_under_its_number(st
 
 
 def other_cache(path: Path) -> bytes:
-    """Another cache in the place of one that is there."""
+    """Replace an existing cache with another one; returns its bytes."""
     caches.write_cache(Path("other.h5"), caches.random_logits(5, 2, 3, seed=9))
     Path("other.h5").replace(path)
     return path.read_bytes()
@@ -248,7 +248,7 @@ def other_cache(path: Path) -> bytes:
 
 @pytest.mark.slow
 def test_a_file_larger_than_memory_is_mapped():
-    """With room set aside for copies the system would refuse it."""
+    """With memory reserved for copies, the system would refuse the mapping."""
     size = 4 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with open(PATH, "wb") as file:
         file.truncate(size)

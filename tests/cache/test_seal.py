@@ -68,7 +68,7 @@ def test_a_cache_of_many_blocks_gets_a_larger_user_block(monkeypatch):
 
 
 def test_a_seal_that_is_right_is_not_written_again(sealed):
-    """A kill while it is written would leave a file without record and seal."""
+    """Otherwise a kill while the seal is written would leave a file without a record and a seal."""
     content, _ = sealed
     offset, size, length, block_bytes = struct.unpack_from("<QQQQ", content, 48)
     crcs = np.frombuffer(content, dtype="<u4", count=4, offset=80)

@@ -157,7 +157,7 @@ def test_a_merge_that_was_stopped_goes_on(case, monkeypatch):
 
 @of_logits
 def test_nobody_plans_while_the_finished_cache_goes_to_its_place(case, monkeypatch):
-    """A late shard would not see the cache yet, and nothing of the export any more."""
+    """Otherwise a process that starts late would find neither the cache nor the plan."""
     case.write(Share(1, 1))
     real, published = files.publish, []
 
@@ -285,7 +285,7 @@ def test_a_forged_record_of_a_shard_is_refused_in_one_line(case, place, value):
 
 @of_logits
 def test_a_shard_of_a_later_version_is_named_and_left_alone(case):
-    """A later dive may have worked at it for a night; only --force removes it."""
+    """A later version of dive may have worked on it for a night; only --force removes it."""
     file = case.write(Share(1, 2), finish=False)
     content = bytearray(file.read_bytes())
     content[-12:-8] = struct.pack("<I", 2)

@@ -87,7 +87,7 @@ def test_the_column_is_that_of_a_student_trained_by_dive(views: dive.CachedViews
 
 
 def columns_seen(loader: DataLoader) -> list[float]:
-    """What tells one epoch's views from another's: the sum of each batch's pixels."""
+    """The sum of the pixels of each batch, which differs between epochs."""
     return [pictures.float().sum().item() for pictures, _, _ in loader]
 
 

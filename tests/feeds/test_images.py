@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 wo
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_workers() -> None:
-    """The server that workers are forked off has imported torch, unless it runs already."""
+    """The fork server imports torch when it starts, unless it runs already."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(chain.PRELOADED)
 
 
@@ -75,7 +75,7 @@ def gone_through(feed: Feed, plan: list[Batch]) -> Iterator[np.ndarray]:
 
 
 def complaint(batches: Iterator[np.ndarray]) -> str:
-    """What going through the batches ends with; the error itself is not kept, and so no worker either."""
+    """The message of the error that ends the batches; keeping the error would keep its workers."""
     try:
         for _ in batches:
             pass

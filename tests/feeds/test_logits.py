@@ -103,7 +103,7 @@ def test_a_resident_cache_is_brought_to_the_device_once_for_every_feed(cache):
 
 
 def test_a_plan_is_taken_as_it_is_needed(cache):
-    """Not all at once: a plan of many epochs would fill the memory."""
+    """A plan of many epochs would fill the memory if all batches were gathered at once."""
     taken = []
 
     def noting(plan: list[Batch]) -> Iterable[Batch]:

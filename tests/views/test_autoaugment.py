@@ -342,7 +342,7 @@ def turn_further(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def draw_other_policies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its policy draws one operation a little more often."""
+    """A release whose policy draws one operation a little more often."""
     policies = AutoAugment._get_policies
 
     def changed(self: AutoAugment, policy: AutoAugmentPolicy) -> list:
@@ -353,7 +353,7 @@ def draw_other_policies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def round_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its rotation takes other pixels, from the same policy and magnitudes."""
+    """A release whose rotation selects other pixels, with the same policy and magnitudes."""
     monkeypatch.setitem(
         autoaugment._GEOMETRIC, "Rotate", lambda image, m: transforms.rotate(image, m, center=[0, 0])
     )
@@ -377,7 +377,7 @@ class Insects:
 
     @property
     def sampling(self) -> tuple[object, ...]:
-        """What asks the teacher again of 300 stored views."""
+        """The command that verifies 300 stored views with the teacher."""
         teacher = Path("checkpoints/insects/teacher.pt")
         return ("verify", "cache/insects.h5", "--sample", 300, "--teacher", teacher, "--json", "--quiet")
 
@@ -403,7 +403,9 @@ def test_a_cache_made_with_another_torchvisions_tables_is_refused_by_student_ver
     differs = r"tables_hash: [0-9a-f]{12}, now [0-9a-f]{12}\)"
     for words in (insects.sampling, ("student", *insects.told, "--out", "refused.pt")):
         complaint = chain.dive(*words).complaint
-        assert re.search(rf"insects\.h5 holds views for which .* other pixels \(views\.{differs}", complaint)
+        assert re.search(
+            rf"insects\.h5 holds views for which .* gives other pixels \(views\.{differs}", complaint
+        )
     complaint = chain.dive("export-logits", *insects.told, "--out", "stopped.h5").complaint
     assert re.search(rf"stopped\.h5\.part .* \(view_space\.{differs}", complaint)
 

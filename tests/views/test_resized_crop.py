@@ -206,7 +206,7 @@ def test_the_crop_is_never_empty_nor_reaches_outside(shape, scale, ratio):
 
 @pytest.mark.parametrize("shape", [(10, 1000), (1000, 10), (100, 170), (3, 30)])
 def test_where_no_try_fits_the_crop_is_torchvisions_centre(shape):
-    """Crops of the whole area and these ratios lie within no picture of these shapes."""
+    """No crop of the whole area with these ratios is within an image of these shapes."""
     height, width = shape
     image = Image.new("L", (width, height))
     expected = transforms.RandomResizedCrop.get_params(image, [1.0, 1.0], [1.0, 1.1])
@@ -261,7 +261,7 @@ def test_crops_have_the_distribution_of_torchvisions(shape, scale, ratio):
 
 @pytest.mark.parametrize("shape", [(7, 9), (12, 5)])
 def test_crops_of_tiny_pictures_have_the_sizes_of_torchvisions(shape):
-    """Where a side has a few pixels its rounding shows."""
+    """If a side has only a few pixels, the rounding of it is visible."""
     image = Image.new("L", shape[::-1])
     with torch_seeded(8):
         theirs = [
@@ -326,7 +326,7 @@ def quantities(space: ResizedCrop, ids: list[int]) -> np.ndarray:
 
 
 def independent(one: np.ndarray, other: np.ndarray) -> float:
-    """How probable a table of two quantities in quarters is where they are independent."""
+    """The probability of a table of two quantities, each in quarters, if they are independent."""
     table = np.zeros((4, 4))
     np.add.at(table, ((one * 4).astype(int), (other * 4).astype(int)), 1)
     table = table[table.any(axis=1)][:, table.any(axis=0)]
@@ -335,7 +335,7 @@ def independent(one: np.ndarray, other: np.ndarray) -> float:
 
 @pytest.mark.parametrize("step", [1, 2, 2**20, 2**32, 2**61])
 def test_views_of_ids_near_and_far_are_independent(step):
-    """Every quantity of a view against every one of the view whose id is a step away."""
+    """Every quantity of a view against every quantity of the view whose id differs by a step."""
     space = space_of(jitter=(0.4, 0.4, 0.4, 0.1))
     ids = [2 * i + 1 for i in range(4000)]
     ones, others = quantities(space, ids), quantities(space, [i + step for i in ids])
@@ -344,7 +344,7 @@ def test_views_of_ids_near_and_far_are_independent(step):
 
 
 def test_what_is_drawn_for_one_view_is_independent():
-    """But for the area and the place, and the ratio and the place, which the picture's sides bind."""
+    """Except area and place, and ratio and place, which are bounded together by the size of the image."""
     drawn = quantities(space_of(scale=(0.05, 0.3), jitter=(0.4, 0.4, 0.4, 0.1)), ids_of(6, 4000))
     values = [independent(a, b) for a, b in itertools.combinations(drawn.T, 2)]
     assert min(values) > 1e-3 / len(values)

@@ -160,7 +160,7 @@ def test_another_description_is_refused_by_what_differs():
         require_same(space, CropFlip((32, 32), 3, True).describe(), "a.h5")
     older = space.describe() | {"version": 0}
     with pytest.raises(
-        CacheError, match=r"this version of dive, torchvision or Pillow makes .* \(views\.version: 0, now 1\)"
+        CacheError, match=r"this version of dive, torchvision or Pillow gives .* \(views\.version: 0, now 1\)"
     ):
         require_same(space, older, "a.h5")
     del older["version"]

@@ -21,7 +21,7 @@ MOST = float(np.finfo(np.float16).max)
 class Int8(Numbers):
     """Numbers as int8 with a float16 scale. offset: whether there is a float16 offset too.
 
-    An offset is worth its two bytes if the numbers of a row are not centred on 0.
+    An offset is worth its two bytes if the numbers of a row lie on both sides of a value other than 0.
     """
 
     def __init__(self, offset: bool) -> None:

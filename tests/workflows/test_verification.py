@@ -308,7 +308,7 @@ def test_one_wrong_view_id_under_a_right_seal_is_found_by_its_key(digits, name):
     wrong = next(view for view in range(9) if view not in stored or len(stored) == 9 and view != stored[-1])
     caches.resealed(PATH, changed_view(57, column, wrong))
     complaint = chain.dive("verify", PATH, "--quiet").complaint
-    assert f"{key!r}, column {column}, the id {wrong}, where" in complaint
+    assert f"{key!r} has in column {column} the id {wrong}, but" in complaint
     assert re.search(rf"(draws|has) {stored[column]};", complaint)
 
 
@@ -391,7 +391,7 @@ def test_wrong_view_ids_of_an_unbounded_space_are_found():
     chain.succeed("verify", PATH)
     caches.resealed(PATH, changed_view(29, 4, drawn[29][4] + 1))
     complaint = chain.dive("verify", PATH).complaint
-    assert f"'a/29.png', column 4, the id {drawn[29][4] + 1}" in complaint
+    assert f"'a/29.png' has in column 4 the id {drawn[29][4] + 1}" in complaint
     assert f"of seed 7 draws {drawn[29][4]};" in complaint
 
 
@@ -403,4 +403,4 @@ def test_a_large_cache_is_compared_in_pieces(monkeypatch):
     caches.write_cache(PATH, caches.random_logits(7, 9, 3), identity=identity, clean_id=4)
     chain.succeed("verify", PATH)
     caches.resealed(PATH, changed_view(6, 8, 1))
-    assert "'class 0/image 6.png', column 8, the id 1, where" in chain.dive("verify", PATH).complaint
+    assert "'class 0/image 6.png' has in column 8 the id 1, but" in chain.dive("verify", PATH).complaint

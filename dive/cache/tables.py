@@ -60,8 +60,8 @@ def read_tables(path: Path, file: h5py.File, seal: Seal, length: int) -> Tables:
     form, version = file.attrs["format"], file.attrs["version"]
     if form == FORMAT and version not in (_PLAIN, VERSION):
         raise CacheError(
-            f"{path} is of another version of dive ({FORMAT} {version}; this one reads 3 and {VERSION}); "
-            f"make it again with its recipe and data: dive export-logits --out {path} --force"
+            f"{path} is of another version of dive ({FORMAT} {version}; this one reads {_PLAIN} and "
+            f"{VERSION}); make it again with its recipe and data: dive export-logits --out {path} --force"
         )
     if form != FORMAT or not file.attrs["complete"]:
         raise CacheError(

@@ -15,7 +15,7 @@ from PIL import Image
 from dive.errors import CacheError
 from dive.recipe.documents import differences
 
-SEVERAL_SIZES = "the images have several sizes; views.size brings them to one"
+SEVERAL_SIZES = "the images differ in size; give them one size with views.size"
 UNBOUNDED = 2**62  # upper limit of the ids drawn from an unbounded space
 
 # An image on the host: pixels (h, w, channels) uint8, or a Pillow image of mode L or RGB with those pixels.

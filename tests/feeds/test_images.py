@@ -147,7 +147,7 @@ def test_a_host_space_takes_pictures_of_several_sizes(workers):
 
 
 def test_a_device_space_refuses_pictures_of_several_sizes():
-    with pytest.raises(DataError, match=r"the images have several sizes; views\.size brings them to one"):
+    with pytest.raises(DataError, match=r"the images differ in size; give them one size with views\.size"):
         Images(OnDemand(SEVERAL, None), DEVICE, CPU).feed(5)
 
 

@@ -477,7 +477,7 @@ def test_the_size_of_pictures_does_not_matter_to_the_space():
         view_space("resized_crop", None, **keys).describe()
         == view_space("resized_crop", (8, 9), **keys).describe()
     )
-    with pytest.raises(DataError, match=r"the images have several sizes; views\.size brings them to one"):
+    with pytest.raises(DataError, match=r"the images differ in size; give them one size with views\.size"):
         view_space("crop_flip", None, pad=4, flip=True)
 
 

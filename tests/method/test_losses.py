@@ -334,6 +334,21 @@ def test_logits_of_low_precision_are_computed_with_in_float32(dtype):
     )
 
 
+@pytest.mark.parametrize("tau", [3.0, EXACT_FROM])
+def test_every_loss_is_of_float32_also_where_logits_are_of_float64_or_tau_is_large(tau):
+    student, labels, teacher, log_counts = (t.detach() for t in Batch().tensors())
+    settings = {"tau": tau, "power": 0.5, "student_tau": 3.0, "weight": 0.5}
+    for of_logits in (
+        lambda s, z: losses.cross_entropy(s, labels),
+        lambda s, z: losses.balanced_softmax(s, labels, log_counts),
+        lambda s, z: losses.virtual_example_log_target(z, tau, 0.5),
+        lambda s, z: losses.dive(s, labels, z, log_counts, **settings),
+    ):
+        expected = of_logits(student, teacher)
+        assert expected.dtype == torch.float32
+        torch.testing.assert_close(of_logits(student.double(), teacher.double()), expected, rtol=0, atol=0)
+
+
 def test_sure_logits_leave_loss_and_gradient_finite():
     batch = Batch(spread=1.0)
     batch.student, batch.teacher = batch.student * 1e4, -batch.teacher * 1e4

@@ -191,6 +191,7 @@ def test_an_objective_moves_and_is_copied_as_modules_are_and_adds_nothing_to_a_s
     expected = objective(student, labels, teacher)
     assert torch.equal(copy.deepcopy(objective)(student, labels, teacher), expected)
     assert objective.state_dict() == {} and list(objective.parameters()) == []
+    assert BalancedSoftmaxLoss(batch.counts).state_dict() == {}
     assert objective.to("meta").log_counts.device.type == "meta"
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dive.randomness import (
+    NETWORK,
     ORDER,
     STORED_VIEWS,
     VIEW,
@@ -16,6 +17,7 @@ from dive.randomness import (
     epoch_order,
     hash64,
     key_hashes,
+    network_seed,
     stored_choice,
 )
 
@@ -167,7 +169,38 @@ def test_the_choice_of_a_view_is_not_tied_to_the_order():
 
 
 def test_no_two_purposes_share_a_stream():
-    assert len({ORDER, VIEW, STORED_VIEWS}) == 3
+    assert len({ORDER, VIEW, STORED_VIEWS, NETWORK}) == 4
+
+
+def mixed(*question: int) -> int:
+    """The hash of several words, by plain SplitMix64."""
+    state = 0
+    for word in question:
+        state = splitmix64(state ^ word)
+    return state
+
+
+@given(seeds, st.integers(1, 10_000), st.integers(0, 10_000), st.integers(1, 60))
+def test_every_choice_is_the_hash_of_the_seed_its_purpose_the_epoch_and_the_sample(seed, epoch, step, size):
+    """The purposes as numbers: with others, resumed runs and stored views would be other ones."""
+    hashes = uniform_hashes(12)
+    words = hashes.tolist()
+    by_order = sorted(range(12), key=lambda i: mixed(seed, 1, epoch, words[i]))
+    assert epoch_order(seed, epoch, hashes).tolist() == by_order
+    chosen = [mixed(seed, 2, epoch, word) % size for word in words]
+    assert epoch_choice(seed, epoch, hashes, size).tolist() == chosen
+    k = min(size, 5)
+    finite = [sorted(sorted(range(size), key=lambda i: mixed(seed, 3, word, i))[:k]) for word in words]
+    assert stored_choice(seed, hashes, size, k).tolist() == finite
+    unbounded = [sorted(mixed(seed, 3, word, i) >> 2 for i in range(k)) for word in words]
+    assert stored_choice(seed, hashes, None, k).tolist() == unbounded
+    assert network_seed(seed, epoch, step) == mixed(seed, 4, epoch, step) >> 1
+    assert network_seed(seed, epoch, step, 3) == mixed(seed, 4, epoch, step, 3) >> 1
+
+
+def test_every_process_draws_within_a_network_from_a_seed_of_its_own_and_the_first_as_if_alone():
+    drawn = [network_seed(7, 2, 5, rank) for rank in range(8)]
+    assert len(set(drawn)) == 8 and drawn[0] == network_seed(7, 2, 5)
 
 
 @given(seeds, st.integers(1, 30), st.data())

@@ -202,9 +202,11 @@ def test_an_imbalance_that_empties_a_class_is_refused_by_name():
         draw(split_of(counts), names_of(counts), 10, 0)
 
 
-def test_a_class_without_any_image_is_refused_by_name():
-    with pytest.raises(DataError, match="class c1 would have no training image"):
-        draw(split_of([9, 0, 9]), names_of([9, 0, 9]), 2, 0)
+@pytest.mark.parametrize("imbalance", [None, 2])
+@pytest.mark.parametrize(("counts", "name"), [([9, 0, 9], "c1"), ([9, 9, 0], "c2")])
+def test_a_class_without_any_image_is_refused_by_name(counts, name, imbalance):
+    with pytest.raises(DataError, match=f"class {name} would have no training image"):
+        draw(split_of(counts), names_of(counts), imbalance, 0)
 
 
 def small_source(read: list[int]) -> Source:

@@ -19,6 +19,15 @@ def test_a_balanced_teacher_of_a_large_class_is_above_chance_though_naming_that_
     assert not found.tells_nothing
 
 
+@pytest.mark.parametrize(("images", "right"), [(100, 65), (400, 230), (2500, 1325)])
+def test_of_a_chance_of_one_half_three_standard_errors_more_tell_nothing_yet(images, right):
+    """1/2 + 3·√(1/4 / images) is the bound, here `right` of the images."""
+    counts = np.array([images // 2, images // 2])
+    found = [Agreement.of(counts, counts, count, images) for count in (right - 1, right + 1)]
+    assert [one.chance for one in found] == [0.5, 0.5]
+    assert [one.tells_nothing for one in found] == [True, False]
+
+
 def test_classes_changed_over_and_one_class_named_always_tell_nothing():
     assert agreement([[70, 380], [45, 5]]).tells_nothing
     assert agreement([[450, 0], [50, 0]]).tells_nothing

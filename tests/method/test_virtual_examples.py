@@ -398,6 +398,8 @@ def test_a_sample_is_estimated_from_as_simple_random_sampling_says(monkeypatch, 
         entropy = math.log(4) + (t * np.log(t)).sum(axis=2).mean(axis=1)
         assert distribution.information == pytest.approx(entropy.mean(), rel=1e-4)
         finite = math.sqrt((1 - 50 / 180) / 50)
+        lead = of_images[:, 3] - of_images[:, 0]  # of few over many
+        assert distribution.difference_error == pytest.approx(180 * lead.std(ddof=1) * finite, rel=1e-4)
         for shot, classes in (("many", [0]), ("medium", [1, 2]), ("few", [3])):
             each = of_images[:, classes].mean(axis=1)
             assert distribution.shots[shot] == pytest.approx(180 * each.mean(), rel=1e-5)

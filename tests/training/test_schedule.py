@@ -112,6 +112,13 @@ def test_the_cosine_at_named_steps(step, rate):
     assert math.isclose(learning_rate(step, 22, Sgd(), BALMS), rate, rel_tol=1e-12, abs_tol=1e-12)
 
 
+def test_a_cosine_that_has_no_step_after_its_warm_up_falls_to_nothing_in_one():
+    schedule = Schedule(iterations=4, warmup_iterations=4, decay="cosine", milestones=())
+    assert epochs_of(schedule, 3) == 2
+    rates = [learning_rate(step, 3, Sgd(lr=1.0), schedule) for step in range(6)]
+    assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 0.0]
+
+
 def test_the_cosine_agrees_with_torchs_after_the_warm_up():
     weight = torch.nn.Parameter(torch.zeros(()))
     optimizer = torch.optim.SGD([weight], lr=0.1)

@@ -328,6 +328,11 @@ def test_a_subset_has_the_samples_asked_for_in_their_order():
     assert part.fingerprint != samples().fingerprint
 
 
+def test_a_samples_identity_is_that_of_its_key():
+    digests = [hashlib.sha256(key.encode()).digest()[:8] for key in samples().keys]
+    assert samples().hashes.tolist() == [int.from_bytes(digest, "little") for digest in digests]
+
+
 def test_counts_include_classes_without_an_image():
     assert samples(classes=("cat", "dog", "eel")).counts.tolist() == [2, 1, 0]
 

@@ -134,6 +134,25 @@ def test_a_row_of_equal_values_is_read_back_to_float16_rounding_at_worst(value):
 
 
 @pytest.mark.parametrize("store", ["int8", "features-int8"])
+def test_a_row_without_a_scale_is_stored_as_zeros_whatever_lay_in_memory(store):
+    values = np.random.default_rng(0).standard_normal((40, 9)).astype(np.float32)
+    equal = 2.5 if store == "int8" else 0.0
+    values[::2] = equal
+    stored = codec_of(store, 9).encode(values)
+    assert (stored["scale"] == 0).tolist() == [True, False] * 20
+    assert not stored["values"][::2].any() and stored["values"][1::2].any(axis=1).all()
+
+
+def test_the_rounding_of_float16_is_from_half_a_unit_in_the_last_place_to_a_whole_one():
+    halves = np.arange(0x7BFF, dtype=np.uint16).view(np.float16)  # from 0 to below the largest
+    unit = np.spacing(halves).astype(np.float64)
+    rounding = ENCODINGS["float16"].numbers.rounding
+    found = rounding(halves)
+    np.testing.assert_array_equal(rounding(-halves), found)
+    assert (found >= unit / 2).all() and (found <= unit + 2.0**-25).all()
+
+
+@pytest.mark.parametrize("store", ["int8", "features-int8"])
 @pytest.mark.parametrize("value", [2.0**-24, 1e-7, 1e-12, 1e-40])
 def test_a_scale_below_float16s_smallest_is_rounded_up_to_it(store, value):
     codec = codec_of(store, 3)
@@ -211,6 +230,17 @@ def test_a_count_may_differ_by_the_near_ties_of_a_product_and_by_no_more():
     logits = Codec(ENCODINGS["float16"], 3)
     ties = logits.encode(np.zeros((5, 2, 3), np.float32))
     assert [logits.confirms(ties, labels, count) for count in (9, 10, 11)] == [False, True, False]
+
+
+@pytest.mark.parametrize(("apart", "near"), [(0.5, True), (1.5, True), (1.9, True), (2.1, False)])
+def test_two_logits_are_near_where_both_roundings_together_may_change_their_order(apart, near):
+    """Of features of 0 the logits are the biases, which may be off by 2·(D + 2) units of the largest."""
+    rounding = 2 * (64 + 2) * 2.0**-24
+    bias = np.array([1, 1 - apart * rounding, -1], np.float32)
+    codec = Codec(ENCODINGS["features"], 3, Head(np.ones((3, 64), np.float32), bias))
+    stored, labels = codec.encode(np.zeros((5, 2, 64), np.float32)), np.zeros(5, np.int64)
+    assert codec.correct(stored, labels) == 10
+    assert [codec.confirms(stored, labels, count) for count in (10, 9, 0)] == [True, near, near]
 
 
 @pytest.mark.parametrize("width", range(1, 18))

@@ -318,6 +318,24 @@ def test_the_fingerprint_of_dive_0_1_is_that_over_pixels_instead_of_digests():
     assert len(samples(pictures=several).fingerprint_of(1)) == 64
 
 
+class OnDemand:
+    """Pictures that are read from files when they are needed."""
+
+    on_demand = True
+
+    def read(self, row: int) -> np.ndarray:
+        return PIXELS[row]
+
+
+def test_the_fingerprint_of_pictures_on_demand_is_over_their_files_and_over_their_pixels_where_asked():
+    files = np.arange(48, dtype=np.uint8).reshape(3, 16)
+    of_files = samples(pictures=OnDemand(), digests=files)
+    assert (of_files.digests_of, samples().digests_of) == ("files", "pixels")
+    assert of_files.fingerprint == hashlib.sha256(NAMED + bytes(range(48))).hexdigest()
+    assert of_files.fingerprint_of(2, "pixels") == samples().fingerprint
+    assert of_files.fingerprint_of(1) == samples().fingerprint_of(1)
+
+
 def test_a_subset_has_the_samples_asked_for_in_their_order():
     rows = np.array([2, 0])
     part = samples().subset(rows)

@@ -79,6 +79,13 @@ def test_where_many_has_no_class_the_most_frequent_group_there_is_stands_in():
     assert "many" not in advice.sentence
 
 
+def test_one_temperature_alone_is_no_advice_whichever_group_leads():
+    for temperature in PAPER:
+        advice = by_grid(of_means({temperature: PAPER[temperature]}))
+        assert advice.tau is None and advice.power is None
+        assert f"τ/p = {temperature:g}, the " in advice.sentence
+
+
 def test_one_group_alone_has_nothing_to_compare_and_says_so():
     advice = by_grid(of_means({1.0: (None, None, 3), 6.0: (None, None, 4)}))
     assert advice.tau is None and advice.power is None
@@ -176,6 +183,38 @@ def test_a_small_share_is_told_in_a_tenth_of_a_percent(share, told):
     there = replace(found.crossing.distribution, information=share * plain.information)
     known = replace(found, crossing=replace(found.crossing, distribution=there))
     assert f"the targets keep {told} of the information at" in by_crossing(curves, known).reason
+
+
+@pytest.mark.parametrize(("share", "rule"), [(0.0199, INFORMATION), (0.0201, "crossing")])
+def test_a_crossing_is_recommended_from_two_percent_of_the_information_on(share, rule):
+    curves = Curves(caches.of_two_classes(PATH, [(120, -6.0), (70, 12.0)]))
+    found, (plain,) = search(curves), curves.at([1.0])
+    there = replace(found.crossing.distribution, information=share * plain.information)
+    known = replace(found, crossing=replace(found.crossing, distribution=there))
+    assert by_crossing(curves, known).rule == rule
+
+
+def test_of_logits_that_no_temperature_softens_the_largest_one_is_recommended():
+    advice = recommend(caches.of_two_classes(PATH, [(150, -1e8)]))
+    largest = max(0.25 * 2**k for k in range(40) if 0.25 * 2**k <= 1e6)
+    assert (advice.tau, advice.rule) == (float(f"{largest / 2:.4g}"), INFORMATION)
+
+
+def test_the_advice_is_of_the_views_and_the_sample_that_are_asked_for():
+    rng = np.random.default_rng(0)
+    labels = np.repeat((0, 1), (190, 10))
+    strengths = np.concatenate([-rng.gamma(9, 0.7, (115, 2)), rng.gamma(9, 1.4, (85, 2))])
+    strengths[:, 1] *= 3  # the second view is sharper; the first is the clean one
+    logits = np.stack([np.maximum(-strengths, 0), np.maximum(strengths, 0)], axis=2).astype(np.float32)
+    cache = caches.write_cache(PATH, logits, labels=labels, store="float32")
+    found = []
+    for asked in ({}, {"clean": True}, {"sample": 120}, {"sample": 120, "seed": 1}):
+        advice = recommend(cache, **asked)
+        assert advice.rule == "crossing"
+        whole = {"clean": False, "sample": None, "seed": 0} | asked
+        assert advice.tau == pytest.approx(find_crossing(cache, **whole).ratio / 2, rel=6e-4)
+        found.append(advice.tau)
+    assert len(set(found)) == 4
 
 
 def test_a_teacher_that_favours_few_shot_classes_from_the_start_is_told_so():

@@ -57,6 +57,8 @@ def test_the_crossing_is_that_of_a_dense_grid_in_float64(seed, store):
     found = find_crossing(cache)
     assert found.ratio == pytest.approx(expected, rel=CLOSE + 5e-4)
     assert found.few == pytest.approx(found.many, rel=1e-3)
+    shots = found.distribution.shots
+    assert (found.few, found.many) == (shots["few"], shots["many"])
 
 
 def test_a_search_takes_three_passes_and_what_it_finds_does_not_depend_on_what_was_known_before():
@@ -170,6 +172,19 @@ def test_the_standard_error_is_the_spread_of_estimates_over_samples():
     assert np.std(estimates, ddof=1) == pytest.approx(errors.mean(), rel=0.3)  # 60 of them: 9 %
     assert abs(estimates.mean() - whole.ratio) < 0.5 * errors.mean()
     assert find_crossing(cache, sample=700).error is None  # every image
+
+
+def test_the_standard_error_is_that_of_the_difference_over_its_slope():
+    rng = np.random.default_rng(0)
+    strengths = [*-rng.gamma(4, 1.5, 420), *rng.gamma(16, 1.5, 280)]
+    cache = caches.of_two_classes(PATH, [(1, float(s)) for s in strengths])
+    found = find_crossing(cache, sample=200, seed=3)
+    drawn = np.random.default_rng(3).choice(700, 200, replace=False)
+    s, t = np.array(strengths)[drawn], found.ratio
+    # few minus many is 700/200·Σ tanh(s/2T) over the sample
+    slope = 700 / 200 * (s / (2 * t**2) / np.cosh(s / (2 * t)) ** 2).sum()
+    spread = 700 * np.tanh(s / (2 * t)).std(ddof=1) * math.sqrt((1 - 200 / 700) / 200)
+    assert found.error == pytest.approx(spread / abs(slope), rel=0.01)
 
 
 def test_the_clean_view_alone_has_its_own_crossing():

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dive.errors import RecipeError
+from dive.recipe import bounds
 from dive.recipe.documents import differences, merge, plain
 from dive.recipe.reading import RENAMED, build, laid_over, load, with_epochs
 from dive.recipe.recipe import KINDS, AdamW, AutoAugment, Cifar100, CropFlip, Digits, Folder, Recipe
@@ -993,3 +994,24 @@ def test_sound_keys_are_compared_though_others_are_at_fault():
         "lie beyond schedule.epochs 100",
     ):
         assert part in message
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("check", "sound", "wrong"),
+    [
+        (bounds.within(1, 3), (1, 2, 3, (), (1, 3)), (0.99, 3.01, NAN, (1, 3.01), (0.99, 3))),
+        (bounds.interval(1, 3), ((1, 3), (2, 2)), ((0.99, 2), (2, 3.01), (3, 1), (2,), (1, 2, 3), (NAN, 2))),
+        (
+            bounds.numbers((0, 1), (0, 2)),
+            ((0, 0), (1, 2)),
+            ((1.01, 2), (1, 2.01), (-0.01, 0), (0, -0.01), (0,), (0, 0, 0), (NAN, 0)),
+        ),
+    ],
+    ids=["within", "interval", "numbers"],
+)
+def test_the_ends_of_a_range_are_in_it_and_what_is_beyond_is_not(check, sound, wrong):
+    assert [value for value in sound if check(value) is not None] == []
+    assert [value for value in wrong if check(value) is None] == []

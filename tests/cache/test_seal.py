@@ -67,6 +67,28 @@ def test_a_cache_of_many_blocks_gets_a_larger_user_block(monkeypatch):
     np.testing.assert_array_equal(cache.whole(), logits)
 
 
+@pytest.mark.parametrize("size", [512, 1024, 4096])
+def test_hdf5_is_recognised_behind_a_user_block_of_any_size(size):
+    with h5py.File(PATH, "w", userblock_size=size) as file:
+        file["labels"] = [1, 2, 3]
+    content = PATH.read_bytes()
+    with PATH.open("rb") as file:
+        assert seal.holds_hdf5(file)
+    PATH.write_bytes(content.replace(HDF5_SIGNATURE, HDF5_SIGNATURE.lower()))
+    with PATH.open("rb") as file:
+        assert not seal.holds_hdf5(file)
+
+
+def test_a_seal_leaves_nothing_of_what_lay_in_the_user_block(sealed):
+    content, _ = sealed
+    offset, size, _, block_bytes = struct.unpack_from("<QQQQ", content, 48)
+    PATH.write_bytes(b"\xff" * 512 + content[512:])
+    with PATH.open("r+b") as file:
+        crcs = np.array(struct.unpack_from("<4I", content, 80), np.uint32)
+        seal.write(file, crcs, (offset, size), block_bytes)
+    assert PATH.read_bytes() == content
+
+
 def test_a_seal_that_is_right_is_not_written_again(sealed):
     """Otherwise a kill while the seal is written would leave a file without a record and a seal."""
     content, _ = sealed

@@ -169,6 +169,33 @@ def test_a_sealed_file_without_one_of_its_tables_is_refused(sealed, table):
         LogitCache(PATH)
 
 
+@pytest.mark.parametrize("more", [-1, 1])
+@pytest.mark.parametrize(
+    "table", ["keys", "labels", "views", "digests", "classes", "class_counts", "block_correct"]
+)
+def test_a_sealed_file_with_a_table_that_is_a_row_longer_or_shorter_is_refused(sealed, table, more):
+    with h5py.File(PATH, "r+") as file:
+        rows = file[table][:]
+        del file[table]
+        file[table] = rows[:-1] if more < 0 else np.concatenate([rows, rows[-1:]])
+        if table == "labels":
+            file["class_counts"][:] = np.bincount(file["labels"][:], minlength=5)
+    seal_again()
+    with pytest.raises(CacheError, match="contradicts itself"):
+        LogitCache(PATH)
+
+
+def test_a_cache_whose_last_class_has_no_sample_is_read():
+    cache = caches.write_cache(PATH, caches.random_logits(4, 1, 5), labels=[0, 3, 1, 2])
+    assert cache.class_counts.tolist() == [1, 1, 1, 1, 0] and cache.shape == (4, 1, 5)
+
+
+def test_the_accuracy_of_a_cache_is_the_share_of_all_views_that_are_right(sealed):
+    _, logits = sealed
+    right = sum(int(logits[i, v].argmax() == i % 5) for i in range(7) for v in range(3))
+    assert LogitCache(PATH).accuracy == right / 21 and 0 < right < 21
+
+
 def seal_again() -> None:
     """Seal the changed file as its writer would, the place of the logits as it was."""
     head = PATH.read_bytes()[:96]

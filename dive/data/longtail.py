@@ -168,15 +168,17 @@ def draw(split: Split, classes: tuple[str, ...], imbalance: float | None, seed: 
     if len(classes) < 2:
         raise DataError(f"the data set has only one class, {classes[0]}; it needs at least two")
     available = np.bincount(split.labels, minlength=len(classes))
+    if len(empty := np.flatnonzero(available == 0)):
+        raise DataError(f"class {classes[empty[0]]} has no training image; add some, or leave out the class")
     wanted = available
     if imbalance is not None:
         tail = class_counts(int(available.max()), imbalance, len(classes))
         wanted = np.minimum(available, tail)
-    if len(empty := np.flatnonzero(wanted == 0)):
-        raise DataError(
-            f"at imbalance {imbalance} class {classes[empty[0]]} would have no training image; "
-            "choose a smaller data.imbalance"
-        )
+        if len(empty := np.flatnonzero(wanted == 0)):
+            raise DataError(
+                f"at imbalance {imbalance} class {classes[empty[0]]} would have no training image; "
+                "choose a smaller data.imbalance"
+            )
     chosen = []
     for label, count in enumerate(wanted):
         members = np.flatnonzero(split.labels == label)

@@ -1,4 +1,4 @@
-"""What a run begins with: its network, and how it computes."""
+"""The start of a run: its network, its precision and its number of threads."""
 
 import numpy as np
 import torch
@@ -21,10 +21,10 @@ from dive.versions import warn_if_others
 def new_network(
     spec: RunSpec, device: torch.device, resumed: bool, progress: Progress, processes: int = 1
 ) -> Network:
-    """The network of a run on its device, with the weights it begins with, unless a state holds later ones.
+    """The network of a run on its device, with its initial weights unless the run is resumed.
 
-    processes: that train it together. Raises ModelError where it cannot be built, or is not to be trained on
-    such views.
+    processes: the number of processes that train it together. Raises ModelError if the network cannot be
+    built, or cannot be trained on the views of the recipe.
     """
     network, shape = spec.architecture.build(spec.seed).on(device), spec.images.space.shape
     name = spec.architecture.name
@@ -38,23 +38,26 @@ def new_network(
 
 
 def _least(spec: RunSpec, processes: int) -> tuple[int, str]:
-    """How few views the network sees at once, and what to do where it does not take one."""
+    """The fewest views that the network is given at once, and what to do if it cannot take a single one."""
     least = spec.smallest_share(processes)
     if spec.last_batch == 1:
         return least, ONE_VIEW
     if spec.smallest_share() > 1:
-        return least, f"{processes} processes leave one to a share of a batch: change schedule.batch_size"
+        return least, (
+            f"with {processes} processes, one of them gets a single image of a batch: change "
+            "schedule.batch_size"
+        )
     whole = "a batch" if min(spec.parts(0)) == 1 else "the last batch of an epoch"
     return least, (
-        f"schedule.accumulate {spec.schedule.accumulate} leaves one to a part of {whole}: lower it, or "
-        "change schedule.batch_size"
+        f"with schedule.accumulate {spec.schedule.accumulate}, a part of {whole} has a single image: "
+        "lower it, or change schedule.batch_size"
     )
 
 
 def try_precisions(
     spec: RunSpec, network: Network, inputs: Inputs, device: torch.device, processes: int
 ) -> Runtime:
-    """The runtime for the recipe's precision; where that is `auto`, chosen on a part of the first batch."""
+    """The runtime for the recipe's precision; `auto` is chosen on (a share of) the first batch."""
     if spec.precision != "auto" or len(precisions(device)) == 1:
         return choose_precision(spec.precision, device, network)  # nothing to try
     order = epoch_order(spec.seed, 1, spec.hashes)[: spec.largest_share(processes)]
@@ -74,7 +77,10 @@ def try_precisions(
 
 
 def runtime_of(state: SavedState, spec: RunSpec, device: torch.device, progress: Progress) -> Runtime:
-    """The precision and threads of a stopped run; raises OutputError where another precision is asked for."""
+    """The runtime of a stopped run, with its precision and threads.
+
+    Raises OutputError if the recipe asks for another precision, or the device does not have this one.
+    """
     path = Journal(spec.out).state_path
     if spec.precision not in ("auto", state.precision):
         raise OutputError(

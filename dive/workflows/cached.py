@@ -1,4 +1,4 @@
-"""The recipe of the pictures that a cache is of."""
+"""The recipe that draws the images of a cache."""
 
 from typing import Any
 
@@ -11,18 +11,19 @@ from dive.recipe.recipe import KINDS, Recipe
 def recipe_of(
     cache: LogitCache, root: str | None, given: Recipe | None, recorded: dict[str, Any] | None
 ) -> Recipe:
-    """A recipe that draws the pictures a cache is of, which must state its origin.
+    """A recipe that draws the images of a cache. The cache must state its origin.
 
-    root: where they are, None where the recipe says. given: by the user, goes before `recorded`, that of its
-    teacher or of another run on the same pictures. With neither the pictures are those of the kind that the
-    cache states, in their usual place. Raises CacheError where the user's is of another kind, RecipeError
-    where there is no such recipe.
+    root: the location of the images; None for that of the recipe. given: the user's recipe, which has
+    precedence over `recorded`, the recipe of the cache's teacher or of another run on the same images.
+    Without either, the images are expected at the default location of the `data.kind` that the cache states.
+    Raises CacheError if the user's recipe has another `data.kind`, RecipeError if the resulting recipe is not
+    valid.
     """
     stated = cache.identity["data"]
     if given is not None and given.data.kind != stated["kind"]:
         raise CacheError(
             f"{cache.path} is of images of data.kind {stated['kind']}, the recipe {given.name} of "
-            f"{given.data.kind}; give the recipe that it was exported by"
+            f"{given.data.kind}; give the recipe that it was exported with"
         )
     channels = getattr(KINDS["data"].get(stated["kind"]), "channels", 3)
     of_kind = {"data": {}, "model": {"input": {"mean": [0.0] * channels, "std": [1.0] * channels}}}

@@ -1,6 +1,6 @@
-"""A trained network with what it takes to classify a picture: its clean view and the names of its classes.
+"""A trained network with what is needed to classify an image: its clean view and the names of its classes.
 
-It comes from a checkpoint, or from a recipe whose network begins with weights and keeps their head.
+It comes from a checkpoint, or from a recipe whose network starts from weights and keeps their head.
 """
 
 import functools
@@ -33,10 +33,10 @@ RECIPE_SUFFIXES = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network in eval mode, and how pictures are brought to it.
+    """A network in eval mode, and how images are prepared for it.
 
-    classes: names, in the order of the logits. side: pixels that a picture is brought to before its view is
-    taken, None where the view has a size of its own or pictures are taken as they are.
+    classes: names, in the order of the logits. side: the side in pixels to which an image is resized and
+    cropped before its view is made; None if the view has a size of its own, or if images keep their size.
     """
 
     network: Network
@@ -47,15 +47,15 @@ class Classifier:
 
     @property
     def any_size(self) -> bool:
-        """Whether nothing says which size pictures are to have: they are taken as they are."""
+        """Whether the recipe gives no image size, so that images keep their own size."""
         return self.side is None and self.views.one_size
 
     @property
     def preparation(self) -> str:
-        """How a picture is brought to its view, in a sentence for whoever does it without dive."""
-        upright = "A picture is turned upright as its EXIF orientation says (Pillow's exif_transpose)"
+        """How to prepare an image without dive, in one or two sentences."""
+        upright = "An image is turned upright according to its EXIF orientation (Pillow's exif_transpose)"
         if self.any_size:
-            return f"{upright} and taken as it is."
+            return f"{upright} and keeps its size."
         if self.side is None:
             return (
                 f"{upright}. The shorter side is resized to the view's side times 256/224 (bilinear, "
@@ -68,7 +68,7 @@ class Classifier:
         )
 
     def view(self, picture: np.ndarray) -> np.ndarray:
-        """The clean view of a picture (h, w, 3) uint8 of any size: (H, W, channels) uint8."""
+        """The clean view of an image (h, w, 3) uint8 of any size: (H, W, channels) uint8."""
         if self.side is not None:
             picture = fit(picture, self.side)
         height, width = picture.shape[:2]
@@ -77,7 +77,7 @@ class Classifier:
         return self.channels_of(view)  # at the end, as an exported network does it
 
     def channels_of(self, picture: np.ndarray) -> np.ndarray:
-        """A picture (h, w, 3) uint8 in the channels that the network takes: (h, w, channels) uint8."""
+        """An image (h, w, 3) uint8 with the channels that the network takes: (h, w, channels) uint8."""
         if self.architecture.channels == 1:
             return np.asarray(Image.fromarray(picture).convert("L"))[..., None]
         return picture
@@ -91,8 +91,8 @@ def _clean(views: Views, shape: tuple[int, int]) -> ViewSpace:
 def open_classifier(path: Path, own: Collection[str] = (), progress: Progress = SILENT) -> Classifier:
     """The classifier of a checkpoint, or of a recipe's file or name, on the CPU.
 
-    own: networks of your own that a checkpoint may be of, as `checkpoint.load_model` takes them. Raises
-    CheckpointError, RecipeError, or ModelError where weights cannot be had or do not fit.
+    own: the names of custom networks that a checkpoint may have, as in `checkpoint.load_model`. Raises
+    CheckpointError, RecipeError, or ModelError if the weights are not available or do not fit.
     """
     if not is_recipe(path):
         return _of_checkpoint(path, own)
@@ -102,7 +102,7 @@ def open_classifier(path: Path, own: Collection[str] = (), progress: Progress = 
 
 
 def is_recipe(path: Path) -> bool:
-    """Whether a path is a recipe's and not a checkpoint's: by its suffix, or the name of a shipped one."""
+    """Whether a path is that of a recipe, by its suffix or as the name of a shipped recipe."""
     return path.suffix.lower() in RECIPE_SUFFIXES or (path.as_posix() in recipes() and not path.is_file())
 
 
@@ -110,14 +110,16 @@ def _of_checkpoint(path: Path, own: Collection[str]) -> Classifier:
     network, document = checkpoint.load_model(path, own)
     architecture = Architecture.of(document["architecture"])
     if architecture.channels not in (1, 3):
-        raise CheckpointError(f"{path} takes pictures of {architecture.channels} channels; files have 1 or 3")
+        raise CheckpointError(
+            f"{path} takes images of {architecture.channels} channels; image files have 1 or 3"
+        )
     recipe = build(document["recipe"], where=str(path))
     classes = tuple(document["classes"])
     return Classifier(network.eval(), architecture, classes, recipe.views, _side_of(recipe))
 
 
 def _side_of(recipe: Recipe) -> int | None:
-    """The side that pictures are brought to: what the recipe says, or what all pictures of its data have."""
+    """The side that images are resized to: that of the recipe, or else that of all images of its data set."""
     if not recipe.views.one_size:
         return None
     return recipe.views.picture_size or recipe.data.side
@@ -127,8 +129,8 @@ def _of_recipe(recipe: Recipe, path: Path, progress: Progress) -> Classifier:
     pretrained = Pretrained.of(recipe, path)
     side = _side_of(recipe)
     if (pixels := side or recipe.views.size) is None:
-        raise RecipeError(f"{path}: views.size must be given, the side in pixels that images are brought to")
-    given = recipe.data.place().get("classes")  # of the kinds that name them in a file
+        raise RecipeError(f"{path}: views.size must be given, the side in pixels that images are resized to")
+    given = recipe.data.place().get("classes")  # a file of class names, in the kinds that have one
     names = None if given is None else read_class_names(user_path(given, "data.classes"))
     shape = (pixels, pixels)
     count = _count(pretrained, shape, None if names is None else len(names))
@@ -141,12 +143,12 @@ def _of_recipe(recipe: Recipe, path: Path, progress: Progress) -> Classifier:
 
 
 def _count(pretrained: Pretrained, shape: tuple[int, int], named: int | None) -> int:
-    """How many classes the weights tell apart: what their last linear layer gives."""
+    """The number of classes of the weights: the outputs of their last linear layer."""
     count = pretrained.classes(shape, named or 2) or named
     if count is None:
         model = pretrained.model
         raise ModelError(
-            f"how many classes {model.weights} of {model.name} have is not known, as it has no "
-            "last linear layer; name them in the file of data.classes (data.kind list)"
+            f"the number of classes of {model.weights} of {model.name} is not known, because the network has "
+            "no last linear layer; name the classes in the file of data.classes (data.kind list)"
         )
     return count

@@ -14,7 +14,7 @@ from dive.errors import CacheError
 from dive.progress import SILENT, Progress
 from dive.workflows.rewriting import ROUNDING, Rewriting, encoding_named, require_held, stored_rows
 
-FROM = "converted_from"  # the fact that says of which caches it was made, the first of them first
+FROM = "converted_from"  # the fact that names the caches it was converted from, the original first
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def convert(path: str | Path, options: ConvertOptions, progress: Progress = SILE
 
 
 def _content(cache: LogitCache, encoding: Encoding) -> Content:
-    """What the converted cache holds besides its rows."""
+    """The content of the converted cache except for its rows."""
     before = cache.facts.get(FROM)
     chain = [*(before if isinstance(before, list) else []), {"hash": cache.hash, "store": cache.store}]
     return Content(

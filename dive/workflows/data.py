@@ -1,4 +1,4 @@
-"""Recipes by name or file, and their images: every workflow opens both through this module."""
+"""Opening recipes by name or file, and their images, for all workflows."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,12 +21,12 @@ from dive.workflows.places import index_of
 
 
 def load_dataset(recipe: Recipe, progress: Progress, check: bool = False) -> Dataset:
-    """The recipe's long-tailed training samples, its test samples, and those for validation if it has any.
+    """The recipe's long-tailed training samples, its test samples, and its validation samples if it has any.
 
-    check: decode every picture file, where pictures are read on demand.
+    check: decode every image file once if images are read on demand.
 
-    Raises DataError where they are missing, incomplete or corrupt, and where the view space needs pictures
-    of one size and the parts have different ones.
+    Raises DataError if images are missing, incomplete or corrupt, or if the view space needs images of one
+    size and the splits differ in size.
     """
     source = open_source(recipe.data.kind, **recipe.data.place())
     train = _training(source, recipe, progress, check)
@@ -48,7 +48,7 @@ def load_test(recipe: Recipe, progress: Progress = SILENT) -> Samples:
 
 
 def load_part(recipe: Recipe, part: str, progress: Progress) -> Samples:
-    """The recipe's samples of `test` or `val` alone; raises DataError also where there is no such part."""
+    """The recipe's samples of the split `test` or `val` alone; also raises DataError if it does not exist."""
     return _untouched(open_source(recipe.data.kind, **recipe.data.place()), part, recipe, progress)
 
 
@@ -68,31 +68,30 @@ def _reading(recipe: Recipe, progress: Progress, check: bool) -> Reading:
 def _untouched(source: Source, part: str, recipe: Recipe, progress: Progress, check: bool = False) -> Samples:
     split: Split | None = getattr(source, part)
     if split is None:
-        raise DataError(f"{recipe.name}: its data have no validation part; {recipe.data.without_val}")
+        raise DataError(f"{recipe.name}: its data have no validation set; {recipe.data.without_val}")
     samples = untouched(split, source.classes, _reading(recipe, progress, check))
     if lacking := [source.classes[c] for c in range(len(source.classes)) if not samples.counts[c]]:
         images = {"test": "test", "val": "validation"}[part]
         shown = ", ".join(lacking[:10]) + (f" and {len(lacking) - 10} more" if len(lacking) > 10 else "")
-        progress.warn(f"no {images} image of {shown}: left out of accuracies by group and by class")
+        progress.warn(f"no {images} image of {shown}: left out of the accuracies of groups and classes")
     return samples
 
 
 def _require_one_size(dataset: Dataset) -> None:
-    """Raise DataError where pictures of the test or validation part are of another size than training's."""
+    """Raise DataError if test or validation images have another size than training images."""
     train = dataset.train.pictures.shape
     for part, samples in (("test", dataset.test), ("validation", dataset.val)):
         shape = train if samples is None else samples.pictures.shape
         if shape != train and shape is not None and train is not None:
             raise DataError(
-                f"training pictures have {train[1]}×{train[0]} pixels, those of the {part} part "
-                f"{shape[1]}×{shape[0]}; views.size brings them to one, for example "
-                f"--set views.size={min(train)}"
+                f"training images have {train[1]}×{train[0]} pixels, {part} images {shape[1]}×{shape[0]}; "
+                f"give them one size with views.size, for example --set views.size={min(train)}"
             )
 
 
 def _announce(train: Samples, recipe: Recipe, progress: Progress) -> None:
     if (size := recipe.views.picture_size) is not None:
-        progress.note(f"every picture is resized and centre-cropped to {size}×{size} pixels (views.size)")
+        progress.note(f"every image is resized and centre-cropped to {size}×{size} pixels (views.size)")
     progress.note(
         f"{recipe.name}: {len(train)} training images of {len(train.classes)} classes "
         f"({train.counts.max()} to {train.counts.min()} a class), {_where(train.pictures)}"
@@ -102,20 +101,20 @@ def _announce(train: Samples, recipe: Recipe, progress: Progress) -> None:
 
 
 def _where(pictures: Pictures) -> str:
-    """Where the pictures are during a run, in words."""
+    """Where the images are during a run, as a phrase."""
     if isinstance(pictures, HeldPictures):
         return f"{readable_size(pictures.nbytes)} in memory"
     return "read from their files when they are needed"
 
 
 def warn_of_workers(images: Images, workers: int | None, progress: Progress) -> None:
-    """Warn where a number of workers was asked for and pictures are in memory, which need none."""
+    """Warn if a number of workers was given but images are in memory, which needs no workers."""
     if workers is not None and images.resident:
-        progress.warn("--workers has no effect here: the pictures are held in memory")
+        progress.warn("--workers has no effect here: the images are held in memory")
 
 
 def _counts(train: Samples, most: int = 20) -> str:
-    """Classes with their training images, largest first; the middle left out where they are many."""
+    """Classes with their numbers of training images, largest first, without the middle if there are many."""
     order = sorted(range(len(train.classes)), key=lambda c: -train.counts[c])
     listed = [f"{train.classes[c]} {train.counts[c]}" for c in order]
     if len(listed) > most:
@@ -148,7 +147,7 @@ def open_images(data: str | Path | Recipe, split: str = "train") -> LabelledImag
     split: `train`, `test` or `val`. `train` has every training image, not only the long-tailed draw.
 
     Raises:
-        DataError: the images are missing, or there is no validation part.
+        DataError: the images are missing, or there is no validation set.
         RecipeError: there is no such recipe, or it is invalid.
         ValueError: `split` has another value.
 

@@ -49,9 +49,9 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Apart:
-    """Runs that differ in seed and precision alone: which seeds were computed in which.
+    """Runs that differ only in seed and precision, and which seed was computed in which precision.
 
-    record: of the first. seeds: by precision, as `precisions_told` writes it; both in order.
+    record: that of the first run. seeds: by precision, as `precisions_told` writes it; both are sorted.
     """
 
     record: dict[str, Any]
@@ -59,11 +59,11 @@ class Apart:
 
     @property
     def model(self) -> str:
-        """What they are, as a table names it."""
+        """The name of the model, as tables show it."""
         return model_name(self.record["kind"], self.record)
 
     def __str__(self) -> str:
-        """What to tell a reader who expects one mean of them."""
+        """Why there is no mean over them, and what to do."""
         told = "; ".join(
             f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} in {precision}"
             for precision, numbers in self.seeds.items()
@@ -154,7 +154,7 @@ def _evaluate(
     tests: dict[tuple[int | None, bool], Samples] = {}
     prepared: dict[str, Images] = {}
     evaluators = []
-    for path, _, document in loaded:  # before the bar, as an index of the pictures has one of its own
+    for path, _, document in loaded:  # before the progress bar, because indexing images has one of its own
         own_recipe = build(document["recipe"], where=str(path))
         asked = (path, document, own_recipe, recipe, part, progress)
         ranks.from_first(partial(require_untrained, *asked))
@@ -208,7 +208,7 @@ def _plot(plot: Path, evaluated: Sequence[Result], title: str) -> None:
 def _check_channels(path: Path, channels: int, here: int) -> None:
     if channels != here:
         raise CheckpointError(
-            f"{path} takes pictures of {channels} channel{'s' * (channels > 1)}, the test set has {here}; "
+            f"{path} takes images of {channels} channel{'s' * (channels > 1)}, the test set has {here}; "
             "evaluate it with its own recipe"
         )
 
@@ -216,21 +216,21 @@ def _check_channels(path: Path, channels: int, here: int) -> None:
 def _check_classes(path: Path, classes: list[str], test_classes: tuple[str, ...]) -> None:
     if tuple(classes) != test_classes:
         raise CheckpointError(
-            f"{path} tells {len(classes)} classes apart ({classes[0]}, …), the test set has "
+            f"{path} has {len(classes)} classes ({classes[0]}, …), the test set has "
             f"{len(test_classes)} ({test_classes[0]}, …); give the checkpoint's own data with --data"
         )
 
 
 def across_seeds(evaluated: Sequence[Result]) -> list[Seeds]:
-    """Runs at two or more seeds that differ in nothing else, summed up."""
+    """The mean and deviation over seeds of each set of two or more runs that differ only in their seed."""
     runs = of_one_run(evaluated, lambda one: one.record)
     return [_summary(members) for members in runs if len(members) > 1]
 
 
 def apart_by_precision(evaluated: Sequence[Result]) -> Iterator[Apart]:
-    """The runs that `across_seeds` keeps apart for their precisions alone.
+    """The runs that `across_seeds` does not average only because their precisions differ.
 
-    None of runs where one precision has all the seeds.
+    Runs of which one precision has all the seeds are left out.
     """
     alike: list[list[Result]] = []
     for one in evaluated:

@@ -124,7 +124,7 @@ def export_logits(
 
 @dataclass(frozen=True)
 class _Wanted(ExportOptions):
-    """Options of which teachers and output are given."""
+    """Options in which teachers and output are given."""
 
     teacher: tuple[Path, ...] = ()
     out: Path = Path()
@@ -231,7 +231,7 @@ def _runtime(
     device: torch.device,
     progress: Progress,
 ) -> tuple[Runtime, dict[str, Any]]:
-    """The precision of the export, and the facts its cache records: an earlier part's or plan's, or new."""
+    """The precision and the recorded facts: those of an unfinished export or of a plan, or new ones."""
     wanted, of_network = recipe.precision, teachers.versions
     steady = {"clean_id": images.space.clean_id, **teachers.facts()}
     if begun is not None:
@@ -263,7 +263,7 @@ def _runtime(
 def _require_same_facts(part: Path, facts: dict[str, Any], steady: dict[str, Any]) -> None:
     """Raise OutputError unless an unfinished export has the facts of this one.
 
-    Its precision and versions are those it was begun with, and may be others than here.
+    Its precision and versions may differ: the export keeps those that it was begun with.
     """
     own = ("precision", "versions")
     before = {key: value for key, value in facts.items() if key not in own}
@@ -273,4 +273,4 @@ def _require_same_facts(part: Path, facts: dict[str, Any], steady: dict[str, Any
             "give that teacher, another --out, or --force to start over"
         )
     if not (isinstance(facts.get("precision"), str) and isinstance(facts.get("versions"), dict)):
-        raise OutputError(f"{part} does not say its precision and versions; --force starts over")
+        raise OutputError(f"{part} does not state its precision and versions; --force starts over")

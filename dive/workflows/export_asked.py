@@ -1,4 +1,4 @@
-"""What an export asks of its teachers: logits, or the features that their last Linears turn into them."""
+"""What an export computes of its teachers: logits, or the features that their last Linear maps to logits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,10 @@ from dive.training.inference import Viewer
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a network. viewer: it, or what gives its features. features: D, or None."""
+    """What an export computes of a network.
+
+    viewer: the network, or a wrapper that returns its features. features: their number D; None for logits.
+    """
 
     viewer: Viewer
     head: Head | None
@@ -32,10 +35,10 @@ class Asked:
         channels: int,
         shape: tuple[int, int],
     ) -> "Asked":
-        """What an encoding stores of the network of some teachers, which looks at views of (H, W).
+        """What an encoding stores of the teachers' network, which is given views of (H, W).
 
-        Raises DiveError where there is no such encoding, ModelError where it stores features and the network
-        does not end in one Linear.
+        Raises DiveError if there is no such encoding, ModelError if it stores features and the network does
+        not end in one Linear.
         """
         encoding = ENCODINGS.get(store)
         if encoding is None:
@@ -48,7 +51,7 @@ class Asked:
         except ModelError as error:
             if encoding.of_features:
                 of = " or ".join(map(str, paths))
-                raise ModelError(f"--store {store}: of the network of {of}, {error}") from error
+                raise ModelError(f"--store {store}: the network of {of}: {error}") from error
             return cls(network, None, None)
         if not encoding.of_features:
             return cls(network, None, found.count)
@@ -56,7 +59,7 @@ class Asked:
         return cls(found, Head(weight, bias), found.count)
 
     def sizes(self, views: int, classes: int, chosen: str) -> str:
-        """What so many views take in each encoding the teacher allows, and what to choose, for a person."""
+        """The size of so many views in each encoding that the teacher allows, and a smaller one to choose."""
         a_view = row_sizes(classes, self.features)
         told = ", ".join(f"{name} {files.readable_size(views * size)}" for name, size in a_view.items())
         better = recommended(a_view)

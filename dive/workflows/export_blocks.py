@@ -26,10 +26,10 @@ def write_missing(
     progress: Progress,
     missing: Sequence[int] | None = None,
 ) -> None:
-    """Compute and write the blocks still missing; a thread writes one while the next is computed.
+    """Compute and write the missing blocks. A thread writes each block while the next one is computed.
 
-    network: gives what the cache's encoding stores, logits or features; in eval mode, on the runtime's
-    device. views: (N, V) ids. missing: the blocks, where the caller has looked already.
+    network: returns what the cache's encoding stores, logits or features; in eval mode, on the runtime's
+    device. views: (N, V) ids. missing: the missing blocks, if the caller knows them already.
     """
     if missing is None:
         missing = writer.resumed(progress)
@@ -37,7 +37,7 @@ def write_missing(
     plan = (batch for block in missing for batch in _batches(writer.rows(block), views, size))
     answers = outputs(network, images, plan, runtime)
     done = writer.blocks - len(missing)
-    # NumPy's products of small matrices, in several threads beside torch's, hold these up by a tenth.
+    # NumPy's products of small matrices in several threads would slow down torch's threads by a tenth.
     with (
         threadpool_limits(1, "blas"),
         side_thread(runtime.device, "writer") as pool,
@@ -67,14 +67,14 @@ def _batches(samples: slice, views: np.ndarray, size: int) -> Iterator[Batch]:
 
 @dataclass(frozen=True)
 class _Computed:
-    """Answers (rows, V, …) float32 on the host, there once `ready`, a CUDA event; at once if None."""
+    """Outputs (rows, V, …) float32 on the host. ready: a CUDA event to wait for; None if complete."""
 
     answers: torch.Tensor
     ready: torch.cuda.Event | None
 
     @classmethod
     def of(cls, answers: torch.Tensor) -> "_Computed":
-        """Answers on any device, brought to the host without waiting for them."""
+        """Start copying outputs from any device to the host, without waiting."""
         if answers.device.type != "cuda":
             return cls(answers, None)
         host = torch.empty(answers.shape, pin_memory=True).copy_(answers, non_blocking=True)
@@ -83,7 +83,7 @@ class _Computed:
         return cls(host, ready)
 
     def numpy(self) -> np.ndarray:
-        """The answers, waited for."""
+        """Wait for the outputs and return them."""
         if self.ready is not None:
             self.ready.synchronize()
         return self.answers.numpy()

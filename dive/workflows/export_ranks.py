@@ -1,4 +1,4 @@
-"""The ranks of an export that torchrun starts: their shares and their errors. They never meet."""
+"""The shares and errors of the ranks of an export under torchrun. The ranks do not communicate."""
 
 import os
 import time
@@ -12,11 +12,11 @@ from dive.errors import DiveError, OutputError
 from dive.workflows.merge_shards import is_begun
 from dive.world import World
 
-_ANOTHER_MAY_TELL = 1.5  # seconds, in which torchrun ends this rank where rank 0 fails too
+_ANOTHER_MAY_TELL = 1.5  # seconds; if rank 0 fails too, torchrun ends this rank within them
 
 
 def share_of(shard: tuple[int, int] | None, world: World) -> Share | None:
-    """The share that is asked for, or a rank's; None where one process does all. Raises DiveError."""
+    """The share given by --shard, or that of a rank; None if one process exports all. Raises DiveError."""
     if shard is None:
         return Share(world.rank + 1, world.size) if world.size > 1 else None
     number, of = shard
@@ -30,9 +30,9 @@ def share_of(shard: tuple[int, int] | None, world: World) -> Share | None:
 
 
 def launch_of(world: World) -> str | None:
-    """What tells one start of torchrun from another, its restarts of ranks aside; None for one process.
+    """Identifies a start of torchrun, the same after it restarts its ranks; None for one process.
 
-    On one machine its process; on several the name and place that it was given (--rdzv-id, --rdzv-endpoint).
+    On one machine, the process of torchrun; on several, its run id and endpoint (--rdzv-id, --rdzv-endpoint).
     """
     if world.size == 1:
         return None
@@ -42,7 +42,7 @@ def launch_of(world: World) -> str | None:
 
 
 def _started(process: int) -> str:
-    """When a process was started, in ticks since the machine was: its number may be used again."""
+    """When a process was started, in clock ticks since boot, because process numbers are reused."""
     try:
         return "of " + Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:  # no such files on this system
@@ -50,26 +50,27 @@ def _started(process: int) -> str:
 
 
 def is_left_to_first(out: Path, force: bool, world: World) -> bool:
-    """Whether a rank has nothing to do because the cache is finished: rank 0 says what is to be said of it.
+    """Whether the cache is finished, so that only rank 0 goes on, to report it.
 
-    Raises OutputError on rank 0 where it cannot know which of two caches this is.
+    Raises OutputError on rank 0 if it cannot know whether the cache is the earlier or the new one.
     """
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     if world.size == 1 or not out.exists() or is_begun(out) or (force and not restarted):
         return False
     if world.first and force:
         raise OutputError(
-            f"{out} is there: it was finished, or not yet begun, when torchrun started anew; look"
+            f"{out} exists: before torchrun restarted, it was either finished or not begun yet; check which, "
+            "and if it is the earlier one, start torchrun again with --force"
         )
     return not world.first
 
 
 @contextmanager
 def one_voice(world: World) -> Iterator[None]:
-    """Let the error of rank 0 be told where all ranks have the same: the others wait a moment with theirs.
+    """Print an error that all ranks have only once, on rank 0: the others wait a moment before they raise it.
 
-    torchrun ends them then. What befalls one rank alone is told with its number. Ranks that do not meet
-    cannot agree on who tells it.
+    torchrun ends them meanwhile. An error of one rank alone is raised with the number of that rank. The ranks
+    do not communicate, so they cannot agree on who reports an error.
     """
     try:
         with peers.apart():

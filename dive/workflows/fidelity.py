@@ -1,4 +1,4 @@
-"""How faithful stored logits are to exact ones: the divergence of their targets, against what these tell."""
+"""How close stored logits are to exact ones: the divergence of their targets, and its share of the signal."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _ROWS_AT_ONCE = 4096
 class Fidelity:
     """At an effective temperature T, the mean over views, in nats, with t = softmax(exact / T).
 
-    kl: KL(t ‖ softmax(stored / T)). signal: KL(t ‖ uniform), what the target tells.
+    kl: KL(t ‖ softmax(stored / T)). signal: KL(t ‖ uniform), the information in the target.
     """
 
     temperature: float
@@ -28,7 +28,7 @@ class Fidelity:
 
     @property
     def share(self) -> float | None:
-        """kl as a share of the signal; None where there is none."""
+        """kl as a share of the signal; None if the signal is zero."""
         return self.kl / self.signal if self.signal > 0 else None
 
     def document(self) -> dict[str, float | None]:
@@ -88,10 +88,10 @@ def _log_softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
 def compare(
     cache: LogitCache, exact: LogitCache, count: int | None, seed: int, progress: Progress
 ) -> Comparison:
-    """A cache against another of the same samples and views, which is taken as exact.
+    """Compare a cache with another one of the same samples and views, which counts as exact.
 
-    count: of random (sample, view) pairs, None for all. Raises CacheError where they are of other samples,
-    pictures, classes or views, or a block of either is corrupt.
+    count: the number of random (sample, view) pairs to compare; None for all. Raises CacheError if the two
+    differ in samples, images, classes or views, or if a block of either is corrupt.
     """
     rows_there = rows_in(exact, cache)
     views = cache.shape[1]
@@ -114,10 +114,10 @@ def _pieces(chosen: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def rows_in(exact: LogitCache, cache: LogitCache) -> np.ndarray:
-    """The place in `exact` of each sample of `cache`: (N,) int64.
+    """The row in `exact` of each sample of `cache`: (N,) int64.
 
-    Raises CacheError, naming what differs, unless both are of the same samples, labels, classes, pictures and
-    views, these in the same order.
+    Raises CacheError, naming what differs, unless both have the same samples, labels, classes, images and
+    views, and the views in the same order.
     """
     place = {key: row for row, key in enumerate(exact.keys)}
     rows = np.array([place.get(key, -1) for key in cache.keys], dtype=np.int64)
@@ -136,5 +136,5 @@ def rows_in(exact: LogitCache, cache: LogitCache) -> np.ndarray:
     elif different := differences(there, here):
         what = f"views ({'; '.join(different)})"
     if what:
-        raise CacheError(f"{exact.path} is of other {what} than {cache.path}; give a cache of the same ones")
+        raise CacheError(f"{exact.path} has other {what} than {cache.path}; give a cache with the same ones")
     return rows

@@ -15,9 +15,9 @@ from dive.workflows.run import run
 
 
 def grid_paths(out: Path, recipes: Sequence[Recipe]) -> list[Path]:
-    """Where each student is written: `out` itself for one, of several what `grid_path` names.
+    """Where each student is written: `out` for a single student, else the path from `grid_path`.
 
-    Raises OutputError where two would have one name, because they differ beyond the 12 digits in it.
+    Raises OutputError if two students would have the same path, because its 12 digits do not tell them apart.
     """
     if len(recipes) == 1:
         return [out]
@@ -27,8 +27,8 @@ def grid_paths(out: Path, recipes: Sequence[Recipe]) -> list[Path]:
         if other is not recipe:
             both = differences(other.as_dict(), recipe.as_dict()) or ["they are the same"]
             raise OutputError(
-                f"two students would be written to {path} ({'; '.join(both)}); they differ beyond the 12 "
-                "digits of a name, by rounding perhaps: give one of the two"
+                f"two students would be written to {path} ({'; '.join(both)}); a name has 12 digits only, "
+                "and they may differ by rounding: give one of the two"
             )
     return list(first)
 
@@ -43,9 +43,9 @@ def grid_path(out: Path, recipe: Recipe) -> Path:
 def run_apart(
     specs: Sequence[RunSpec], prepared: Prepared, options: TrainOptions, progress: Progress, ranks: Ranks
 ) -> Trained:
-    """Train whole students in different processes, each as if it were alone; all get what became of all.
+    """Train each student in one of the processes; every process returns the results of all students.
 
-    Process r of R takes every R-th, from the r-th on. prepared: for one process alone.
+    Process r of R trains every R-th student, from the r-th on. prepared: as for a single process.
     """
     own = specs[ranks.rank :: ranks.size]
     here = run(own, prepared, options, progress, of_grid=True) if own else Trained([], [])

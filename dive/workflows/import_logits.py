@@ -27,8 +27,8 @@ from dive.workflows.origin import identity_of
 from dive.workflows.places import cache_of
 from dive.workflows.rewriting import Rewriting, encoding_named
 
-KIND = "imported"  # of teachers, see `dive.recipe.teachers`; and the precision of their logits
-WITH_PRIOR = "train"  # the prior of logits that follow the class counts of the training set
+KIND = "imported"  # the kind of teacher, see `dive.recipe.teachers`; also recorded as the logits' precision
+WITH_PRIOR = "train"  # `prior` of logits that contain the class prior of the training set
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ def _require_sound(options: ImportOptions) -> None:
     if encoding_named(options.store).of_features:
         stores = [name for name, encoding in ENCODINGS.items() if not encoding.of_features]
         raise DiveError(
-            f"--store {options.store} keeps what a network's last linear layer takes, which logits do not "
-            f"tell; give one of {', '.join(stores)}"
+            f"--store {options.store} stores the inputs of a network's last linear layer, which the file "
+            f"does not have; give one of {', '.join(stores)}"
         )
 
 
@@ -147,7 +147,7 @@ def _content(
     logits_hash: str,
     name: str,
 ) -> Content:
-    """What the cache holds besides its rows. name: the file's, without folders and ending."""
+    """The content of the cache except for its rows. name: the file's name without folders and suffix."""
     teacher = {"kind": KIND, "prior": options.prior}
     views = named_views(ids, space, recipe.views.seed, samples.hashes)
     of_teacher = told_teachers([teacher | {"logits_hash": logits_hash}])

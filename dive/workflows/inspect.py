@@ -1,4 +1,4 @@
-"""What a file written by dive is: a logit cache, a checkpoint, or the unfinished state of either."""
+"""Describing a file that dive wrote: a logit cache, a checkpoint, or the unfinished state of either."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ _ZIP = b"PK\x03\x04"
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """The description of the file at `path`, in plain values, after its seal was checked.
+    """The description of the file at `path` as plain values, after its seal has been checked.
 
-    Raises CacheError or CheckpointError where it is damaged, DiveError where dive did not write it.
+    Raises CacheError or CheckpointError if the file is damaged, DiveError if dive did not write it.
     """
     try:
         with open_regular(path) as file:
@@ -60,7 +60,7 @@ def _cache(path: Path) -> dict[str, Any]:
 
 
 def _part(path: Path) -> dict[str, Any]:
-    """An unfinished export; its seal is not there yet, so only what an export reads itself is read."""
+    """An unfinished export. It has no seal yet, so only what an export itself would read is read."""
     from dive.cache.part import progress_of_part
 
     if path.suffix != ".part":
@@ -79,12 +79,12 @@ def _part(path: Path) -> dict[str, Any]:
 
 
 def _shard(path: Path) -> dict[str, Any]:
-    """Some blocks of a cache, finished or not; the rows of its other blocks lie elsewhere."""
+    """A shard, finished or not: some blocks of a cache, whose other blocks are in other files."""
     from dive.cache.part import progress_of_part
     from dive.cache.shards import read_shard
 
     shard = read_shard(path)
-    assert shard is not None  # it was there a moment ago
+    assert shard is not None  # it existed a moment ago
     if shard.sealed:
         shard.require_sealed()
     done, _, shape, identity = progress_of_part(path)

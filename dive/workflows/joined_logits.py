@@ -22,9 +22,9 @@ _BYTES_AT_ONCE = 1 << 24  # of logits in float64
 class Joined:
     """A file's rows and columns in the order of a draw's samples and classes.
 
-    samples: those that the file has. places: (N,), the row of each in the file. columns: (C,), the file's
-    column of each class. order: (N, V), the file's views of each sample by ascending id; None where the file
-    names none.
+    samples: the samples of the draw that the file has. places: (N,), the row of each in the file. columns:
+    (C,), the file's column of each class. order: (N, V), which sorts the file's views of each sample by
+    ascending id; None if the file has no view ids.
     """
 
     file: LogitFile
@@ -35,15 +35,15 @@ class Joined:
 
     @classmethod
     def of(cls, file: LogitFile, train: Samples, progress: Progress) -> "Joined":
-        """Join them by key and class name; what is missing and unknown is told. Raises DataError."""
+        """Join them by key and class name, with notes on what is missing or unknown; raises DataError."""
         columns = _columns(file, train)
         place = {key: row for row, key in enumerate(file.keys)}
         rows = np.array([place.get(key, -1) for key in train.keys], dtype=np.int64)
         found = np.flatnonzero(rows >= 0)
         if not len(found):
             raise DataError(
-                f"none of the {len(file.keys)} keys of {file.path} is of a training sample: for example "
-                f"{excerpt(file.keys[0])}, where the recipe's draw has {excerpt(train.keys[0])}"
+                f"none of the {len(file.keys)} keys of {file.path} is that of a training sample: the file "
+                f"has for example {excerpt(file.keys[0])}, the recipe's draw {excerpt(train.keys[0])}"
             )
         if unknown := len(file.keys) - len(found):
             drawn = set(train.keys)
@@ -58,15 +58,15 @@ class Joined:
             _require_classes(file, samples)
             progress.warn(
                 f"{missing} of {len(rows)} training samples are not in {file.path}, for example "
-                f"{excerpt(train.keys[int(np.argmin(rows))])}: nor are they in the cache, from which dive "
-                "student trains with --allow-missing alone"
+                f"{excerpt(train.keys[int(np.argmin(rows))])}: the cache lacks them too, and dive student "
+                "trains from it only with --allow-missing"
             )
         places = rows[found]
         order = None if file.views is None else np.argsort(file.views[places], axis=1, kind="stable")
         return cls(file, samples, places, columns, order)
 
     def ids(self, space: ViewSpace) -> np.ndarray:
-        """The view ids (N, V) as a cache has them, ascending in each row; raises DataError."""
+        """The view ids (N, V), ascending in each row; raises DataError if one is out of range."""
         if self.order is None or self.file.views is None:
             ids = np.full((len(self.places), 1), space.clean_id)
         else:
@@ -76,13 +76,13 @@ class Joined:
             row, column = np.argwhere(outside)[0]
             ends = "0" if space.size is None else f"0 to {space.size - 1}"
             raise DataError(
-                f"{self.file.path} has for {excerpt(self.samples.keys[row])} the view id {ids[row, column]}, "
-                f"where the recipe's views have ids from {ends}"
+                f"{self.file.path} has the view id {ids[row, column]} for {excerpt(self.samples.keys[row])}, "
+                f"but the recipe's views have ids from {ends}"
             )
         return ids.astype(np.int32 if space.size else np.int64)
 
     def logits(self, rows: np.ndarray) -> np.ndarray:
-        """The logits (B, V, C) float64 of some samples (B,); DataError names one that is not finite."""
+        """The logits (B, V, C) float64 of the samples `rows` (B,); raises DataError if one is not finite."""
         logits = self.file.rows(self.places[rows])
         if self.order is not None:
             logits = np.take_along_axis(logits, self.order[rows][..., None], axis=1)
@@ -96,7 +96,7 @@ class Joined:
         return logits
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """All samples, some at once, in the order in which the file has them."""
+        """Batches of the rows of all samples, in the order of the file."""
         in_file = np.argsort(self.places)
         many = max(1, _BYTES_AT_ONCE // (8 * self.file.shape[1] * self.file.shape[2]))
         for start in range(0, len(in_file), many):
@@ -104,16 +104,16 @@ class Joined:
 
 
 def _columns(file: LogitFile, train: Samples) -> np.ndarray:
-    """The file's column of each class, (C,); raises DataError where the classes are others."""
+    """The file's column of each class, (C,); raises DataError if the file has other classes."""
     column = {name: place for place, name in enumerate(file.classes)}
     lacking = [name for name in train.classes if name not in column]
     if more := sorted(column.keys() - set(train.classes)):
         raise DataError(
-            f"{file.path} is of other classes: it has {len(file.classes)}, among them {excerpt(more[0])}, "
-            f"which is none of the {len(train.classes)} of the recipe's data" + _lacks(lacking)
+            f"{file.path} has other classes: it has {len(file.classes)}, among them {excerpt(more[0])}, "
+            f"which is not one of the {len(train.classes)} of the recipe's data" + _lacks(lacking)
         )
     if lacking:
-        raise DataError(f"{file.path} is of other classes: it has {len(file.classes)}" + _lacks(lacking))
+        raise DataError(f"{file.path} has other classes: it has {len(file.classes)}" + _lacks(lacking))
     return np.array([column[name] for name in train.classes])
 
 
@@ -129,10 +129,11 @@ def _require_classes(file: LogitFile, samples: Samples) -> None:
 
 @dataclass(frozen=True)
 class Summary:
-    """What one pass over a file tells.
+    """The result of one pass over a file.
 
-    digests: of each sample's views and logits. logits_hash: of all, with keys and classes, whatever format
-    and order they came in. agreement: of all views' largest logits with the labels.
+    digests: one for each sample, over its views and logits. logits_hash: over all of them with keys and
+    classes, the same for any format and order of the file. agreement: of all views' largest logits with the
+    labels.
     """
 
     digests: list[bytes]
@@ -140,14 +141,14 @@ class Summary:
     agreement: Agreement
 
     def warn_of_chance(self, path: Path, progress: Progress) -> None:
-        """Warn where the logits tell nothing of the labels."""
+        """Warn if the logits agree with the labels no better than chance."""
         if self.agreement.tells_nothing:
             told = self.agreement.told("the views")
             progress.warn(f"the logits of {path} are {told}: are its keys or classes mixed up?")
 
 
 def summarised(joined: Joined, ids: np.ndarray, log_prior: np.ndarray, progress: Progress) -> Summary:
-    """Read all logits once; raises DataError where one is not finite."""
+    """Read all logits once; raises DataError if one is not finite."""
     samples = joined.samples
     digests = [b""] * len(samples)
     predicted, right = np.zeros(len(samples.classes)), 0

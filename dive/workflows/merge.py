@@ -22,7 +22,7 @@ from dive.workflows.convert import FROM
 from dive.workflows.fidelity import rows_in
 from dive.workflows.rewriting import Rewriting, encoding_named, require_held, stored_rows
 
-MERGED = "merged_from"  # the fact that says of which caches it was made
+MERGED = "merged_from"  # the fact that names the caches it was merged from
 _EXACTNESS = ("fp32", "tf32", "bf16")  # precisions, the most exact first
 
 
@@ -53,7 +53,7 @@ class Merged:
 
 @dataclass(frozen=True)
 class _Source:
-    """A cache to merge. share: its weight in the mean. rows: (N,), the places of the first one's samples."""
+    """A cache to merge. share: its weight in the mean. rows: (N,), its rows of the first cache's samples."""
 
     cache: LogitCache
     share: float
@@ -124,9 +124,9 @@ def merge_caches(paths: Sequence[str | Path], options: MergeOptions, progress: P
 
 
 def _shares(weights: Sequence[float], count: int) -> list[float]:
-    """The share of each of so many caches in the mean; raises OptionError for weights that give none."""
+    """The share of each of `count` caches in the mean; raises OptionError if the weights are not valid."""
     if count < 2:
-        raise OptionError("a merge is of two caches or more; give each to --cache")
+        raise OptionError("a merge needs two or more caches; give them all to --cache")
     given = list(weights) or [1.0] * count
     if len(given) != count:
         raise OptionError(f"there are {count} caches and {len(given)} weights; give one weight a cache")
@@ -140,7 +140,7 @@ def _shares(weights: Sequence[float], count: int) -> list[float]:
 
 
 def _require_distinct(caches: Sequence[LogitCache]) -> None:
-    """Raise CacheError where two caches are of the same teacher, or teachers, in whatever encoding."""
+    """Raise CacheError if two caches have the same teacher or ensemble, in whatever encoding."""
     first: dict[str, Path] = {}
     for cache in caches:
         teachers = json.dumps(teachers_in(cache.identity), sort_keys=True)
@@ -152,7 +152,7 @@ def _require_distinct(caches: Sequence[LogitCache]) -> None:
 
 
 def _store(caches: Sequence[LogitCache]) -> str:
-    """The encoding of all caches, or the one in float16 that holds what they have in common."""
+    """The encoding of all caches; if they differ, float16 features or logits, whichever all have."""
     stores = {cache.store for cache in caches}
     if len(stores) == 1:
         return caches[0].store
@@ -172,7 +172,7 @@ def _values(sources: Sequence[_Source], samples: slice, features: bool) -> np.nd
 
 
 def _content(sources: Sequence[_Source], encoding: Encoding) -> Content:
-    """What the merged cache holds besides its rows."""
+    """The content of the merged cache except for its rows."""
     first = sources[0].cache
     return Content(
         views=first.views,
@@ -189,7 +189,10 @@ def _content(sources: Sequence[_Source], encoding: Encoding) -> Content:
 
 
 def _identity(sources: Sequence[_Source], encoding: Encoding) -> dict[str, Any]:
-    """The first cache's, with the teachers of all; a teacher of an ensemble has its share of that one's."""
+    """The identity of the first cache, with the teachers of all.
+
+    The weight of a teacher within an ensemble is multiplied by the share of that ensemble's cache.
+    """
     common = {key: value for key, value in sources[0].cache.identity.items() if key != "teacher"}
     teachers = [teacher for source in sources for teacher in source.cache.teachers]
     weights = [source.share * share for source in sources for share in source.cache.shares]
@@ -223,7 +226,7 @@ def _all_of(versions: Any) -> str:
 
 
 def _head(sources: Sequence[_Source]) -> Head:
-    """The heads beside each other, each times its share: of features side by side they give the mean."""
+    """The heads side by side, each times its share: they map concatenated features to the mean logits."""
     heads = [(source.cache.codec.head, source.share) for source in sources]
     weights = [share * head.weight.astype(np.float64) for head, share in heads if head is not None]
     biases = [share * head.bias.astype(np.float64) for head, share in heads if head is not None]

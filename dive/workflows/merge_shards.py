@@ -80,9 +80,9 @@ def merge_shards(path: str | Path, force: bool = False, progress: Progress = SIL
 
 
 def _of_one_export(path: Path, shards: Sequence[Shard], force: bool) -> list[Shard]:
-    """Those that are of one export: the plan's or, without a plan, that of the first finished one.
+    """The shards of one export: that of the plan or, without a plan, that of the first finished shard.
 
-    Raises OutputError, naming the keys that differ, where not all are, unless `force`.
+    Raises OutputError, naming the keys that differ, if there are others, unless `force`.
     """
     plan = read_plan(path)
     kept: list[Shard] = []
@@ -105,8 +105,9 @@ def merge(
 ) -> None:
     """Copy the blocks of finished shards into `path`, whose lock is held, finish it, and remove the shards.
 
-    shards: all there are, by which is told where a missing block lies. Raises DamagedError where a shard does
-    not match its seal or a block its CRC, OutputError where a block is in none of them.
+    shards: all shards, including unfinished ones, from which the message about a missing block is made.
+    Raises DamagedError if a shard does not match its seal or a block its CRC, OutputError if no shard has a
+    block.
     """
     with CacheWriter(path, content, shards[0].record.producer) as writer:
         missing = writer.resumed(progress)
@@ -119,8 +120,8 @@ def merge(
                 shard.require_sealed()
                 if damaged := writer.take(shard.file, shard.record, shard.held, wanted):
                     raise DamagedError(
-                        f"{shard.file} is damaged in block {damaged[0]}; run what made it again "
-                        f"(dive export-logits --shard {shard.share}, or torchrun): it writes that block anew"
+                        f"{shard.file} is damaged in block {damaged[0]}; run the command that wrote it again "
+                        f"(dive export-logits --shard {shard.share}, or torchrun): it writes that block again"
                     )
                 missing = [block for block in missing if block not in shard.held]
                 bar.advance(len(wanted))
@@ -129,7 +130,7 @@ def merge(
 
 
 def _require_covered(path: Path, wanted: Iterable[int], shards: Sequence[Shard]) -> None:
-    """Raise OutputError, which says where they lie, where blocks are in no finished shard."""
+    """Raise OutputError, naming the shards to export, if blocks are in no finished shard."""
     covered = {block for shard in shards if shard.sealed for block in shard.held}
     missing = [block for block in wanted if block not in covered]
     if not missing:
@@ -147,9 +148,9 @@ def _require_covered(path: Path, wanted: Iterable[int], shards: Sequence[Shard])
 
 
 def refuse_finished(out: Path, force: bool, inputs: Sequence[Path] = ()) -> None:
-    """Refuse to replace a cache, unless asked to, or asked to when its unfinished successor was begun.
+    """Raise OutputError if a finished cache would be replaced but --force was not given, now or at the start.
 
-    What a killed process left of shards that were merged is removed then.
+    Shards that a killed process left after they were merged are removed.
     """
     require_own_files(out)
     outputs.refuse_foreign(part_path(out), part.KIND)
@@ -161,5 +162,5 @@ def refuse_finished(out: Path, force: bool, inputs: Sequence[Path] = ()) -> None
 
 
 def is_begun(out: Path) -> bool:
-    """Whether an export of `out` was begun and is not finished."""
+    """Whether there is an unfinished export of `out`."""
     return part_path(out).exists() or plan_path(out).exists()

@@ -1,4 +1,4 @@
-"""What a cache says it is of."""
+"""The identity of a cache: its data, views, encoding and teachers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,10 +16,10 @@ def identity_of(
     store: str,
     teachers: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The identity of a cache: equal ones hold equal rows, but for the precision.
+    """The identity of a cache. Caches of equal identity have equal rows, except for the precision.
 
-    train: the samples that it holds. views: which ids of the space, as `dive.cache.stored_views` names them.
-    store: the name of its encoding. teachers: what it has of its teacher or teachers.
+    train: its samples. views: the choice of view ids, as `dive.cache.stored_views` names it. store: the name
+    of its encoding. teachers: its entry about the teacher or teachers.
     """
     return {
         "recipe": recipe.name,

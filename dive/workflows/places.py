@@ -1,4 +1,4 @@
-"""Where the outputs of a recipe are written and looked for unless another place is given. No torch."""
+"""The default locations of a recipe's outputs. Does not import torch."""
 
 import hashlib
 import os
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
 
 def checkpoint_of(recipe: "Recipe", kind: str) -> Path:
-    """Where a recipe's teacher or student is. kind: which."""
+    """The checkpoint of a recipe. kind: `teacher` or `student`."""
     return Path("checkpoints") / recipe.name / f"{kind}.pt"
 
 
 def cache_of(recipe: "Recipe") -> Path:
-    """Where a recipe's logit cache is."""
+    """The logit cache of a recipe."""
     return Path("cache") / f"{recipe.name}.h5"
 
 
 def index_of(root: str) -> Path:
-    """Where the index of the pictures below a root is."""
+    """The index of the images below a root."""
     name = hashlib.sha256(os.path.abspath(os.path.expanduser(root)).encode()).hexdigest()[:16]
     return Path("cache") / "index" / f"{name}.npz"

@@ -24,8 +24,8 @@ from dive.training.inference import batch_size, clean_plan, outputs
 from dive.views.registry import view_space
 from dive.workflows.classifier import Classifier, open_classifier
 
-_NOT_FINITE = "the network's logits of it are not finite"
-AT_ONCE = 64  # images that are read before the network sees them
+_NOT_FINITE = "the network's logits for it are not finite"
+AT_ONCE = 64  # images that are read before the network is run on them
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def predict(
     classifier = open_classifier(Path(model), as_texts(own), progress)
     classifier.network.on(target)
     if classifier.any_size:
-        progress.warn(f"{model} does not say which size pictures have; they are taken as they are")
+        progress.warn(f"{model} does not state an image size; images keep their own size")
     files, failures = _listed(as_paths(images))
     predictions: list[Prediction] = []
     pool = ThreadPoolExecutor(os.cpu_count() or 1)
@@ -108,13 +108,13 @@ def predict(
                     else:
                         predictions.append(Prediction(path, _top(classifier.classes, found, top)))
                 bar.advance(len(some))
-    finally:  # Ctrl-C does not wait for the rest
+    finally:  # so that Ctrl-C does not wait for the images that remain
         pool.shutdown(cancel_futures=True)
     return Predictions(predictions, failures)
 
 
 def _listed(given: Iterable[Path]) -> tuple[list[Path], list[DiveError]]:
-    """The image files that are named, and those below folders; and why some folders give none."""
+    """The given image files and those below given folders, and the errors of folders without images."""
     files: list[Path] = []
     failures: list[DiveError] = []
     for path in given:
@@ -126,10 +126,10 @@ def _listed(given: Iterable[Path]) -> tuple[list[Path], list[DiveError]]:
 
 
 def _below(folder: Path) -> list[Path]:
-    """The images below a folder by their names' extensions, in the order of their paths; none is hidden.
+    """The image files below a folder, by their suffixes, sorted by path, without hidden ones.
 
-    Links are followed, into each real folder once. Raises DataError where a folder cannot be read, or where
-    there is no image.
+    Links are followed, but each real folder is entered once. Raises DataError if a folder cannot be read, or
+    if there is no image.
     """
     try:
         found = sorted(_walk(folder, set()))
@@ -156,7 +156,7 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
 
 
 def _view(classifier: Classifier, path: Path) -> np.ndarray | DiveError:
-    """The view that the network sees of an image file, (H, W, channels) uint8, or why there is none."""
+    """The view of an image file that the network is given, (H, W, channels) uint8, or the error."""
     try:
         return classifier.view(decode(read_file(path), str(path)))
     except DataError as error:
@@ -164,13 +164,13 @@ def _view(classifier: Classifier, path: Path) -> np.ndarray | DiveError:
     except OSError as error:
         return DataError(f"cannot read {path}: {error.strerror or error}")
     except MemoryError:
-        return DataError(f"{path} cannot be brought to its size: there is not enough memory")
+        return DataError(f"{path} cannot be resized: there is not enough memory")
 
 
 def _probabilities(
     classifier: Classifier, views: Sequence[np.ndarray | DiveError], device: torch.device
 ) -> list[np.ndarray | DiveError]:
-    """The probabilities (C,) float64 of each view, or why there are none; views of one size go together."""
+    """The probabilities (C,) float64 of each view, or the error; views of one size are batched."""
     found: list[np.ndarray | DiveError] = []
     of_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
     for at, view in enumerate(views):
@@ -207,6 +207,6 @@ def _logits(classifier: Classifier, views: np.ndarray, device: torch.device) -> 
 
 
 def _top(classes: Sequence[str], probabilities: np.ndarray, count: int) -> tuple[tuple[str, float], ...]:
-    """The likeliest classes with their probabilities; of equals the first."""
+    """The most probable classes with their probabilities; of equal ones the first class comes first."""
     order = np.argsort(-probabilities, kind="stable")[:count]
     return tuple((classes[c], float(probabilities[c])) for c in order)

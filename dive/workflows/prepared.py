@@ -1,4 +1,4 @@
-"""A recipe's data set prepared on a device, and what a run of the recipe on it is to do."""
+"""A recipe's data set prepared on a device, and the specification of a run on it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,8 @@ from dive.workflows.results import architecture_of, identity_of
 class Prepared:
     """A recipe's data set prepared on a device, once for all runs of a command and for their evaluation.
 
-    images: the training pictures in the recipe's view space. labels: (N,) int64 on the device. evaluator: on
-    the test part. validator: on the validation part, None without one. ranks: the processes that share
+    images: the training images in the recipe's view space. labels: (N,) int64 on the device. evaluator: for
+    the test set. validator: for the validation set; None without one. ranks: the processes that share
     training and evaluation.
     """
 
@@ -44,7 +44,7 @@ def prepare(
     workers: int | None = None,
     ranks: Ranks = ALONE,
 ) -> Prepared:
-    """The data set of a recipe on a device. workers: as `dive.feeds.images.Images` takes them."""
+    """Prepare the data set of a recipe on a device. workers: as in `dive.feeds.images.Images`."""
     room = room_of(ranks)
     train_set = dataset.train
     space = view_space(recipe.views.kind, train_set.pictures.shape, **recipe.views.keys())
@@ -66,7 +66,7 @@ def prepare(
 
 
 def room_of(ranks: Ranks) -> Room:
-    """What says whether something may lie on a device: the first process, to all."""
+    """Decides whether something is kept on the device: the first process decides for all."""
     return lambda size, device: ranks.tell(fits(size, device))
 
 
@@ -80,7 +80,7 @@ def spec_of(
     facts: dict[str, Any],
     initial: InitialWeights | None,
 ) -> RunSpec:
-    """What a run of a recipe is to do on prepared data: what teacher and student have in common."""
+    """The specification of a run on prepared data, as far as teacher and student have it in common."""
     train_set = prepared.dataset.train
     identity = identity_of(recipe, kind, train_set.fingerprint, facts)
     return RunSpec(

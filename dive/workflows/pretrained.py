@@ -1,4 +1,4 @@
-"""A recipe's network, finished by its `model` part alone: with weights whose last linear layer is kept."""
+"""A network that a recipe's `model` part defines completely: with weights whose last linear layer is kept."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,49 +13,49 @@ from dive.recipe.recipe import Model, Recipe
 
 @dataclass(frozen=True)
 class Pretrained:
-    """The network of a recipe's `model` part, not built yet. channels: of the pictures that it takes."""
+    """The network of a recipe's `model` part, not built yet. channels: those of the images that it takes."""
 
     model: Model
     channels: int
 
     @classmethod
     def of(cls, recipe: Recipe, path: Path) -> "Pretrained":
-        """That of a recipe, which is at `path`.
+        """The network of a recipe, which was read from `path`.
 
-        Raises ModelError unless it has weights and keeps their head.
+        Raises ModelError unless the recipe has weights and keeps their head.
         """
         model = recipe.model
         if model.weights is None or model.head != "keep":
             raise ModelError(
-                f"{path} has no finished network: give model.weights and model.head keep, or the checkpoint "
-                "that dive teacher or dive student made of it"
+                f"{path} has no finished network: give model.weights and model.head keep, or a checkpoint "
+                "that dive teacher or dive student trained from it"
             )
         return cls(model, recipe.data.channels)
 
     @cached_property
     def initial(self) -> InitialWeights:
-        """Its weights, a file read for its SHA-256 alone; raises ModelError where there are none."""
-        assert self.model.weights is not None and self.model.head is not None, "`of` has looked"
+        """Its weights; a file is only read for its SHA-256. Raises ModelError if they do not exist."""
+        assert self.model.weights is not None and self.model.head is not None, "`of` checks this"
         return initial_weights(self.model.name, self.model.weights, self.model.head)
 
     def architecture(self, classes: int) -> Architecture:
-        """The network of so many classes, without its weights."""
+        """The architecture of the network with `classes` classes."""
         given = self.model.input
         return Architecture(self.model.name, classes, self.channels, given.mean, given.std, given.size)
 
     def classes(self, shape: tuple[int, int], trial: int) -> int | None:
-        """How many classes the weights tell apart, None where they do not end in a linear layer.
+        """The number of classes of the weights; None if the network does not end in a linear layer.
 
-        shape: (H, W) of a view. trial: classes of a network that is built to find out. Raises ModelError
-        where weights cannot be had or the network does not take such views.
+        shape: (H, W) of a view. trial: the number of classes of a network that is built to find this out.
+        Raises ModelError if the weights are not available or the network does not take such views.
         """
         network = self._built(trial, shape)
         return self.initial.classes(network.body, network.normalised(network.blank(self.channels, shape, 1)))
 
     def network(self, classes: int, shape: tuple[int, int], progress: Progress) -> Network:
-        """The network with its weights, in eval mode on the CPU; says what was taken.
+        """The network with its weights, in eval mode on the CPU; a note tells which weights were loaded.
 
-        Raises ModelError where the weights do not fit, or the network does not give logits (B, classes) of
+        Raises ModelError if the weights do not fit, or the network does not return logits (B, classes) for
         views of (H, W).
         """
         network = self._built(classes, shape)

@@ -75,8 +75,7 @@ def write_report(
         from dive.report.page.document import KIND, document
     except ModuleNotFoundError as error:
         raise OutputError(
-            f"the page is drawn by plotly, which cannot be imported ({error}); "
-            "pip install 'dive-longtail[report]'"
+            f"the page needs plotly, which cannot be imported ({error}); pip install 'dive-longtail[report]'"
         ) from error
     outputs.refuse_existing(out, options.force, KIND, given)
     outputs.require_suffix(out, (".html",))
@@ -87,13 +86,13 @@ def write_report(
 
 
 def gather(paths: Sequence[Path], options: ReportOptions, progress: Progress = SILENT) -> Page:
-    """What a page about some files has to show. Caches come first, as long as torch is not loaded."""
+    """The content of a page about some files. Caches are read first, before torch is loaded."""
     sealed = {path: _is_cache(path) for path in paths}
     caches = [LogitCache(path) for path in paths if sealed[path]]
     if not caches:
         of_caches = {"--data": options.data, "--clean": options.clean, "--sample": options.sample}
         if given := [option for option, value in of_caches.items() if value]:
-            progress.warn(f"{' and '.join(given)}: no effect here, where no cache is shown")
+            progress.warn(f"{' and '.join(given)}: no effect here, because no cache is shown")
     parts = []
     with progress.bar("virtual examples", len(caches)) as bar:
         for cache in caches:
@@ -111,7 +110,7 @@ def gather(paths: Sequence[Path], options: ReportOptions, progress: Progress = S
 
 
 def _is_cache(path: Path) -> bool:
-    """Whether a file begins as a sealed cache; raises DiveError where it cannot be read."""
+    """Whether a file begins like a sealed cache; raises DiveError if it cannot be read."""
     try:
         with files.open_regular(path) as file:
             return seal.is_sealed(file.read(8))

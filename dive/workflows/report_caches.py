@@ -1,4 +1,4 @@
-"""What a page of `dive report` shows of a cache: its virtual examples over τ/p, and where it comes from."""
+"""What a page of `dive report` shows of a cache: its virtual examples over τ/p, and its origin."""
 
 import shlex
 
@@ -22,7 +22,7 @@ from dive.workflows.tune import means_of, tuned_of
 
 FOREIGN, IMPORTED = "foreign", "imported"  # kinds of `dive.recipe.teachers`
 
-# Positions of the slider: some forty a decade, each a number that people type, from half to fifty.
+# Positions of the slider, from 0.5 to 50: some forty a decade, all of them round numbers.
 _MANTISSAS = (
     10, 10.5, 11, 11.5, 12, 12.5, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 28, 30, 32, 34, 36,
     38, 40, 42, 45, 48, 50, 55, 60, 65, 70, 75, 80, 85, 90, 95,
@@ -36,9 +36,9 @@ RATIOS = tuple(
 
 
 def of_cache(cache: LogitCache, clean: bool = False, sample: int | None = None, seed: int = 0) -> CachePart:
-    """A cache in plain values, without pictures. clean, sample, seed: as `virtual_examples` takes them.
+    """A cache in plain values, without images. clean, sample, seed: as in `virtual_examples`.
 
-    Raises CacheError where it is corrupt.
+    Raises CacheError if it is corrupt.
     """
     sample = sample if sample and sample < cache.shape[0] else None
     curves = Curves(cache, clean, sample, seed)
@@ -71,7 +71,7 @@ def _position(pair: Pair) -> Position:
 
 
 def _origin(cache: LogitCache) -> list[tuple[str, str]]:
-    """What a cache tells of itself, which a foreign one may not, or in other types."""
+    """The facts and identity of a cache as texts. A cache written by another program may lack any of them."""
     listed = cache.facts.get("versions")
     versions = listed if isinstance(listed, dict) else {}
     told = {
@@ -97,7 +97,7 @@ def _hashes(cache: LogitCache) -> str:
 
 
 def _command(cache: LogitCache) -> str:
-    """The command that makes a cache again, with unknown files in capitals; empty where none is known."""
+    """The command that makes a cache again, with unknown files in capitals; empty if it is not known."""
     try:
         cache.require_origin()
     except CacheError:
@@ -115,7 +115,7 @@ def _command(cache: LogitCache) -> str:
 
 
 def _merge(cache: LogitCache) -> list[str] | None:
-    """The words that merge caches into one; None where their weights cannot be told from their teachers'."""
+    """The words of the `merge-caches` command; None if the caches' weights cannot be derived."""
     merged, shares = cache.facts[MERGED], cache.shares
     if not isinstance(merged, list) or len(merged) != len(shares):
         return None
@@ -124,7 +124,7 @@ def _merge(cache: LogitCache) -> list[str] | None:
 
 
 def _export(cache: LogitCache) -> list[str] | None:
-    """The words that export a cache; None where no export stores its views or subtracts its priors."""
+    """The words of the `export-logits` command; None if no export has such views or subtracts the prior."""
     views, facts = cache.identity["views"], teachers_in(cache.facts)
     foreign = [teacher["kind"] == FOREIGN for teacher in facts]
     priors = {teacher["prior"] for teacher in cache.teachers if teacher["kind"] == FOREIGN}
@@ -138,7 +138,7 @@ def _export(cache: LogitCache) -> list[str] | None:
 
 
 def _recipe(cache: LogitCache) -> list[str]:
-    """The options that give the recipe of a cache's pictures and views."""
+    """The options that give the recipe of a cache's images and views."""
     try:
         config = config_of(str(cache.identity["recipe"]), recipes())
     except RecipeError:
@@ -148,6 +148,6 @@ def _recipe(cache: LogitCache) -> list[str]:
     if plain(recipe.data.identity()) != cache.identity["data"] or any(
         described.get(key) != value for key, value in space.items()
     ):
-        return ["--config", "RECIPE.yaml"]  # of this name, and changed
+        return ["--config", "RECIPE.yaml"]  # a changed recipe of the same name
     seed = cache.identity["view_seed"]
     return ["--config", config, *([] if seed == recipe.views.seed else ["--set", f"views.seed={seed}"])]

@@ -21,9 +21,9 @@ _ZIP = b"PK\x03\x04"
 
 
 def of_model(path: Path) -> ModelPart:
-    """The finished result in a checkpoint, or of which a file is the record.
+    """The finished result of a checkpoint or of a record.
 
-    Raises CheckpointError where a checkpoint is not whole, DiveError where it is neither.
+    Raises CheckpointError if a checkpoint is damaged, DiveError if the file is neither.
     """
     record = _checkpoint(path) if _is_zip(path) else _record(path)
     recipe = build(record["recipe"]).as_dict()
@@ -51,7 +51,7 @@ def _record(path: Path) -> dict[str, Any]:
         fault = "it is no JSON"
     if fault:
         raise DiveError(
-            f"{path} is neither a logit cache nor a checkpoint, nor the record of one, as dive writes them: "
+            f"{path} is neither a logit cache, nor a checkpoint, nor the record of one, as dive writes them: "
             f"{fault}"
         )
     return found
@@ -65,7 +65,7 @@ def _command(record: Mapping[str, Any]) -> str:
 
 
 def _history(path: Path) -> list[dict[str, Any]] | None:
-    """The epochs in the file beside a checkpoint, None where it is not there or not as dive writes it."""
+    """The epochs in the history file beside a checkpoint; None if it does not exist or is malformed."""
     try:
         entries = files.read_json_lines(path.with_name(f"{path.stem}.history.jsonl"))
     except (OSError, ValueError):

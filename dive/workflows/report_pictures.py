@@ -19,18 +19,18 @@ from dive.report.page.content import Picture, View
 from dive.workflows.cached import recipe_of
 
 VIEWS = 4
-SIDE = 192  # pixels; larger views are made smaller
-_SHARPEST = 96  # pixels a side up to which a view is kept exactly
-_OF_CLASSES = (0.25, 0.75)  # of a group's classes by training images: whose first images are shown
+SIDE = 192  # pixels; larger views are scaled down to it
+_SHARPEST = 96  # views of up to so many pixels a side are stored without loss
+_OF_CLASSES = (0.25, 0.75)  # quantiles of a group's classes by training images; their first images are shown
 
 
 def place_of(
     cache: LogitCache, records: Sequence[Mapping[str, Any]], data: str | None, given: Recipe | None = None
 ) -> tuple[str, dict[str, Any]] | str:
-    """The kind of a cache's images and where they are, or a sentence that says what is needed for them.
+    """The kind and location of a cache's images, or a sentence that says what is needed to show them.
 
-    records: of results; what one of the same images says of the place counts, but for the root. data: where
-    the images are. given: a recipe that goes before the records.
+    records: records of results; one of the same images gives the location except for the root. data: the root
+    of the images. given: a recipe that has precedence over the records.
     """
     fingerprint = cache.identity.get("data_fingerprint")
     same = [one["recipe"] for one in records if one["data_fingerprint"] == fingerprint]
@@ -44,15 +44,15 @@ def place_of(
     if "root" not in place:
         return kind, place
     if data is None:
-        return "Pictures are not in a cache. Give --data PATH, where the images are, to show them here."
+        return "Images are not in a cache. Give --data PATH, where the images are, to show them here."
     return kind, place | {"root": data}
 
 
 def pictures_of(cache: LogitCache, place: tuple[str, dict[str, Any]]) -> list[Picture]:
-    """A few images of many, medium and few-shot classes, each in some of its stored views.
+    """A few images of many-, medium- and few-shot classes, each in some of its stored views.
 
-    Raises DataError where they are missing or not those the teacher saw, CacheError where this version makes
-    other views.
+    Raises DataError if they are missing or are not the images that the teacher was given, CacheError if this
+    version computes other pixels for the views.
     """
     kind, where = place
     views = CachedViews(cache, LabelledImages(kind, where))
@@ -64,7 +64,7 @@ def pictures_of(cache: LogitCache, place: tuple[str, dict[str, Any]]) -> list[Pi
 
 
 def _chosen(members: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """A group's classes at some quantiles of their training images, without one twice."""
+    """The classes of a group at some quantiles of their numbers of training images, without duplicates."""
     if not len(members):
         return members
     ordered = members[np.argsort(-counts[members], kind="stable")]
@@ -90,7 +90,7 @@ def _picture(views: CachedViews, shot: str, label: int) -> Picture:
 
 
 def _columns(cache: LogitCache, row: int) -> list[int]:
-    """A few columns, the clean view's first and others evenly spread."""
+    """A few columns: first that of the clean view, then others, evenly spaced."""
     stored = cache.shape[1]
     clean = np.flatnonzero(cache.views[row] == cache.facts.get("clean_id", -1))[:1].tolist()
     others = [column for column in range(stored) if column not in clean]

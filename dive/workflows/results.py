@@ -47,7 +47,7 @@ class TrainOptions(TakesTexts):
 
 
 DEFAULT = TrainOptions()
-INITIAL = "initial_weights"  # the fact that says what a network began with
+INITIAL = "initial_weights"  # the fact that names the weights that a network started from
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Trained:
-    """The runs of one command. results: of those that finished, in order. failures: errors of the others."""
+    """The runs of one command. results: of finished runs, in order. failures: the errors of the others."""
 
     results: list[Result]
     failures: list[TrainingError]
@@ -91,9 +91,9 @@ def architecture_of(recipe: Recipe, samples: Samples) -> Architecture:
 
 
 def initial_of(recipe: Recipe) -> InitialWeights | None:
-    """The weights that a recipe's network begins with, None where its seed draws them.
+    """The weights that a recipe's network starts from; None if they are drawn by its seed.
 
-    Raises ModelError where there are none of that name or path.
+    Raises ModelError if there are no weights of that name or path.
     """
     given = recipe.model
     if given.weights is None:
@@ -102,15 +102,15 @@ def initial_of(recipe: Recipe) -> InitialWeights | None:
 
 
 def initial_facts(initial: InitialWeights | None) -> dict[str, Any]:
-    """What a record tells of the weights that a network began with; nothing where its seed drew them."""
+    """The facts of a record about the weights that a network started from; empty if its seed drew them."""
     return {} if initial is None else {INITIAL: initial.fact}
 
 
 def identity_of(recipe: Recipe, kind: str, fingerprint: str, facts: dict[str, Any]) -> dict[str, Any]:
     """What must be equal for a run to be resumed: the recipe, the images, and the run's facts.
 
-    Where the data and initial weights lie does not matter, what they are does; the precision is the state's,
-    that of an export is among what its cache's hash is of.
+    The contents of the data and of the initial weights count, not their locations. The precision is not part
+    of it: a run keeps that of its state, and that of an export is covered by the hash of the cache.
     """
     cache = {key: value for key, value in (facts.get("cache") or {}).items() if key != "precision"}
     document = recipe.as_dict() | {"data": recipe.data.identity()}

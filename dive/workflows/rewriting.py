@@ -1,4 +1,4 @@
-"""Writing a logit cache block by block without a teacher: resumed, refused, or begun anew."""
+"""Writing a logit cache block by block from other files, without a teacher, and resuming this."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ from dive.errors import CacheError, DiveError, OutputError
 from dive.progress import Progress, duration
 from dive.recipe.documents import differences
 
-ROUNDING = "rounding"  # the fact that says how far off, by storing, the caches were that one is made of
-# Samples of the new cache to what its encoding takes of them: logits (rows, V, C) or features (rows, V, D).
+ROUNDING = "rounding"  # the fact that bounds the error that the encodings of the source caches caused
+# From samples of the new cache to what its encoding encodes: logits (rows, V, C) or features (rows, V, D).
 Values = Callable[[slice], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Rewriting:
-    """A cache to be written. out: where. sources: the files it is made of. what: the name of the work."""
+    """A cache to write. out: its path. sources: the files it is made from. what: the name of the task."""
 
     out: Path
     sources: Sequence[Path]
@@ -35,7 +35,7 @@ class Rewriting:
     what: str
 
     def refuse_finished(self) -> None:
-        """Refuse to replace a cache, unless asked to, or asked to when its unfinished successor was begun."""
+        """Raise OutputError if a finished cache would be replaced but `force` was never given."""
         require_own_files(self.out)
         outputs.refuse_foreign(part_path(self.out), part.KIND)
         if plan_path(self.out).exists():
@@ -55,11 +55,11 @@ class Rewriting:
         told: str,
         progress: Progress,
     ) -> float:
-        """Write the blocks that are missing and finish the cache; returns the seconds it took.
+        """Write the missing blocks and finish the cache; returns the seconds that it took.
 
-        shares: the caches it is made of, each with its share in the mean; the fact `rounding` says how far
-        off they are, and is left out where there are none. told: what is made of what, in words. Raises
-        OutputError where an unfinished cache was begun from others.
+        shares: the caches it is made from, each with its share in the mean; the fact `rounding` bounds their
+        error, and is left out if there are none. told: what is converted to what, for a note. Raises
+        OutputError if an unfinished cache was begun from others.
         """
         start = time.monotonic()
         with outputs.only_writer(self.out):
@@ -79,14 +79,14 @@ class Rewriting:
         return seconds
 
     def _is_begun(self, content: Content) -> bool:
-        """Whether there is an unfinished cache, whose facts will be the finished one's.
+        """Whether there is an unfinished cache to resume; the finished cache then has its facts.
 
-        Raises OutputError where it was begun from other caches, or by an export.
+        Raises OutputError if it was begun from other caches, or by an export.
         """
         facts = unfinished(self.out, content.identity)
         if facts is None:
             return False
-        begun = {key: value for key, value in facts.items() if key != ROUNDING}  # of the same caches the same
+        begun = {key: value for key, value in facts.items() if key != ROUNDING}  # it follows from the caches
         if different := differences(begun, content.facts):
             raise OutputError(
                 f"{part_path(self.out)} was begun from something else ({'; '.join(different)}); finish it "
@@ -103,23 +103,23 @@ class Rewriting:
 
 
 def encoding_named(store: str) -> Encoding:
-    """The encoding of a name; raises DiveError where there is none."""
+    """The encoding of a name; raises DiveError if there is none."""
     if store not in ENCODINGS:
         raise DiveError(f"--store {store[:40]!r}: give one of {', '.join(ENCODINGS)}")
     return ENCODINGS[store]
 
 
 def require_held(cache: LogitCache, encoding: Encoding) -> None:
-    """Raise CacheError where an encoding stores features and a cache does not hold any."""
+    """Raise CacheError if the encoding stores features but the cache has none."""
     if encoding.of_features and not cache.codec.encoding.of_features:
         raise CacheError(
-            f"{cache.path} holds logits ({cache.store}), from which features cannot be told; "
-            f"dive export-logits --store {encoding.name} asks the teacher for them"
+            f"{cache.path} holds logits ({cache.store}), from which features cannot be computed; "
+            f"dive export-logits --store {encoding.name} computes them with the teacher"
         )
 
 
 def stored_rows(cache: LogitCache, samples: np.ndarray) -> np.ndarray:
-    """The rows (B, V, …) of samples (B,) as they are stored, whose blocks are checked."""
+    """The rows (B, V, …) of samples (B,) as they are stored; the CRCs of their blocks are checked."""
     views, row = cache.shape[1], cache.codec.row
     places = np.repeat(samples, views), np.tile(np.arange(views), len(samples))
     rows = cache.codec.unpacked(cache.encoded(*places))
@@ -127,9 +127,9 @@ def stored_rows(cache: LogitCache, samples: np.ndarray) -> np.ndarray:
 
 
 def rounding_of(sources: Sequence[tuple[LogitCache, float]], progress: Progress) -> float:
-    """How far the mean of caches, each with its share, may lie from that of their teachers, by storing alone.
+    """A bound of the error that encodings cause in the mean of caches, each with its share.
 
-    In three digits, rounded up: its last bits may differ between machines.
+    It has three digits and is rounded up, because its last bits may differ between machines.
     """
     bound = sum(share * _rounding(cache, progress) for cache, share in sources)
     return float(f"{1.01 * bound:.3g}")

@@ -1,7 +1,7 @@
-"""Runs from the first epoch, or from where they were stopped, to finished checkpoints.
+"""Training runs, new or resumed, to finished checkpoints.
 
-Teacher and student are the same run with another objective; this module owns what they share: the
-outputs and their locks, resuming, precision, the last evaluation, and what a finished result records.
+Teacher and student are the same run with another objective. This module owns what they share: the outputs and
+their locks, resuming, the precision, the last evaluation, and the record of a finished result.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ from dive.workflows.results import (
 )
 from dive.world import started_again
 
-WORTH_TELLING = 0.1  # of a run's time, spent waiting for images
+WORTH_TELLING = 0.1  # share of a run's time spent waiting for images, above which it is reported
 
 
 def run(
@@ -54,16 +54,16 @@ def run(
     progress: Progress,
     of_grid: bool = False,
 ) -> Trained:
-    """Train as the specs say and write checkpoint, record and history of each; resume what was stopped.
+    """Train the runs of `specs` and write checkpoint, record and history of each; resume stopped runs.
 
-    The recipes of several may differ in seed and distillation alone. On CUDA they train side by side, as many
-    as its memory takes; on a CPU, which one fills, one after the other. Of a grid, one that is finished
-    already is kept as it is, and one whose loss is not finite does not stop the others; it is among the
-    failures returned. Raises OutputError where another finished result, another process or an unfinished run
-    of another recipe is in the way. torch's settings are afterwards as they were.
+    The recipes of several runs may differ in seed and distillation only. On CUDA they train side by side, as
+    many as fit in memory; on a CPU, one after the other, because one run uses all cores. In a grid, a
+    finished result is kept, and a run whose loss is not finite does not stop the others; it is among the
+    failures that are returned. Raises OutputError if another finished result, another process or an
+    unfinished run of another recipe is in the way. torch's settings are restored at the end.
 
-    Where several processes train together each calls it with the same specs, and gets the same. The first
-    of them alone reads and writes outputs.
+    If several processes train together, each calls this with the same specs and gets the same result. Only
+    the first of them reads and writes outputs.
     """
     with contextlib.ExitStack() as locks:
 
@@ -76,16 +76,16 @@ def run(
 
 
 def refuse_finished(out: Path, force: bool, reads: Sequence[Path] = ()) -> None:
-    """Raise OutputError where a finished result would be replaced without `force`; see `Journal`.
+    """Raise OutputError if a finished result would be replaced without `force`; see `Journal`.
 
-    Not where torchrun started this process again: an earlier one may have finished it.
+    Does not raise after a restart by torchrun, because an earlier process may have finished the result.
     """
     if not started_again():
         Journal(out).refuse_finished(force, reads)
 
 
 class _Runs:
-    """What the runs of one command share: the prepared data set, the user's options, and the precision."""
+    """The runs of one command, with what they share: the data set, the user's options, and the precision."""
 
     def __init__(self, prepared: Prepared, options: TrainOptions, progress: Progress, of_grid: bool) -> None:
         self._prepared, self._options, self._progress = prepared, options, progress
@@ -94,7 +94,7 @@ class _Runs:
         self._runtime: Runtime | None = None
 
     def trained(self, specs: Sequence[RunSpec]) -> Trained:
-        """What became of all of them, in their order."""
+        """Train them; returns the results and failures in the order of `specs`."""
         found: dict[Path, Result] = {}
         waiting = []
         for spec in specs:
@@ -117,16 +117,16 @@ class _Runs:
                 groups.extendleft((group[half:], group[:half]))
                 self._progress.note(f"no memory for {len(group)} students side by side; {half} at a time")
             if not results and not failed:
-                gc.collect()  # what they took is in cycles, and the next group needs it
+                gc.collect()  # their memory is held by reference cycles, and the next group needs it
             found |= {result.path: result for result in results}
             failures += failed
         return Trained([found[spec.out] for spec in specs if spec.out in found], failures)
 
     def _before(self, spec: RunSpec) -> tuple[Result | None, SavedState | None]:
-        """What there is of a run already: its result, or where it was stopped.
+        """What exists of a run already: its result, or the state in which it was stopped.
 
-        A result is kept where it is one of a grid, or may be of a process that torchrun started this one in
-        place of.
+        A result is kept in a grid, and after a restart by torchrun, because an earlier process may have
+        finished it.
         """
         keeps = self._keeps_finished and not self._options.force and not _is_being_replaced(spec.out)
         if keeps and (kept := self._finished(spec)):
@@ -135,7 +135,7 @@ class _Runs:
         return None, self._stopped(spec)
 
     def _finished(self, spec: RunSpec) -> Result | None:
-        """The result at the run's place, if there is one; raises OutputError where it is another's."""
+        """The finished result at the run's output, if any; raises OutputError if it is of another run."""
         if not spec.out.exists():
             return None
         record = checkpoint.load_finished(spec.out)
@@ -153,10 +153,10 @@ class _Runs:
         return Result(spec.out, record, accuracy_of(record))
 
     def _stopped(self, spec: RunSpec) -> SavedState | None:
-        """The state of the unfinished run; raises OutputError where something is in the way."""
+        """The state of the unfinished run, if any; raises OutputError if something is in the way."""
         journal = Journal(spec.out)
         journal.remove_stale()
-        # Again: another process may have finished it meanwhile.
+        # Again, because another process may have finished it meanwhile.
         journal.refuse_finished(self._options.force, spec.reads)
         if self._options.force and not (started_again() and journal.replaces_result()):
             journal.discard()
@@ -168,9 +168,9 @@ class _Runs:
     def _train(
         self, group: Sequence[tuple[RunSpec, SavedState | None]]
     ) -> tuple[list[Result], list[TrainingError]]:
-        """Train some runs side by side and write their results; and the errors of those that failed.
+        """Train runs side by side and write their results; returns these and the errors of failed runs.
 
-        Raises NoRoomTogether where there are several and the device has no memory for them.
+        Raises NoRoomTogether if there are several and the device has not enough memory for them.
         """
         try:
             runs = [self._begin(spec, state) for spec, state in group]
@@ -179,7 +179,7 @@ class _Runs:
                 raise
             raise NoRoomTogether from error
         if self._device.type == "cuda" and not self._ranks.alone:
-            self._progress.note("steps run eagerly: CUDA graphs are of one process alone")
+            self._progress.note("steps run eagerly: CUDA graphs are used by a single process only")
         results, failures = [], []
         with logged(runs, self._options.tensorboard if self._ranks.first else None):
             train(runs, self._progress)
@@ -218,7 +218,7 @@ class _Runs:
     def _choose_runtime(
         self, spec: RunSpec, network: Network, inputs: Inputs, state: SavedState | None
     ) -> Runtime:
-        """The precision and threads of the stopped run, or one choice for all on the first real batch."""
+        """The runtime of the stopped run, or one that is chosen for all new runs on the first real batch."""
         if state is not None:
             return runtime_of(state, spec, self._device, self._progress)
         if self._runtime is None:
@@ -229,7 +229,7 @@ class _Runs:
         return self._runtime
 
     def _write(self, done: Run, together: int, accuracy: Accuracy, validation: Accuracy | None) -> Result:
-        """Write history, record and checkpoint of a trained model."""
+        """Write history, record and checkpoint of a finished run."""
         journal, spec = done.journal, done.spec
         weights = {name: tensor.cpu() for name, tensor in done.network.body.state_dict().items()}
         samples = self._prepared.dataset.train
@@ -246,14 +246,14 @@ class _Runs:
 
 
 def _is_being_replaced(out: Path) -> bool:
-    """Whether a run with `force` was begun, or announced, and has a state; a damaged one does not count."""
+    """Whether a run with `force` was begun or announced and has a state that is not damaged."""
     with contextlib.suppress(OutputError):
         return Journal(out).replaces_result()
     return False
 
 
 def _time_of(history: Sequence[EpochRecord]) -> str:
-    """How long training took, and how long of it images were waited for, where that is worth a change."""
+    """How long training took, and how much of it was spent waiting for images if that is a lot."""
     seconds = sum(epoch.seconds for epoch in history)
     waited = sum(epoch.image_wait or 0 for epoch in history)
     if waited <= WORTH_TELLING * seconds:
@@ -262,6 +262,6 @@ def _time_of(history: Sequence[EpochRecord]) -> str:
 
 
 def accuracy_of(record: dict[str, Any]) -> Accuracy:
-    """The accuracy that a record tells of."""
+    """The accuracy in a record."""
     per_class, confusion = tuple(record["per_class"]), record.get("group_confusion")
     return Accuracy(**record["accuracy"], per_class=per_class, group_confusion=confusion)

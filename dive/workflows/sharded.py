@@ -1,8 +1,8 @@
-"""One export by several processes that know of each other by files alone, or by one that finds such files.
+"""An export in shards, by processes that communicate only through files, or in one process.
 
-Each of several writes a shard. Rank 0 of torchrun waits for the others and makes them one cache; `dive
-merge-shards` does so for an array job. What they must have in common is decided by the first that comes
-(`dive.cache.plan`).
+Each of several processes writes a shard. Under torchrun, rank 0 waits for the other ranks and merges the
+shards; after an array job, `dive merge-shards` does. The first process decides what all must have in common,
+and writes it to the plan (`dive.cache.plan`).
 """
 
 import time
@@ -41,7 +41,7 @@ _LOOK_EVERY = 0.2  # seconds
 
 @dataclass(frozen=True)
 class Begun:
-    """What an earlier process, or another one now, has decided. file: that says so."""
+    """What an earlier process, or another one at this moment, has decided. file: where it is recorded."""
 
     file: Path
     facts: dict[str, Any]
@@ -50,11 +50,11 @@ class Begun:
 
 @dataclass(frozen=True)
 class Job:
-    """An export, prepared: what is written, and how it is computed.
+    """A prepared export: what is written, and how it is computed.
 
-    inputs: what it reads, which it may not replace. choose: the precision and the facts, those of an export
-    that has begun, or new ones. content: what the cache holds besides the rows, given the facts. compute:
-    writes blocks that are missing.
+    inputs: the files that it reads and must not replace. choose: returns the precision and the facts, those
+    of an export that has begun or new ones. content: returns the content of the cache except for its rows,
+    given the facts. compute: writes missing blocks.
     """
 
     out: Path
@@ -67,9 +67,9 @@ class Job:
 
 
 def begun_as(out: Path, identity: dict[str, Any], progress: Progress) -> Begun | None:
-    """How the unfinished export of `out` was begun: as its plan, its part or a shard says; None without any.
+    """How the unfinished export of `out` was begun, from its plan, part or a shard; None if there is none.
 
-    Raises OutputError where it is of another identity, naming the keys that differ.
+    Raises OutputError, naming the keys that differ, if it has another identity.
     """
     plan, of_part = read_plan(out), part.begun(part_path(out))
     found = [(plan_path(out), plan), (part_path(out), of_part)]
@@ -89,11 +89,11 @@ def _another_recipe(file: Path, different: list[str]) -> str:
 
 
 def write_whole(job: Job, progress: Progress) -> None:
-    """Write the cache in one process, from the blocks that lie in shards already and those it computes."""
+    """Write the cache in one process: copy the blocks that shards have already, and compute the others."""
     with outputs.only_writer(job.out):
         refuse_finished(
             job.out, job.force, job.inputs
-        )  # again: another process may have finished it meanwhile
+        )  # again, because another process may have finished it meanwhile
         files.remove_stale(part_path(job.out))
         if job.force:
             part_path(job.out).unlink(missing_ok=True)
@@ -109,7 +109,7 @@ def write_whole(job: Job, progress: Progress) -> None:
 
 @dataclass(frozen=True)
 class Written:
-    """A shard that was written. file: None where the share has no blocks. content: the cache's."""
+    """A shard that was written. file: None if the share has no blocks. content: that of the cache."""
 
     share: Share
     held: range
@@ -118,14 +118,14 @@ class Written:
 
 
 def write_share(job: Job, share: Share, launch: str | None, progress: Progress) -> Written:
-    """Write the shard of a share, from the blocks that lie elsewhere already and those it computes.
+    """Write the shard of a share: copy the blocks that other files have already, and compute the others.
 
-    launch: the start of torchrun that this is. Raises BusyError where another process writes the same shard.
+    launch: identifies this start of torchrun. Raises BusyError if another process writes the same shard.
     """
     with planning(job.out):
         plan = _usable_plan(job, launch)
         if plan is None and launch is None and not part_path(job.out).exists():
-            # Again: another process may have merged them all meanwhile.
+            # Again, because another process may have merged them all meanwhile.
             outputs.refuse_existing(job.out, job.force, seal.KIND, job.inputs)
         begun = Begun(plan_path(job.out), plan.facts, plan.producer) if plan else None
         if plan is None and not job.force:
@@ -156,7 +156,7 @@ def write_share(job: Job, share: Share, launch: str | None, progress: Progress) 
 
 
 def _usable_plan(job: Job, launch: str | None) -> Plan | None:
-    """The plan that is there, None where there is none or --force replaces it; raises OutputError."""
+    """The existing plan; None if there is none or --force replaces it. Raises OutputError."""
     try:
         plan = read_plan(job.out)
     except DamagedError:
@@ -166,7 +166,7 @@ def _usable_plan(job: Job, launch: str | None) -> Plan | None:
     if plan is None:
         return None
     different = differences(plan.identity, plain(job.identity))
-    if job.force:  # of an array job each process may say so: the first has replaced it
+    if job.force:  # every process of an array job may have it: the first one has replaced the plan
         return plan if (plan.launch == launch if launch else not different) else None
     if different:
         raise OutputError(_another_recipe(plan_path(job.out), different))
@@ -174,7 +174,7 @@ def _usable_plan(job: Job, launch: str | None) -> Plan | None:
 
 
 def _is_of(file: Path, launch: str | None) -> bool:
-    """Whether a shard was begun by this start of torchrun, which may have started this process again."""
+    """Whether a shard was begun by this start of torchrun, which may have restarted this process."""
     try:
         shard = read_shard(file)
     except (DamagedError, OtherVersionError):
@@ -183,7 +183,7 @@ def _is_of(file: Path, launch: str | None) -> bool:
 
 
 def _elsewhere(out: Path, own: Path, progress: Progress) -> list[Shard]:
-    """Other shards than `own` and, as if it were one, the part of one process."""
+    """The shards other than `own` and, as if it were one, the unfinished export of a single process."""
     found = [shard for shard in shards_of(out, progress) if shard.file != own]
     if (record := part.begun(part_path(out))) is not None:
         found.append(Shard(part_path(out), range(record.blocks), record))
@@ -191,21 +191,21 @@ def _elsewhere(out: Path, own: Path, progress: Progress) -> list[Shard]:
 
 
 def _take(writer: BlockWriter, shards: Sequence[Shard], missing: list[int], progress: Progress) -> list[int]:
-    """Copy what is missing from files that have it; returns what is missing still."""
+    """Copy missing blocks from shards that have them; returns the blocks that are still missing."""
     before = len(missing)
     for shard in shards:
         if any(block in shard.held for block in missing):
             with suppress(FileNotFoundError):  # removed meanwhile
                 missing = writer.take(shard.file, shard.record, shard.held, missing)
     if len(missing) < before:
-        progress.note(f"taken over: {before - len(missing)} blocks that other processes had written")
+        progress.note(f"copied {before - len(missing)} blocks that other processes had written")
     return missing
 
 
 def merge_of_world(job: Job, written: Written, world: World, launch: str | None, progress: Progress) -> None:
-    """Wait for the shards of all ranks and make one cache of them; for rank 0.
+    """Wait for the shards of all ranks and merge them into one cache; called by rank 0.
 
-    Raises BusyError where another process merges them meanwhile, DamagedError where one is damaged.
+    Raises BusyError if another process merges them meanwhile, DamagedError if one is damaged.
     """
     blocks = new_record(written.content).blocks
     runs = [Share(rank + 1, world.size).blocks(blocks) for rank in range(world.size)]
@@ -220,7 +220,7 @@ def merge_of_world(job: Job, written: Written, world: World, launch: str | None,
     while others:
         if not plan_path(job.out).exists():
             raise BusyError(
-                f"{job.out}: another process merged or removed the shards; see whether it is there"
+                f"{job.out}: another process merged or removed the shards; check whether the cache exists"
             )
         time.sleep(_LOOK_EVERY)
         others = waited_for()

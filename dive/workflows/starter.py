@@ -1,4 +1,4 @@
-"""The recipe that `dive init` writes for some pictures: commented, and to be changed by its owner."""
+"""The recipe that `dive init` writes for some images: with comments, for its owner to change."""
 
 import json
 import re
@@ -14,10 +14,10 @@ from dive.printable import excerpt, printable
 from dive.recipe import bounds
 from dive.workflows.survey import Survey
 
-SMALL = 64  # pixels: what the ResNets for small images are made for
-STEPS = 20  # an epoch should have, so that batch norm and the schedule have something to work with
+SMALL = 64  # pixels a side up to which the ResNets for small images are suitable
+STEPS = 20  # an epoch should have, for batch norm and the schedule
 BATCHES = (8, 128)
-LARGEST_PHOTOGRAPHS = 64  # photographs in a batch
+LARGEST_PHOTOGRAPHS = 64  # the largest batch of photographs
 MARK = "# Written by dive init"
 
 
@@ -30,7 +30,7 @@ KIND = outputs.Kind("a recipe", _is_own)
 
 
 def default_name(root: Path) -> Path:
-    """The file that a recipe of the pictures at `root` is written to, in the working directory.
+    """The file to which a recipe of the images at `root` is written, in the working directory.
 
     >>> default_name(Path("photos/my birds (2024).zip")).name
     'my_birds_2024.yaml'
@@ -42,24 +42,24 @@ def default_name(root: Path) -> Path:
 
 
 def check_place(out: Path, inputs: list[Path], force: bool) -> None:
-    """Raise OutputError where a recipe cannot be written to `out`, OptionError where that is no .yaml."""
+    """Raise OutputError if a recipe cannot be written to `out`, OptionError if its suffix is not .yaml."""
     outputs.require_suffix(out, (".yaml",))
     if fault := bounds.file_name(out.stem):
         raise OutputError(
-            f"the name of {out} names the outputs: without .yaml it {fault}; give another --out"
+            f"outputs are named after {out}, but without .yaml its name {fault}; give another --out"
         )
     outputs.refuse_existing(out, force, KIND, inputs)
 
 
 def write_recipe(found: Survey, out: Path, inputs: list[Path], force: bool) -> None:
-    """Write the recipe that suits what was found to `out`; raises OutputError as `check_place` does."""
+    """Write a recipe for the images that were found to `out`; raises OutputError as `check_place` does."""
     with outputs.only_writer(out):
         check_place(out, inputs, force)
         files.write_bytes(out, recipe_text(found, out).encode())
 
 
 def batch_size(found: Survey) -> int:
-    """A power of two that gives an epoch some twenty batches, within what is usual."""
+    """A power of two, within the usual range, that makes some twenty batches in an epoch."""
     images = int(found.counts["train"].sum())
     least, most = BATCHES
     most = most if is_small(found) else LARGEST_PHOTOGRAPHS
@@ -67,17 +67,17 @@ def batch_size(found: Survey) -> int:
 
 
 def is_small(found: Survey) -> bool:
-    """Whether the median picture is one for the networks of small images."""
+    """Whether the median image is small enough for the networks of small images."""
     return max(found.median) <= SMALL
 
 
 def tunable(found: Survey) -> bool:
-    """Whether two groups of classes have members, which is what the tune step compares."""
+    """Whether two groups of classes have members, which the tune step needs for its comparison."""
     return sum(len(members) > 0 for members in shot_groups(found.counts["train"]).values()) >= 2
 
 
 def commands(found: Survey, out: Path) -> list[str]:
-    """What to run, in its order."""
+    """The commands to run, in order."""
     config = f"--config {shlex.quote(str(out))}"
     return [
         f"dive teacher {config}",
@@ -93,14 +93,14 @@ def recipe_text(found: Survey, out: Path) -> str:
     first, last = found.order[0], found.order[-1]
     height, width = found.median
     head = [
-        f"# Pictures of {len(found.classes)} classes, {train.sum()} for training.",
-        MARK + "; change what you like. Relative paths begin in the folder where dive runs.",
+        f"# {train.sum()} training images of {len(found.classes)} classes.",
+        MARK + "; change what you like. Paths are relative to the folder where dive runs.",
         "#",
         *(f"#   {command}" for command in commands(found, out)),
         "#",
         f"# Largest class: {_shown(found.classes[first])} ({train[first]}); smallest: "
         f"{_shown(found.classes[last])} ({train[last]}).",
-        f"# The median picture has {width}×{height} pixels.",
+        f"# The median image has {width}×{height} pixels.",
     ]
     body = _small(found) if is_small(found) else _photographs(found)
     return "\n".join([*head, *_data(found), *body]) + "\n"
@@ -111,11 +111,11 @@ def _data(found: Survey) -> list[str]:
     lines += [f"  {key}: {_scalar(value)}" for key, value in found.place.items() if value is not None]
     if found.test_share is not None:
         lines.append(
-            f"  test_share: {found.test_share:g}  # of each class, chosen by file name, for the test"
+            f"  test_share: {found.test_share:g}  # share of each class for the test set, chosen by file name"
         )
     if found.kind == "folder" and "val" not in found.counts:
-        lines.append("  # val_share: 0.1  # sets a tenth of each class aside, to choose between students by")
-    return [*lines, "  imbalance: null  # the classes as they are; a number draws a long tail from them"]
+        lines.append("  # val_share: 0.1  # a tenth of each class for validation, to choose between students")
+    return [*lines, "  imbalance: null  # all images of each class; a number draws a long tail from them"]
 
 
 def _small(found: Survey) -> list[str]:
@@ -124,17 +124,17 @@ def _small(found: Survey) -> list[str]:
     return [
         "views:",
         "  kind: crop_flip",
-        f"  size: {side}  # every picture is brought to it: shorter side resized, centre cropped",
-        f"  pad: {min(4, side // 8)}  # pixels that a view may be shifted by",
-        "  flip: true  # false where a mirrored picture is of another class, as of digits or text",
+        f"  size: {side}  # of every image: its shorter side is resized, the centre cropped",
+        f"  pad: {min(4, side // 8)}  # pixels by which a view may be shifted",
+        "  flip: true  # false if a mirrored image may be of another class, such as digits or text",
         "model:",
         "  name: resnet32",
-        "  input:  # of the pixels of CIFAR; the mean and standard deviation of your own are as good",
+        "  input:  # mean and standard deviation of CIFAR's pixels; those of your own images work too",
         "    mean: [0.4914, 0.4822, 0.4465]",
         "    std: [0.2023, 0.1994, 0.2010]",
         "optimizer:",
         "  kind: sgd",
-        f"  lr: {0.1 * batch / 128:g}  # 0.1 for batches of 128, in proportion for others",
+        f"  lr: {0.1 * batch / 128:g}  # 0.1 for batches of 128, in proportion to the batch size",
         "schedule:",
         "  epochs: 200",
         "  warmup_epochs: 5",
@@ -148,33 +148,33 @@ def _photographs(found: Survey) -> list[str]:
     return [
         "views:",
         "  kind: resized_crop",
-        "  size: 224  # of a view, which is a random part of a picture",
-        "  flip: true  # false where a mirrored picture is of another class, as of signs or text",
+        "  size: 224  # of a view, which is a random part of an image",
+        "  flip: true  # false if a mirrored image may be of another class, such as signs or text",
         "model:",
         "  name: torchvision/resnet18",
-        "  # weights: DEFAULT  # ImageNet's, downloaded by torchvision, to begin with",
-        "  input:  # ImageNet's mean and standard deviation, which those weights were trained with",
+        "  # weights: DEFAULT  # initial weights of ImageNet, downloaded by torchvision",
+        "  input:  # ImageNet's mean and standard deviation, with which those weights were trained",
         "    mean: [0.485, 0.456, 0.406]",
         "    std: [0.229, 0.224, 0.225]",
         "optimizer:",
         "  kind: sgd",
-        f"  lr: {0.1 * batch / 256:g}  # 0.1 for batches of 256, in proportion for others",
-        "  # body_factor: 0.1  # with weights: everything but the new last layer learns at a tenth of lr",
+        f"  lr: {0.1 * batch / 256:g}  # 0.1 for batches of 256, in proportion to the batch size",
+        "  # body_factor: 0.1  # with weights: all but the new last layer is trained at a tenth of lr",
         "schedule:",
         "  epochs: 100",
         "  warmup_epochs: 5",
         "  decay: cosine",
         "  milestones: []",
         f"  batch_size: {batch}",
-        "  # accumulate: 4  # goes through a batch in four parts, where it does not fit in memory",
-        "# student:  # what the student differs in: a smaller network than the teacher, for example",
+        "  # accumulate: 4  # processes a batch in four parts, if it does not fit in memory",
+        "# student:  # what differs for the student, for example a smaller network",
         "#   model:",
         "#     name: torchvision/mobilenet_v3_small",
     ]
 
 
 def _scalar(value: str | float) -> str:
-    """A value as YAML writes it; a text in quotes, so that no name is taken for something else."""
+    """A value in YAML; strings are quoted, so that no name is read as another type."""
     return json.dumps(value, ensure_ascii=not (isinstance(value, str) and value.isprintable()))
 
 

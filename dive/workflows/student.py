@@ -101,11 +101,11 @@ def train_student(
 def train_students(
     recipes: Sequence[Recipe], out: Path, options: StudentOptions, training: TrainOptions, progress: Progress
 ) -> Trained:
-    """Train each recipe's student from one cache; recipes may differ in seed and distillation alone.
+    """Train each recipe's student from one cache; recipes may differ in seed and distillation only.
 
-    One student is written to `out`; of several, each to the file `grid_path` names. Raises the errors of
+    A single student is written to `out`, each of several to its `grid_path`. Raises the errors of
     `train_student`, but students whose loss is not finite are among the failures returned. Processes that
-    torchrun started train one student together, and of several each its own; all of them return the same.
+    torchrun started train a single student together, and several students each its own; all return the same.
     """
     recipes = [recipe.of_student for recipe in recipes]
     path = options.cache or cache_of(recipes[0])
@@ -151,7 +151,7 @@ def _train(
             "those of an online teacher; a cache of more --views has them"
         )
     if options.split and (ranks.alone or len(recipes) == 1):
-        progress.warn("--split has no effect here: it is of several students that torchrun trains")
+        progress.warn("--split has no effect here: it is for several students under torchrun")
     apart = len(recipes) > 1 and not ranks.alone and not options.split
     sharing = ALONE if apart else ranks
     prepared = prepare(first, replace(dataset, train=train), device, training.workers, sharing)
@@ -189,9 +189,9 @@ def match_rows(
 ) -> tuple[Samples, np.ndarray]:
     """The samples to train on, and the cache's row of each, joined by key: (N,) int64.
 
-    The cache may hold more samples than are trained on, in any order. Raises CacheError, naming both
-    sides, where it is of other classes, of the same keys with other labels or pixels, of
-    another view space, or lacks samples that `allow_missing` does not waive.
+    The cache may have more samples than are trained on, in any order. Raises CacheError, naming both sides,
+    if the cache has other classes, other labels or pixels for the same keys, another view space, or lacks
+    samples and `allow_missing` is not set.
     """
     if cache.classes != train.classes:
         raise CacheError(
@@ -201,7 +201,7 @@ def match_rows(
     of_cache, here = cache.identity["data"], recipe.data.identity()
     if (known_by := cache.identity.get("digests", PIXELS)) != train.digests_of:
         raise CacheError(
-            f"{cache.path} knows its pictures by digests of their {known_by}, the recipe's views by those of "
+            f"{cache.path} has digests of the images' {known_by}, but the recipe's views need digests of "
             f"{train.digests_of}; give the cache's own recipe, or export again"
         )
     require_same(space, cache.identity["view_space"], str(cache.path))
@@ -229,7 +229,7 @@ def match_rows(
 
 
 def _check_same_images(cache: LogitCache, train: Samples, found: np.ndarray, rows: np.ndarray) -> None:
-    """Raise CacheError where a key stands for another label or other pixels in the cache."""
+    """Raise CacheError if the cache has another label or other pixels for a key."""
     pixels = (cache.digests[rows[found]] != train.digests[found]).any(axis=1)
     for what, differs in (("label", cache.labels[rows[found]] != train.labels[found]), ("pixels", pixels)):
         if differs.any():
@@ -267,7 +267,7 @@ def _check_view_choice(cache: LogitCache, options: StudentOptions) -> None:
 
 
 def _teachers(cache: LogitCache) -> dict[str, Any]:
-    """What a student's record has of the cache's teacher, or of its ensemble."""
+    """The facts of a student's record about the cache's teacher or ensemble."""
     teachers = teachers_in(cache.facts)
     weights = {} if len(teachers) == 1 else {"teacher_weights": cache.shares}
     return told_teachers(teachers) | weights

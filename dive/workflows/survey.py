@@ -1,4 +1,4 @@
-"""Looking at pictures before a recipe is written for them: the work of `dive init`."""
+"""Inspecting images before a recipe is written for them, as `dive init` does."""
 
 import os
 from collections import Counter
@@ -20,19 +20,19 @@ from dive.progress import SILENT, Progress
 from dive.recipe import bounds
 
 PARTS = {"train": "training", "test": "test", "val": "validation"}
-_PIECE = 64  # files of a thread at a time
+_PIECE = 64  # files that a thread inspects at a time
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What there is at a place.
+    """The result of inspecting a data set.
 
-    kind, place: of the data, as a recipe has them. classes: C names. counts: images of each class by part,
-    (C,) each; without `val` where there is no validation part. sides: (N, 2) height and width in pixels of
-    the pictures that can be read. broken: a line for each of the others. test_share: of each class, set aside
-    for the test; None where there is a test part. checked: whether every picture was decoded, not its header
-    alone. left_out: files of a folder that are no images by their names, by extension. unused: its folders
-    that would be classes but hold no image for training, and those beside train/, test/ and val/.
+    kind, place: its keys in a recipe's `data`. classes: C names. counts: images of each class by split, (C,)
+    each; without `val` if there is no validation set. sides: (N, 2), height and width in pixels of the images
+    that can be read. broken: a line for each of the others. test_share: the share of each class that is the
+    test set; None if the data set has a test set. checked: whether every image was decoded, not only its
+    header. left_out: by extension, the number of files in a folder that are not image files. unused: its
+    folders that would be classes but have no training image, and those beside train/, test/ and val/.
     """
 
     kind: str
@@ -63,17 +63,17 @@ class Survey:
 
     @property
     def smallest(self) -> tuple[int, int]:
-        """Height and width of the picture of the fewest pixels."""
+        """Height and width of the image with the fewest pixels."""
         return self._size(0.0)
 
     @property
     def median(self) -> tuple[int, int]:
-        """Height and width of the picture of the median number of pixels."""
+        """Height and width of the image with the median number of pixels."""
         return self._size(0.5)
 
     @property
     def largest(self) -> tuple[int, int]:
-        """Height and width of the picture of the most pixels."""
+        """Height and width of the image with the most pixels."""
         return self._size(1.0)
 
     def _size(self, quantile: float) -> tuple[int, int]:
@@ -83,11 +83,11 @@ class Survey:
 
     @property
     def decoded_bytes(self) -> int:
-        """What all pictures take in memory as they are decoded."""
+        """The size of all decoded images in memory."""
         return int(self.sides.prod(axis=1, dtype=np.int64).sum()) * 3
 
     def as_dict(self) -> dict[str, Any]:
-        """It as plain values."""
+        """The survey in plain values."""
         images = {
             name: {part: int(counts[c]) for part, counts in self.counts.items()}
             for c, name in enumerate(self.classes)
@@ -109,31 +109,31 @@ class Survey:
 
 
 def survey(kind: str, place: Mapping[str, Any], check: bool = False, progress: Progress = SILENT) -> Survey:
-    """What there is at a place of pictures with a file each, by their headers.
+    """Inspect the headers of the image files of a data set.
 
-    kind, place: as a recipe's `data` has them. check: decode every picture too, which finds those that are
-    cut short. Raises DataError where the pictures are missing or not laid out as the kind has them, where
-    there is one class only, and where not one picture can be read.
+    kind, place: the keys of a recipe's `data`. check: also decode every image, which finds truncated files.
+    Raises DataError if the images are missing or not laid out as the kind requires, if there is only one
+    class, or if no image can be read.
     """
     for key, value in place.items():
         if fault := bounds.path(value):
             raise DataError(f"data.{key} {fault}")
     root = Path(place["root"]).expanduser()
     if not root.exists():
-        raise DataError(f"there is no {root}; give the folder your pictures lie in, or a .zip of it")
+        raise DataError(f"there is no {root}; give the folder of your images, or a .zip of it")
     source = open_source(kind, **place)
     left_out = Counter(_left_out(root)) if kind == "folder" and root.is_dir() else Counter()
     if len(source.classes) < 2:
         others = f" (left out: {counted(left_out)})" if left_out else ""
         raise DataError(
-            f"the data set has one class only, {source.classes[0]}; there is nothing to tell apart{others}"
+            f"the data set has only one class, {source.classes[0]}; it needs at least two{others}"
         )
     parts = {part: split for part in PARTS if (split := getattr(source, part)) is not None}
     looked = _looked_at([split for split in parts.values() if len(split.keys)], check, progress)
     broken = [one for one in looked if isinstance(one, str)]
     sides = [one for one in looked if not isinstance(one, str)]
     if not sides:
-        raise DataError(f"not one of {len(looked)} pictures can be read; the first: {broken[0]}")
+        raise DataError(f"none of the {len(looked)} images can be read; the first: {broken[0]}")
     return Survey(
         kind=kind,
         place=place,
@@ -151,7 +151,7 @@ def survey(kind: str, place: Mapping[str, Any], check: bool = False, progress: P
 
 
 def counted(left_out: Mapping[str, int], most: int = 5) -> str:
-    """Files by their extensions, in words.
+    """Numbers of files by their extensions, as text.
 
     >>> counted({".txt": 1, ".heic": 3})
     '3 .heic, 1 .txt'
@@ -163,7 +163,7 @@ def counted(left_out: Mapping[str, int], most: int = 5) -> str:
 
 
 def _left_out(root: Path) -> Iterator[str]:
-    """The extension of each file below a folder that no source takes for an image; none is hidden."""
+    """The extensions of the files below a folder that are not image files, without hidden ones."""
     for _, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not is_hidden(name)]
         yield from (
@@ -174,7 +174,10 @@ def _left_out(root: Path) -> Iterator[str]:
 
 
 def _unused(root: Path, classes: Sequence[str]) -> list[str]:
-    """The folders that stand in the place of a class and are none, and those beside parts; none is hidden."""
+    """The folders where classes are expected but which are not classes, and those beside train/, test/, val/.
+
+    Hidden folders are left out.
+    """
 
     def folders(place: Path) -> list[str]:
         names = os.listdir(place) if place.is_dir() else []
@@ -188,7 +191,7 @@ def _unused(root: Path, classes: Sequence[str]) -> list[str]:
 
 
 def _looked_at(splits: list[Split], check: bool, progress: Progress) -> list[tuple[int, int] | str]:
-    """The sides of every picture, or why it cannot be read."""
+    """The height and width of each image, or why it cannot be read."""
     files = [
         (split.files, position)
         for split in splits
@@ -201,13 +204,13 @@ def _looked_at(splits: list[Split], check: bool, progress: Progress) -> list[tup
     def look(piece: list[tuple[PictureFiles, int]]) -> list[tuple[int, int] | str]:
         return [_sides(of, position, check) for of, position in piece]
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, progress.bar("pictures", len(files)) as bar:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, progress.bar("images", len(files)) as bar:
         with splits[0].reading():
             try:
                 for sides in pool.map(look, pieces):
                     found += sides
                     bar.advance(len(sides))
-            finally:  # Ctrl-C does not wait for the rest
+            finally:  # so that Ctrl-C does not wait for the files that remain
                 pool.shutdown(cancel_futures=True)
     return found
 

@@ -118,7 +118,7 @@ class Tuned:
 
 
 def _plain(pair: Pair) -> dict[str, Any]:
-    """A pair in plain values."""
+    """A pair of τ and p in plain values."""
     d = pair.distribution
     return {
         "tau": pair.tau,
@@ -169,7 +169,7 @@ def _tuned(path: Path, options: TuneOptions) -> Tuned:
 
 
 def tuned_of(curves: Curves, options: TuneOptions = TuneOptions()) -> Tuned:
-    """What the curves of a cache tell at the pairs, and by the rule, that are asked for."""
+    """The result for the curves of a cache, with the pairs and the rule of the options."""
     cache, taus, powers = curves.cache, options.taus or DEFAULT_TAUS, options.powers or DEFAULT_POWERS
     curves.at(
         {*SEARCHED, *(effective_temperature(tau, power) for tau in taus for power in powers)}
@@ -198,7 +198,7 @@ def _plot(plot: Path, tuned: Sequence[Tuned]) -> None:
     for one in tuned:
         if one.counts != first.counts:
             raise CacheError(
-                f"{one.cache.path} is of other images per class than {first.cache.path}; "
+                f"{one.cache.path} has other numbers of images per class than {first.cache.path}; "
                 "plot caches of one data set"
             )
     outputs.prepare_folder(plot)
@@ -206,7 +206,7 @@ def _plot(plot: Path, tuned: Sequence[Tuned]) -> None:
 
 
 def means_of(tuned: Sequence[Tuned]) -> "Means":
-    """What there is to draw of caches of one data set: over the temperatures, or at one over the caches."""
+    """The bars of a plot: of one cache over temperatures, or of several caches at one temperature."""
     from dive.report.figures import Means
 
     first = tuned[0]
@@ -230,7 +230,7 @@ def means_of(tuned: Sequence[Tuned]) -> "Means":
 
 @dataclass(frozen=True)
 class _Bars:
-    """A group of bars. place: of its cache. mark: what its temperature is besides one of the grid, if any."""
+    """A group of bars. place: the position of its cache. mark: a name of its temperature, if it has one."""
 
     distribution: Distribution
     place: int
@@ -238,9 +238,9 @@ class _Bars:
 
 
 def _bars(one: Tuned, place: int, over_temperatures: bool) -> Iterator[_Bars]:
-    """The grid's temperatures, and in a plot over temperatures the crossing, or else the recommended one.
+    """The bars at the temperatures of the grid and, in a plot over temperatures, at one more.
 
-    One that is on the grid already is marked there.
+    That is the crossing or, without one, the recommended temperature. On the grid, it is marked there.
     """
     bars = {pair.distribution.temperature: pair.distribution for pair in one.pairs}
     marks = {}

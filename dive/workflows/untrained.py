@@ -1,4 +1,4 @@
-"""Whether a checkpoint is measured on pictures that it was trained on: what `dive eval` asks first."""
+"""The check of `dive eval` that a checkpoint is not evaluated on images that it was trained on."""
 
 import os
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _IMAGES = {"test": "test", "val": "validation"}
 def require_untrained(
     path: Path, document: dict[str, Any], own_recipe: Recipe, recipe: Recipe, part: str, progress: Progress
 ) -> None:
-    """Raise CheckpointError where by its own recipe the checkpoint was trained on pictures of the part."""
+    """Raise CheckpointError if the checkpoint was trained on images of the split, by its own recipe."""
     own, here = own_recipe.data, recipe.data
     if own.kind != here.kind:
         return
@@ -37,14 +37,14 @@ def require_untrained(
     count = _training_images_in(part, here, division)
     if count is None:
         progress.warn(
-            f"whether {path} was trained on images of this part is not known, as these pictures cannot be "
-            f"divided by its recipe: {shown}"
+            f"whether {path} was trained on these {_IMAGES[part]} images is not known, because the data set "
+            f"here cannot be divided as in its recipe: {shown}"
         )
     elif count and not _is_of_these(document, own_recipe, here):
         progress.warn(
-            f"{count} of these {_IMAGES[part]} images have names of images that {path} was trained on, by "
-            f"its own recipe ({shown}); the set that it was trained on is not the one here: whether on these "
-            "images too is not known"
+            f"{count} of these {_IMAGES[part]} images have the names of images that {path} was trained on, "
+            f"by its own recipe ({shown}); it was trained on another data set than the one here, so whether "
+            "these are the same images is not known"
         )
     elif count:
         raise CheckpointError(
@@ -54,9 +54,9 @@ def require_untrained(
 
 
 def _is_of_these(document: dict[str, Any], own: Recipe, here: Data) -> bool:
-    """Whether a checkpoint was trained on the set of pictures that lies here: by its place, or by all pixels.
+    """Whether a checkpoint was trained on the data set given here, by its location or by all of its pixels.
 
-    Of another set that shares pictures with this one a record does not tell.
+    A record cannot show whether another data set shares images with this one.
     """
     place, there = (recipe.place().get("root") for recipe in (own.data, here))
     if place is None or there is None or os.path.realpath(place) == os.path.realpath(there):
@@ -76,10 +76,10 @@ def _value(value: Any) -> str:
 
 
 def _training_images_in(part: str, here: Data, division: Mapping[str, Any]) -> int | None:
-    """How many pictures of a part of `here` are training pictures where its pictures are divided otherwise.
+    """The number of images of a split of `here` that are training images under another division.
 
-    division: other values of the keys `here.dividing`. None where the pictures cannot be divided so. Images
-    that the long-tailed draw leaves out count too.
+    division: other values of the keys `here.dividing`. Returns None if the data set cannot be divided in this
+    way. Images that the long-tailed draw leaves out count too.
     """
     asked = open_source(here.kind, **here.place())
     try:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampled:
-    """The teacher run again on some (sample, view) pairs, against the cache.
+    """The result of running the teacher again on some (sample, view) pairs.
 
-    comparison: its logits, as the exact ones, with those of the cache. allowed: the largest difference that
-    storing and precision explain.
+    comparison: of its logits, as the exact ones, with those of the cache. allowed: the largest difference
+    that encoding and precision explain.
     """
 
     comparison: Comparison
@@ -33,18 +33,16 @@ class Sampled:
     precision: str
 
     def document(self) -> dict[str, Any]:
-        """It in plain values."""
+        """The result in plain values."""
         return self.comparison.document() | {"allowed": self.allowed, "precision": self.precision}
 
 
 def verify(path: Path, progress: Progress) -> LogitCache:
-    """The cache, once seal, CRCs, shapes, finiteness, view ids, labels and rows against labels pass.
+    """Check the seal, CRCs, shapes, finiteness, view ids and labels of a cache, and rows against labels.
 
-    The view ids must be those that its identity states: see `stored_views`.
-
-    The rows of each block must classify as many of its views rightly as the export counted: rows that
-    slipped against their labels do not (`Codec.confirms`). Raises CacheError at the first fault, naming the
-    samples.
+    The view ids must be those that its identity states (`stored_views`). The rows of each block must classify
+    as many of its views correctly as the export counted, which rows that are shifted against their labels do
+    not (`Codec.confirms`). Returns the cache. Raises CacheError at the first fault, naming the samples.
     """
     from dive.cache.stored_views import require_stated_views
 
@@ -59,7 +57,7 @@ def verify(path: Path, progress: Progress) -> LogitCache:
             labels, counted = cache.labels[rows], int(cache.block_correct[block])
             if not cache.codec.confirms(stored, labels, counted):
                 raise CacheError(
-                    f"{where} do not fit their labels: the teacher is right in "
+                    f"{where} do not match their labels: the teacher is right in "
                     f"{cache.codec.correct(stored, labels)} of their views, the export counted {counted}; "
                     "export it again"
                 )
@@ -80,11 +78,11 @@ def sample(
 ) -> Sampled:
     """Run the teacher again on `count` random (sample, view) pairs and compare with the cache.
 
-    teacher: its checkpoint or, of a foreign one, its recipe; those of an ensemble in any order. data: where
-    the images are; None where the teacher's were. own: networks of the user's own that a checkpoint may be
-    of. recipe: that draws the images; None for a checkpoint's own or, where there is none, what the cache
-    tells. Raises CheckpointError where the teachers are not those the cache is of, CacheError where the
-    images are others, or a logit differs by more than rounding explains.
+    teacher: its checkpoint or, for a foreign teacher, its recipe; those of an ensemble in any order. data:
+    the root of the images; None for that of the teacher's recipe. own: the custom networks that a checkpoint
+    may have. recipe: the recipe that draws the images; None for that of a checkpoint or, without one, what
+    the cache states. Raises CheckpointError if the teachers are not those of the cache, CacheError if the
+    images are not those of the cache, or if a logit differs by more than rounding explains.
     """
     from dive.feeds.feed import Batch
     from dive.feeds.images import Images
@@ -141,25 +139,24 @@ def sample(
     allowed = _allowed(cache, largest) + float(cache.codec.rounding(stored).max())
     if not comparison.largest <= allowed:  # which NaN is not
         raise CacheError(
-            f"{cache.path} does not hold what {' and '.join(map(str, teachers.paths))} "
-            f"{'says' if len(teachers.paths) == 1 else 'say'}: a logit differs by {comparison.largest:.3g}, "
-            f"rounding explains {allowed:.3g}, top-1 agreement is {comparison.agreement:.1%}; "
-            "export it again"
+            f"{cache.path} does not hold the logits of {' and '.join(map(str, teachers.paths))}: "
+            f"one differs by {comparison.largest:.3g}, rounding explains {allowed:.3g}, top-1 agreement is "
+            f"{comparison.agreement:.1%}; export it again"
         )
     return Sampled(comparison, allowed, runtime.precision)
 
 
 def _require_networks(cache: LogitCache) -> None:
-    """Raise CacheError where one of a cache's teachers is known by its logits alone."""
+    """Raise CacheError if only the logits of one of the cache's teachers are known."""
     if any("weights_hash" not in teacher for teacher in cache.teachers):
         which = "its logits were" if len(cache.teachers) == 1 else "logits of one of its teachers were"
         raise CacheError(
-            f"{cache.path} has no teacher to ask: {which} imported from a file; verify it without --teacher"
+            f"{cache.path} has no teacher to run: {which} imported from a file; verify it without --teacher"
         )
 
 
 def _teachers(cache: LogitCache, opened: "OpenedTeachers", views: "Shown", progress: Progress) -> "Teachers":
-    """The cache's teachers, in its order; CheckpointError where one is lacking or another."""
+    """The cache's teachers, in its order; raises CheckpointError if one is missing or is not the cache's."""
     from dive.workflows.teachers.several import Teachers
 
     given = opened.shown(views, progress)
@@ -174,8 +171,8 @@ def _teachers(cache: LogitCache, opened: "OpenedTeachers", views: "Shown", progr
             )
     if lacking := [weights[:12] for weights in wanted if weights not in found]:
         raise CheckpointError(
-            f"{cache.path} is of an ensemble of {len(wanted)}; give --teacher those of the weights hash "
-            f"{', '.join(lacking)} too"
+            f"{cache.path} is of an ensemble of {len(wanted)}; give --teacher also those with the weights "
+            f"hash {', '.join(lacking)}"
         )
     places = [found.index(weights) for weights in wanted]
     stated = zip(places, cache.teachers, strict=True)
@@ -183,7 +180,7 @@ def _teachers(cache: LogitCache, opened: "OpenedTeachers", views: "Shown", progr
 
 
 def _rows_here(cache: LogitCache, train: "Samples") -> np.ndarray:
-    """The place of each of the cache's samples among the images here: (N,) int64."""
+    """The row of each of the cache's samples among the images here: (N,) int64."""
     place = {key: row for row, key in enumerate(train.keys)}
     missing = [key for key in cache.keys if key not in place]
     if missing or train.fingerprint != cache.identity["data_fingerprint"]:
@@ -196,11 +193,11 @@ def _rows_here(cache: LogitCache, train: "Samples") -> np.ndarray:
 
 
 def _allowed(cache: LogitCache, largest: float) -> float:
-    """How far a logit may lie from the one that was stored, by computing it again.
+    """The largest difference between a stored logit and the same logit computed again that rounding explains.
 
-    largest: absolute value of a logit, of an ensemble the mean of its networks'. In fp32 kernels of another
-    batch size may differ by some 10⁻⁴ of the largest logit, in TF32 and bf16 by four units in its last place.
-    A cache that was made of others says how far these were off.
+    largest: the largest absolute logit; for an ensemble, the mean of that of its networks. Kernels for
+    another batch size may differ by some 10⁻⁴ of the largest logit in fp32, and by four units in its last
+    place in TF32 and bf16. A cache that was made from other caches records a bound of their error.
     """
     computing = {"fp32": 1e-4, "tf32": 4 * 2.0**-11}.get(cache.facts["precision"], 4 * 2.0**-8)
     return float(largest) * computing + float(cache.facts.get("rounding", 0.0))

@@ -416,7 +416,7 @@ def test_rows_that_slipped_are_found_in_every_encoding(store):
         table[:] = np.roll(table[:], 1, axis=0)
 
     caches.resealed(PATH, slip)
-    assert "do not fit their labels" in chain.dive("verify", PATH, "--quiet").complaint
+    assert "do not match their labels" in chain.dive("verify", PATH, "--quiet").complaint
 
 
 def test_a_cache_that_does_not_say_what_it_is_of_is_refused_by_those_who_must_know():

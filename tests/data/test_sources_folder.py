@@ -237,7 +237,7 @@ def test_a_recipe_takes_a_folders_images_as_they_are_or_at_its_size_and_says_so(
     options = {"data.kind": "folder", "data.root": path, "views.size": size}
     train = load_training(load(options=options), Progress())
     assert train.pictures.held.shape == (2, size or 8, size or 8, 3)
-    told = f"every picture is resized and centre-cropped to {size}×{size} pixels (views.size)"
+    told = f"every image is resized and centre-cropped to {size}×{size} pixels (views.size)"
     assert (told in capsys.readouterr().err) == (size is not None)
 
 

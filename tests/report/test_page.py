@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("plotly", reason="the page is drawn by plotly, which is not installed")
+pytest.importorskip("plotly", reason="the page needs plotly, which is not installed")
 
 from dive.report.page import classes, content, document, markup, palette
 

@@ -15,7 +15,7 @@ import pytest
 
 import dive
 
-pytest.importorskip("plotly", reason="the page is drawn by plotly, which is not installed")
+pytest.importorskip("plotly", reason="the page needs plotly, which is not installed")
 from dive.report.page import content, document
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -209,7 +209,7 @@ def test_eval_says_nothing_of_resizing_and_training_does(sizes):
     assert "resized" not in chain.succeed("eval", sizes[12]).err
     config = sizes[12].parent / "insects.yaml"
     words = ("teacher", "--config", config, "--epochs", 1, "--set", "views.size=12")
-    told = "every picture is resized and centre-cropped to 12×12 pixels (views.size)\n"
+    told = "every image is resized and centre-cropped to 12×12 pixels (views.size)\n"
     assert told in chain.succeed(*words, "--out", "t.pt").err
 
 
@@ -219,9 +219,9 @@ def test_a_checkpoint_of_other_channels_is_refused_naming_both(digits, tmp_path)
     config = folders.write_recipe(Path("colour.yaml"), folders.write_images(tmp_path / "images", counts))
     chain.succeed("teacher", "--config", config, "--quiet", "--epochs", 1, "--out", "colour.pt")
     complaint = chain.dive("eval", digits.teacher, "colour.pt", "--quiet").complaint
-    assert "colour.pt takes pictures of 3 channels, the test set has 1; " in complaint
+    assert "colour.pt takes images of 3 channels, the test set has 1; " in complaint
     complaint = chain.dive("eval", "colour.pt", digits.teacher, "--quiet").complaint
-    assert "teacher.pt takes pictures of 1 channel, the test set has 3; " in complaint
+    assert "teacher.pt takes images of 1 channel, the test set has 3; " in complaint
 
 
 def evaluated(seed: int, all_: float, few: float | None = 0.25, **record: object) -> Result:

@@ -73,7 +73,8 @@ def test_features_cannot_be_made_of_logits(old, new):
     written(old)
     complaint = chain.dive("convert", SOURCE, "--store", new).complaint
     assert (
-        f"source.h5 holds logits ({old}), from which features cannot be told; dive export-logits" in complaint
+        f"source.h5 holds logits ({old}), from which features cannot be computed; dive export-logits"
+        in complaint
     )
     assert sorted(chain.files_under()) == ["source.h5"]
 

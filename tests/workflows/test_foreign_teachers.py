@@ -152,7 +152,7 @@ def test_verify_finds_logits_that_still_hold_the_prior(recipe):
     caches.write_blocks(Path("forged.h5"), content, held.whole())
     caches.finish(Path("forged.h5"), content)
     words = ("verify", "--cache", "forged.h5", "--sample", 50, "--quiet", "--teacher", recipe)
-    assert "does not hold what foreign.yaml says" in chain.dive(*words).complaint
+    assert "does not hold the logits of foreign.yaml" in chain.dive(*words).complaint
 
 
 def test_verify_refuses_another_teacher_of_the_same_weights(recipe, digits):
@@ -306,7 +306,7 @@ def test_a_network_for_other_channels_is_refused_in_a_line(digits):
     model = {"name": "resnet8", "weights": "colour.pt", "head": "keep"}
     Path("colour.yaml").write_text(yaml.safe_dump({"model": model}))
     complaint = chain.dive(*EXPORT, "--teacher", "colour.yaml", "--teacher-prior", "none").complaint
-    assert "for pictures of 3 channels, these have 1" in complaint
+    assert "for images of 3 channels, these have 1" in complaint
 
 
 def test_a_missing_recipe_and_one_with_a_fault_are_refused_in_a_line():

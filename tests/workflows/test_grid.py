@@ -269,7 +269,7 @@ def test_eval_names_the_students_of_a_grid_where_there_is_none_of_the_recipes_ow
 
 
 def test_split_says_where_it_has_no_effect(digits):
-    told = "warning: --split has no effect here: it is of several students that torchrun trains\n"
+    told = "warning: --split has no effect here: it is for several students under torchrun\n"
     for taus in ((3,), (1, 3)):
         assert told in grid(digits, "--tau", *taus, "--epochs", 1, "--split").err
 

@@ -180,7 +180,7 @@ def test_it_is_tuned_converted_and_merged_with_a_cache_that_dive_exported(logits
     assert "ensemble of 2: imported (logits), teacher (bsce)" in shown
     chain.succeed("verify", "both.h5")
     words = ("--sample", 5, "--teacher", digits.teacher, "--quiet")
-    assert "has no teacher to ask: its logits were imported" in chain.dive("verify", OUT, *words).complaint
+    assert "has no teacher to run: its logits were imported" in chain.dive("verify", OUT, *words).complaint
     complaint = chain.dive("verify", "both.h5", *words).complaint
     assert "logits of one of its teachers were imported from a file" in complaint
     chain.succeed(*STUDENT[:-4], "--cache", "both.h5", "--out", "student.pt")
@@ -223,8 +223,8 @@ def test_a_file_without_a_class_or_without_any_sample_is_refused(clean, exported
     replace(clean, keys=[key.partition("/")[2] for key in clean.keys]).save(NPZ)
     complaint = chain.dive(*IMPORT, "none").complaint
     assert (
-        "none of the 399 keys of logits.npz is of a training sample: for example 'digit_0000', where"
-        in complaint
+        "none of the 399 keys of logits.npz is that of a training sample: the file has for example "
+        "'digit_0000', the recipe's draw" in complaint
     )
     assert "'0/digit_0000'" in complaint and not OUT.exists()
 
@@ -232,8 +232,11 @@ def test_a_file_without_a_class_or_without_any_sample_is_refused(clean, exported
 @pytest.mark.parametrize(
     ("classes", "told"),
     [
-        (["zero", *"123456789"], "it has 10, among them 'zero', which is none of the 10"),
-        ([*"0123456789", "10"], "it has 11, among them '10', which is none of the 10 of the recipe's data"),
+        (["zero", *"123456789"], "it has 10, among them 'zero', which is not one of the 10"),
+        (
+            [*"0123456789", "10"],
+            "it has 11, among them '10', which is not one of the 10 of the recipe's data",
+        ),
         (list("012345678"), "it has 9, and lacks '9'"),
     ],
 )
@@ -267,7 +270,7 @@ def test_a_view_id_that_the_space_does_not_have_is_named_by_its_key(logits, view
     replace(logits, views=views).save(NPZ)
     complaint = chain.dive(*IMPORT, "none").complaint
     assert (
-        f"has for '{logits.keys[7]}' the view id {view}, where the recipe's views have ids from 0 to 8"
+        f"has the view id {view} for '{logits.keys[7]}', but the recipe's views have ids from 0 to 8"
         in complaint
     )
 
@@ -286,7 +289,7 @@ def test_features_are_refused_with_the_reason(clean, store):
     clean.save(NPZ)
     complaint = chain.dive(*IMPORT, "none", "--store", store).complaint
     assert (
-        f"--store {store} keeps what a network's last linear layer takes, which logits do not tell"
+        f"--store {store} stores the inputs of a network's last linear layer, which the file does not have"
         in complaint
     )
     assert complaint.endswith("give one of float16, float32, int8")

@@ -191,9 +191,9 @@ def test_a_recipe_is_replaced_with_force_alone_and_another_file_never(tmp_path: 
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (("nowhere",), "there is no nowhere; give the folder your pictures lie in, or a .zip of it"),
+        (("nowhere",), "there is no nowhere; give the folder of your images, or a .zip of it"),
         (("images", "--out", "x.yml"), "must end in .yaml"),
-        (("images", "--out", "-.yaml"), "names the outputs"),
+        (("images", "--out", "-.yaml"), "outputs are named after -.yaml"),
         (("images", "--train-list", "x.txt"), "give both --train-list and --test-list"),
         (("images", "--classes", "x.txt"), "give both --train-list and --test-list"),
         (("images/test",), "one image of each class"),
@@ -213,7 +213,7 @@ def test_pictures_none_of_which_can_be_read_are_refused(tmp_path: Path) -> None:
         (tmp_path / "images" / label).mkdir(parents=True)
         for i in range(2):
             (tmp_path / "images" / label / f"{i}.png").write_bytes(b"no")
-    assert "not one of 4 pictures can be read" in dive("init", "images", "--quiet").complaint
+    assert "none of the 4 images can be read" in dive("init", "images", "--quiet").complaint
 
 
 def test_files_that_are_no_images_by_their_names_are_counted(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_class_whose_images_have_unknown_names_is_explained(tmp_path: Path) ->
     (root / "bee").mkdir()
     (root / "bee" / "0.heic").write_bytes(b"x")
     assert (
-        "one class only, ant; there is nothing to tell apart (left out: 1 .heic)"
+        "only one class, ant; it needs at least two (left out: 1 .heic)"
         in dive("init", root, "--quiet").complaint
     )
 

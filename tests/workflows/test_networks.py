@@ -239,8 +239,14 @@ def build(classes):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (("schedule.accumulate=6",), "schedule.accumulate 6 leaves one to a part of a batch: lower it"),
-        (("schedule.batch_size=13", "schedule.accumulate=4"), "leaves one to a part of the last batch of an"),
+        (
+            ("schedule.accumulate=6",),
+            "with schedule.accumulate 6, a part of a batch has a single image: lower it",
+        ),
+        (
+            ("schedule.batch_size=13", "schedule.accumulate=4"),
+            "a part of the last batch of an epoch has a single image",
+        ),
         (
             ("schedule.batch_size=15",),
             "the last batch of an epoch has only one image: change schedule.batch_size",

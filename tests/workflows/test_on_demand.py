@@ -268,10 +268,10 @@ def test_a_cache_of_photographs_is_not_one_of_pictures_held_in_memory() -> None:
     told = chain.dive(
         "student", "--config", "listed.yaml", *HERE, *other, "--cache", "c.h5", "--out", "s.pt"
     ).complaint
-    assert "knows its pictures by digests of their files, the recipe's views by those of pixels" in told
+    assert "has digests of the images' files, but the recipe's views need digests of pixels" in told
 
 
 def test_workers_are_said_to_have_no_effect_on_pictures_in_memory(digits: chain.Chain) -> None:
     told = chain.succeed("eval", digits.teacher, "--workers", 2, "--quiet").err
-    assert "warning: --workers has no effect here: the pictures are held in memory" in told
+    assert "warning: --workers has no effect here: the images are held in memory" in told
     assert "--workers" not in chain.succeed("eval", digits.teacher, "--quiet").err

@@ -146,7 +146,7 @@ def test_pictures_of_several_sizes_are_refused_by_a_space_that_needs_one(here):
 
 def test_no_word_of_resizing_where_pictures_keep_their_size(here):
     recipe = ("--config", "photographs.yaml", "--device", "cpu", "--precision", "fp32", "--epochs", 1)
-    assert "every picture is resized" not in chain.succeed("teacher", *recipe, "--out", "told.pt").err
+    assert "every image is resized" not in chain.succeed("teacher", *recipe, "--out", "told.pt").err
 
 
 def test_stored_views_come_to_a_loop_of_ones_own(here):

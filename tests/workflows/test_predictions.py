@@ -182,7 +182,7 @@ def test_pictures_of_a_model_that_names_no_size_are_taken_as_they_are_with_a_war
     predicted = predict(model, [*paths, large], top=3, progress=progress)
     (failure,) = predicted.failures
     assert str(failure).startswith("large.png: resnet8 is a network for images of at most 64 pixels")
-    assert progress.lines == [f"{model} does not say which size pictures have; they are taken as they are"]
+    assert progress.lines == [f"{model} does not state an image size; images keep their own size"]
     assert len(predicted.images) == 3
     for path, one in zip(paths, predicted.images, strict=True):
         assert dict(one.top) == pytest.approx(by_hand(model, np.asarray(Image.open(path))), abs=1e-5)
@@ -262,7 +262,9 @@ def test_a_network_without_a_last_linear_layer_needs_names_for_its_classes():
 
     torch.save(squeezenet1_1(num_classes=4).state_dict(), "weights.pt")
     path = photograph(Path("photograph.png"))
-    with pytest.raises(ModelError, match=r"how many classes weights\.pt of torchvision/squeezenet1_1 have"):
+    with pytest.raises(
+        ModelError, match=r"the number of classes of weights\.pt of torchvision/squeezenet1_1 is not known"
+    ):
         predict(kept(name="torchvision/squeezenet1_1"), [path])
     Path("names.txt").write_text("a\nb\nc\nd\n")
     data = "{kind: list, classes: names.txt}"
@@ -311,7 +313,7 @@ def test_logits_that_are_no_numbers_fail_the_image(place):
     predicted = predict(Path("nan.pt"), [photograph(Path("photograph.png"))])
     assert predicted.images == []
     assert [str(error) for error in predicted.failures] == [
-        "photograph.png: the network's logits of it are not finite"
+        "photograph.png: the network's logits for it are not finite"
     ]
 
 

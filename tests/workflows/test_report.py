@@ -24,7 +24,7 @@ from dive.recipe.teachers import told_teachers
 from dive.report.page.content import Page
 from dive.workflows.report_caches import RATIOS, of_cache
 
-pytest.importorskip("plotly", reason="the page is drawn by plotly, which is not installed")
+pytest.importorskip("plotly", reason="the page needs plotly, which is not installed")
 
 
 def embedded(path: Path) -> dict:
@@ -262,7 +262,7 @@ def test_eight_thousand_classes_make_a_page_of_less_than_twenty_megabytes(tmp_pa
 def test_options_about_caches_say_that_they_have_no_effect_where_none_is_shown(digits):
     words = ("report", digits.teacher, "--out", "r.html")
     done = chain.succeed(*words, "--data", "nowhere", "--sample", 3)
-    assert "warning: --data and --sample: no effect here, where no cache is shown\n" in done.err
+    assert "warning: --data and --sample: no effect here, because no cache is shown\n" in done.err
     assert "no effect" not in chain.succeed(*words, "--force").err
 
 

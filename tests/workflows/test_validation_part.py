@@ -167,9 +167,9 @@ def test_a_validation_part_changes_no_weight(made: Path) -> None:
 def test_there_is_one_line_where_there_is_no_validation_part(made: Path) -> None:
     shutil.copytree(made / "images", made / "none", ignore=shutil.ignore_patterns("val"))
     refused = dive("eval", made / "teacher.pt", "--data", made / "none", "--part", "val", "--quiet")
-    assert "no validation part; lay out a val/ or set data.val_share" in refused.complaint
+    assert "no validation set; lay out a val/ or set data.val_share" in refused.complaint
     recipe = ("--config", "digits_lt/bbn", "--part", "val", made / "teacher.pt", "--quiet")
-    assert "no validation part; data of this kind have none" in dive("eval", *recipe).complaint
+    assert "no validation set; data of this kind have none" in dive("eval", *recipe).complaint
 
 
 def test_a_class_without_a_test_image_is_named_and_left_out_of_the_means(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_class_without_a_test_image_is_named_and_left_out_of_the_means(tmp_pat
             Image.fromarray(pixels).save(tmp_path / "images" / label / f"{i}.png")
     (tmp_path / "insects.yaml").write_text(RECIPE.format(images=tmp_path / "images"))
     outcome = run(tmp_path, "teacher", "--out", tmp_path / "t.pt", "--json")
-    assert "warning: no test image of lone: left out of accuracies by group and by class" in outcome.err
+    assert "warning: no test image of lone: left out of the accuracies of groups and classes" in outcome.err
     record = json.loads(outcome.out)
     assert record["per_class"][2] is None and None not in record["per_class"][:2]
     assert record["accuracy"]["class_mean"] == pytest.approx(np.mean(record["per_class"][:2]))
@@ -289,7 +289,7 @@ def test_a_folder_with_a_test_part_of_its_own_is_evaluated_whatever_the_shares_w
     told = succeed("eval", divided / "t.pt", *words, *shares("null", "null")).err
     assert (
         "whether" in told
-        and "these pictures cannot be divided by its recipe: data.test_share is null" in told
+        and "the data set here cannot be divided as in its recipe: data.test_share is null" in told
     )
 
 
@@ -304,9 +304,9 @@ def test_whether_pictures_elsewhere_are_those_that_it_was_trained_on_is_found_by
         Image.fromarray(255 - np.array(Image.open(path))).save(path)
     told = succeed("eval", *words).err
     assert re.search(
-        r"warning: \d+ of these test images have names of images that .*t\.pt was trained on", told
+        r"warning: \d+ of these test images have the names of images that .*t\.pt was trained on", told
     )
-    assert "whether on these images too is not known" in told
+    assert "whether these are the same images is not known" in told
 
 
 def test_how_lists_are_spelled_is_no_part_of_a_cache(divided, monkeypatch):
@@ -345,5 +345,7 @@ def test_a_part_whose_pictures_have_another_size_is_refused_and_told_what_to_giv
     (tmp_path / "insects.yaml").write_text(text.replace("  size: 8\n", ""))
     words = ("teacher", "--config", tmp_path / "insects.yaml", "--device", "cpu", "--epochs", 1)
     complaint = dive(*words, "--quiet", "--out", tmp_path / "teacher.pt").complaint
-    assert f"training pictures have 8×8 pixels, those of the {part} part 7×9; views.size brings" in complaint
+    assert (
+        f"training images have 8×8 pixels, {part} images 7×9; give them one size with views.size" in complaint
+    )
     succeed(*words, "--out", tmp_path / "teacher.pt", "--set", "views.size=8", "--quiet")

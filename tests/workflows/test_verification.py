@@ -58,7 +58,7 @@ def spoil(file: h5py.File) -> None:
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [(slip, "do not fit their labels"), (swap_labels, "do not fit their labels"), (spoil, "not finite")],
+    [(slip, "do not match their labels"), (swap_labels, "do not match their labels"), (spoil, "not finite")],
 )
 def test_what_a_seal_made_anew_hides_is_found(copy, change, named):
     caches.resealed(copy, change)
@@ -121,7 +121,7 @@ def test_logits_that_the_teacher_does_not_say_are_found_though_they_classify_ali
     caches.resealed(copy, change)
     chain.succeed("verify", copy, "--quiet")
     complaint = chain.dive("verify", copy, "--sample", 50, "--teacher", digits.teacher, "--quiet").complaint
-    assert "does not hold what" in complaint
+    assert "does not hold the logits of" in complaint
 
 
 def test_a_row_of_another_view_is_found(copy, digits):
@@ -130,7 +130,7 @@ def test_a_row_of_another_view_is_found(copy, digits):
 
     caches.resealed(copy, change)
     complaint = chain.dive("verify", copy, "--sample", 50, "--teacher", digits.teacher, "--quiet").complaint
-    assert "does not hold what" in complaint
+    assert "does not hold the logits of" in complaint
 
 
 def test_another_teacher_is_refused(digits):

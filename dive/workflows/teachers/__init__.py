@@ -1,1 +1,1 @@
-"""The teachers that a cache is of: a module a kind."""
+"""The teachers of a cache: one module for each kind."""

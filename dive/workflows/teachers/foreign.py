@@ -1,7 +1,7 @@
 """A teacher that dive did not train: the network of a recipe's `model` part, with weights and their head.
 
-Of its training nothing is known but what the user says: whether its logits follow the class sizes. Output i
-is taken for class i of the data, in the data's own order.
+Nothing is known about its training except what the user states: whether its logits contain the class prior.
+Output i counts as class i of the data, in the order of the data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,51 +30,51 @@ _KIND = "foreign"
 
 @dataclass(frozen=True)
 class ForeignFile:
-    """A recipe as it was read; see `Opened`.
+    """A recipe that has been read; see `Opened`.
 
-    weights: what its weights are, as `InitialWeights.fact` has it. prior: whether the logits follow the class
-    sizes.
+    weights: its weights, as in `InitialWeights.fact`. prior: `train` if the logits contain the class prior of
+    the training set, else `none`.
     """
 
     path: Path
     pretrained: Pretrained
     weights: str
     prior: str
-    recipe: None = None  # its data, if it names any, need not be those that the teacher was trained on
+    recipe: None = None  # its data, if it names any, are not necessarily the teacher's training data
 
     @classmethod
     def open(cls, path: Path, prior: str) -> "ForeignFile":
-        """The one of a file, or of a shipped recipe's name.
+        """Read a recipe from a file or by its name.
 
-        Raises RecipeError where there is none, ModelError where it has no weights of which the head is kept,
-        or these cannot be found.
+        Raises RecipeError if there is no such recipe, ModelError if it has no weights, does not keep their
+        head, or if the weights cannot be found.
         """
         pretrained = Pretrained.of(load_recipe(path), path)
         return cls(path, pretrained, pretrained.initial.fact, prior)
 
     def require_network(self, recipe: Recipe, own: Sequence[str]) -> None:
-        """Nothing: its network is the one that it names itself."""
+        """Does nothing: it names its own network."""
 
     def require_draw(self, train: Samples) -> None:
-        """Nothing: what it was trained on is not known."""
+        """Does nothing: its training images are not known."""
 
     def warn_of_versions(self, progress: Progress) -> None:
-        """Nothing: with which versions it was made is not known."""
+        """Does nothing: the versions that it was made with are not known."""
 
     def shown(self, views: Shown, progress: Progress) -> "Foreign":
-        """The teacher; raises ModelError where it does not give logits of these classes of such views."""
+        """The teacher; raises ModelError if it does not return logits of these classes for such views."""
         model = self.pretrained.model
         if self.pretrained.channels != views.channels:
             raise ModelError(
-                f"{self.path} has a network for pictures of {self.pretrained.channels} channels, these have "
+                f"{self.path} has a network for images of {self.pretrained.channels} channels, these have "
                 f"{views.channels}; give it the data.kind of these, and model.input.mean and std to match"
             )
         classes = self.pretrained.classes(views.shape, views.classes)
         if classes not in (None, views.classes):
             raise ModelError(
                 f"{self.path}: {model.weights} of {model.name} have {classes} classes, the data have "
-                f"{views.classes}; give data of the classes that it knows, or train it on these (dive "
-                "teacher, with model.head new)"
+                f"{views.classes}; give data of the teacher's classes, or train it on these (dive teacher, "
+                "with model.head new)"
             )
         network = self.pretrained.network(views.classes, views.shape, progress)
         return Foreign(self.path, self.pretrained, self.weights, network, views.class_counts, self.prior)
@@ -82,9 +82,10 @@ class ForeignFile:
 
 @dataclass(frozen=True)
 class Foreign:
-    """Such a teacher with its network, `bare` of a prior; see `Teacher`.
+    """A foreign teacher with its network; see `Teacher`.
 
-    class_counts: (C,), of the draw that it is shown. weights, prior: as those of `ForeignFile`.
+    bare: the network before a prior is subtracted. class_counts: (C,), of the draw whose views it is given.
+    weights, prior: as in `ForeignFile`.
     """
 
     path: Path
@@ -97,28 +98,28 @@ class Foreign:
 
     @property
     def network(self) -> Network | WithoutPrior:
-        """What gives the logits that a cache holds: with the prior `train`, the network's less log n."""
+        """The network that returns the logits to store: for the prior `train`, those of `bare` less log n."""
         if self.prior == "none":
             return self.bare
         return WithoutPrior(self.bare, torch.from_numpy(self.class_counts)).eval()
 
     @property
     def most_subtracted(self) -> float:
-        """log n of the largest class, where the prior is subtracted."""
+        """log n of the largest class if the prior is subtracted, else 0."""
         return 0.0 if self.prior == "none" else float(np.log(self.class_counts.max()))
 
     @property
     def weights_hash(self) -> str:
-        """Of its weights, as checkpoints have it."""
+        """The hash of its weights, as in checkpoints."""
         return checkpoint.weights_hash(self.bare.body.state_dict())
 
     @property
     def versions(self) -> dict[str, str]:
-        """The versions of what its network depends on, as they are here."""
+        """The installed versions of what its network depends on."""
         return dict(network_versions(self.pretrained.model.name))
 
     def identity(self) -> dict[str, Any]:
-        """What the identity of its cache has of it."""
+        """Its entry in the identity of a cache."""
         architecture = self.pretrained.architecture(len(self.class_counts)).as_dict()
         return {
             "kind": _KIND,
@@ -128,7 +129,7 @@ class Foreign:
         }
 
     def facts(self) -> dict[str, Any]:
-        """What a cache records of it besides its identity; no paths."""
+        """What a cache records about it besides its identity; without paths."""
         return {
             "kind": _KIND,
             "network": self.pretrained.model.name,
@@ -137,6 +138,9 @@ class Foreign:
         }
 
     def as_stated(self, identity: Mapping[str, Any]) -> "Foreign":
-        """It with the prior that a cache states; raises CheckpointError where it states another network."""
+        """This teacher with the prior that a cache states.
+
+        Raises CheckpointError if the cache states another network.
+        """
         require_same(self.path, identity, self.identity(), ("kind", "architecture"))
         return replace(self, prior=identity["prior"])

@@ -1,4 +1,4 @@
-"""The teachers that a cache is of, opened by their files: one, or the several of an ensemble."""
+"""The teachers of a cache, opened from their files: one, or several that form an ensemble."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -24,49 +24,49 @@ from dive.workflows.teachers.foreign import ForeignFile
 from dive.workflows.teachers.teacher import Opened, Shown, Teacher
 from dive.workflows.teachers.trained import Trained
 
-_ASKED_OF_ORDER = 512  # images, at most
+_ASKED_OF_ORDER = 512  # the most images on which the order of a teacher's classes is checked
 
 
 @dataclass(frozen=True)
 class OpenedTeachers:
-    """Teachers whose files were read, in the order given."""
+    """Teachers whose files have been read, in the order in which they were given."""
 
     each: tuple[Opened, ...]
 
     @classmethod
     def open(cls, paths: Sequence[Path], own: Collection[str], prior: str | None = None) -> "OpenedTeachers":
-        """Those of some files: checkpoints, and recipes for foreign ones.
+        """Read the files of teachers: checkpoints, and recipes of foreign teachers.
 
-        own: networks of the user's own that a checkpoint may be of. prior: that of the foreign ones; `none`
-        if not given. Raises CheckpointError, RecipeError or ModelError where one cannot be used.
+        own: the custom networks that a checkpoint may have. prior: that of the foreign teachers; None counts
+        as `none`. Raises CheckpointError, RecipeError or ModelError if one cannot be used.
         """
         return cls(tuple(_opened(path, own, prior or "none") for path in paths))
 
     @property
     def recipe(self) -> dict[str, Any] | None:
-        """The recipe of the first that has one, which draws the pictures; None where none has."""
+        """The recipe of the first teacher that has one, which draws the images; None if none has."""
         return next((one.recipe for one in self.each if one.recipe is not None), None)
 
     def require_networks(self, recipe: Recipe, own: Sequence[str]) -> None:
-        """Raise CheckpointError where one alone is of a network that neither the recipe nor own names.
+        """Raise CheckpointError if a single teacher has a network that neither the recipe nor `own` names.
 
-        The networks of an ensemble may differ from the recipe's.
+        The networks of an ensemble may differ from that of the recipe.
         """
         if len(self.each) == 1:
             self.each[0].require_network(recipe, own)
 
     def require_draw(self, train: Samples) -> None:
-        """Raise CheckpointError unless each was trained on these images, as far as that is known."""
+        """Raise CheckpointError unless each was trained on these images, as far as is known."""
         for one in self.each:
             one.require_draw(train)
 
     def warn_of_versions(self, progress: Progress) -> None:
-        """Warn where one was made with another torch, or another source of its network, than is here."""
+        """Warn if one was made with another torch, or another source of its network, than is installed."""
         for one in self.each:
             one.warn_of_versions(progress)
 
     def shown(self, views: Shown, progress: Progress) -> "Teachers":
-        """The teachers with their networks; see `Opened.shown`. Raises CheckpointError where two are one."""
+        """The teachers with their networks, see `Opened.shown`; raises CheckpointError if two are equal."""
         teachers = tuple(one.shown(views, progress) for one in self.each)
         first: dict[str, Path] = {}
         for teacher in teachers:
@@ -83,39 +83,39 @@ def _opened(path: Path, own: Collection[str], prior: str) -> Opened:
 
 @dataclass(frozen=True)
 class Teachers:
-    """Teachers with their networks, in order."""
+    """Teachers with their networks, in the order in which they were given."""
 
     each: tuple[Teacher, ...]
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files that they were opened by."""
+        """The files from which they were opened."""
         return tuple(teacher.path for teacher in self.each)
 
     def network(self, device: torch.device) -> AnyNetwork:
-        """The network on a device; of several the ensemble that gives the mean of their logits."""
+        """The network on a device; for several teachers, the ensemble that returns their mean logits."""
         on_device = [teacher.network.on(device) for teacher in self.each]
         return on_device[0] if len(on_device) == 1 else Ensemble(on_device).eval()
 
     @property
     def versions(self) -> dict[str, str]:
-        """The versions of what their networks depend on, as they are here."""
+        """The installed versions of what their networks depend on."""
         return {name: version for one in self.each for name, version in one.versions.items()}
 
     def identity(self) -> dict[str, Any]:
-        """What their cache's identity has of them; of an ensemble also their weights, which are equal."""
+        """Their entry in the identity of a cache; for an ensemble also their weights in the mean."""
         weights = {} if len(self.each) == 1 else {"teacher_weights": equal_shares(len(self.each))}
         return told_teachers([teacher.identity() for teacher in self.each]) | weights
 
     def facts(self) -> dict[str, Any]:
-        """What a cache records of them besides its identity; no paths."""
+        """What a cache records about them besides its identity; without paths."""
         return told_teachers([teacher.facts() for teacher in self.each])
 
     def warn_of_order(self, images: Images, train: Samples, runtime: Runtime, progress: Progress) -> None:
-        """Warn of each foreign one whose classes are probably in another order than the data's.
+        """Warn of each foreign teacher whose classes are probably in another order than those of the data.
 
-        Each is asked alone, whatever the others of an ensemble would say: the clean views of up to 512 of
-        the training images, spread over all of them.
+        Each teacher is run on its own, also in an ensemble, on the clean views of up to 512 training images
+        that are spread over all of them.
         """
         for teacher in self.each:
             if teacher.tells_classes:
@@ -127,7 +127,7 @@ class Teachers:
 
 
 def _agreement(teacher: Teacher, images: Images, train: Samples, runtime: Runtime) -> Agreement:
-    """How a teacher's largest logits agree with the labels of some images."""
+    """The agreement of a teacher's largest logits with the labels of some images."""
     rows = np.unique(np.linspace(0, len(train) - 1, _ASKED_OF_ORDER).astype(np.int64))
     network = teacher.network.on(runtime.device)
     size = batch_size(images.space.shape, runtime.device, network)
@@ -143,7 +143,7 @@ def _agreement(teacher: Teacher, images: Images, train: Samples, runtime: Runtim
 
 
 def require_own_of_checkpoint(paths: Sequence[Path], own: Sequence[str]) -> None:
-    """Raise OptionError where networks of the user's own are named and no teacher is a checkpoint."""
+    """Raise OptionError if custom networks are named but no teacher is a checkpoint."""
     if own and all(map(is_recipe, paths)):
         raise OptionError(
             f"{paths[0]} is a recipe, whose model.name is its network; --model is for checkpoints"
@@ -151,13 +151,13 @@ def require_own_of_checkpoint(paths: Sequence[Path], own: Sequence[str]) -> None
 
 
 def require_prior(paths: Sequence[Path], prior: str | None) -> None:
-    """Raise OptionError unless the prior is told where a teacher is foreign, and there alone."""
+    """Raise OptionError unless the prior is given if, and only if, a teacher is foreign."""
     foreign = [path for path in paths if is_recipe(path)]
     if prior is not None and prior not in PRIORS:
         raise OptionError(f"--teacher-prior {prior[:40]!r}: give one of {', '.join(PRIORS)}")
     if prior is not None and not foreign:
         raise OptionError(
-            "--teacher-prior is for a recipe given to --teacher; a checkpoint says how dive trained it"
+            "--teacher-prior is for a recipe given to --teacher; a checkpoint states how dive trained it"
         )
     if prior is None and foreign:
         raise OptionError(

@@ -1,4 +1,4 @@
-"""What a teacher of any kind is: a file that names it, and its network once it is known what it is shown."""
+"""What a teacher of any kind is: a file, and its network as soon as its views are known."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from dive.recipe.recipe import Recipe
 
 @dataclass(frozen=True)
 class Shown:
-    """What teachers are shown: views (H, W) of so many channels, of training images of so many classes.
+    """The views that teachers are given: (H, W), their channels, and the draw of their training images.
 
-    class_counts: (C,), of the draw that they are of.
+    class_counts: (C,), of that draw.
     """
 
     class_counts: np.ndarray
@@ -29,7 +29,7 @@ class Shown:
 
     @property
     def classes(self) -> int:
-        """C."""
+        """The number of classes C."""
         return len(self.class_counts)
 
 
@@ -38,11 +38,11 @@ class Teacher(Protocol):
 
     @property
     def path(self) -> Path:
-        """The file, or the name of the recipe, that it was opened by."""
+        """The file, or the name of the recipe, from which it was opened."""
 
     @property
     def network(self) -> Network | WithoutPrior:
-        """What gives the logits that a cache holds; in eval mode, on the CPU until it is moved."""
+        """The network that returns the logits to store; in eval mode, on the CPU until it is moved."""
 
     @property
     def most_subtracted(self) -> float:
@@ -50,31 +50,31 @@ class Teacher(Protocol):
 
     @property
     def weights_hash(self) -> str:
-        """Of its weights, as checkpoints have it."""
+        """The hash of its weights, as in checkpoints."""
 
     @property
     def tells_classes(self) -> bool:
-        """Whether it is known which class each of its outputs is."""
+        """Whether the class of each of its outputs is known."""
 
     @property
     def versions(self) -> dict[str, str]:
-        """The versions of what its network depends on, as they are here."""
+        """The installed versions of what its network depends on."""
 
     def identity(self) -> dict[str, Any]:
-        """What the identity of its cache has of it."""
+        """Its entry in the identity of a cache."""
 
     def facts(self) -> dict[str, Any]:
-        """What a cache records of it besides its identity; no paths."""
+        """What a cache records about it besides its identity; without paths."""
 
     def as_stated(self, identity: Mapping[str, Any]) -> "Teacher":
-        """It with what the identity of a cache states of how its logits were taken.
+        """This teacher with what the identity of a cache states about its logits, such as their prior.
 
-        Raises CheckpointError where that states another teacher of the same weights.
+        Raises CheckpointError if the cache states another teacher with the same weights.
         """
 
 
 class Opened(Protocol):
-    """A teacher's file, read and checked as far as can be before the pictures are."""
+    """A teacher's file, read and checked as far as is possible before the images are read."""
 
     @property
     def path(self) -> Path:
@@ -82,31 +82,31 @@ class Opened(Protocol):
 
     @property
     def recipe(self) -> dict[str, Any] | None:
-        """The recipe of its training, which draws the pictures; None where there is none."""
+        """The recipe of its training, which draws the images; None if there is none."""
 
     def require_network(self, recipe: Recipe, own: Sequence[str]) -> None:
-        """Raise CheckpointError where it alone is of a network that neither the recipe nor own names."""
+        """Raise CheckpointError if it is the only teacher and neither recipe nor own names its network."""
 
     def require_draw(self, train: Samples) -> None:
-        """Raise CheckpointError unless it was trained on these images, as far as that is known."""
+        """Raise CheckpointError unless it was trained on these images, as far as is known."""
 
     def warn_of_versions(self, progress: Progress) -> None:
-        """Warn where it was made with another torch, or another source of its network, than is here."""
+        """Warn if it was made with another torch, or another source of its network, than is installed."""
 
     def shown(self, views: Shown, progress: Progress) -> Teacher:
-        """The teacher; raises ModelError where it does not give logits of these classes of such views."""
+        """The teacher; raises ModelError if it does not return logits of these classes for such views."""
 
 
 def require_same(
     path: Path, stated: Mapping[str, Any], found: Mapping[str, Any], keys: Sequence[str]
 ) -> None:
-    """Raise CheckpointError where a teacher's identity is another than a cache states, in some keys.
+    """Raise CheckpointError, naming the keys that differ, if a teacher's identity is not what a cache states.
 
-    path: of the teacher's file.
+    path: the teacher's file.
     """
     before, here = ({key: one.get(key) for key in keys} for one in (stated, found))
     if different := differences(before, here):
         raise CheckpointError(
-            f"{path} has the weights of the cache's teacher and is another one ({'; '.join(different)}); "
+            f"{path} has the weights of the cache's teacher but differs from it ({'; '.join(different)}); "
             "give that teacher's own recipe or checkpoint"
         )

@@ -25,7 +25,7 @@ _IDENTITY = ("kind", "weights_hash", "architecture")
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint as it was read; see `Opened` and `Teacher`, both of which it is."""
+    """A checkpoint that has been read; it is both an `Opened` and a `Teacher`."""
 
     path: Path
     document: dict[str, Any]
@@ -35,9 +35,9 @@ class Trained:
 
     @classmethod
     def open(cls, path: Path, own: Collection[str]) -> "Trained":
-        """The one at a path, its network in eval mode on the CPU.
+        """Read the checkpoint at a path, with its network in eval mode on the CPU.
 
-        own: networks of the user's own that may be imported. Raises CheckpointError where it is not a whole
+        own: the custom networks that may be imported. Raises CheckpointError if it is not a complete
         checkpoint.
         """
         network, document = checkpoint.load_model(path, own)
@@ -51,12 +51,12 @@ class Trained:
 
     @property
     def weights_hash(self) -> str:
-        """Of its weights."""
+        """The hash of its weights."""
         weights_hash: str = self.document["weights_hash"]
         return weights_hash
 
     def require_network(self, recipe: Recipe, own: Sequence[str]) -> None:
-        """Raise CheckpointError where it is of a network that neither the recipe nor own names."""
+        """Raise CheckpointError if neither the recipe nor `own` names its network."""
         name, networks = self.document["architecture"]["name"], networks_of(recipe)
         if name not in (*networks, *own):
             raise CheckpointError(
@@ -69,8 +69,8 @@ class Trained:
         digests_of = self.document.get("digests", PIXELS)
         if digests_of == FILES != train.digests_of:
             raise CheckpointError(
-                f"{self.path} was trained on pictures read from their files on demand, the recipe's views "
-                "hold them in memory; give the checkpoint's own recipe with --config"
+                f"{self.path} was trained on images that are read from their files on demand, but for the "
+                "recipe's views they are held in memory; give the checkpoint's own recipe with --config"
             )
         fingerprint = train.fingerprint_of(self.document["fingerprint_version"], digests_of)
         if self.document["data_fingerprint"] != fingerprint:
@@ -81,15 +81,15 @@ class Trained:
             )
 
     def warn_of_versions(self, progress: Progress) -> None:
-        """Warn where it was made with another torch, or another source of its network, than is here."""
+        """Warn if it was made with another torch, or another source of its network, than is installed."""
         warn_if_others(self.document["versions"], str(self.path), progress, self.versions)
 
     def shown(self, views: Shown, progress: Progress) -> "Trained":
-        """It; raises ModelError where it does not give logits of such views.
+        """This teacher, with a note if its logits contain the class prior.
 
-        That its logits follow the sizes of the classes is told where they do.
+        Raises ModelError if it does not return logits for such views.
         """
-        loss = OF_LABELS.get(self.document["loss"])  # a student's is none of these
+        loss = OF_LABELS.get(self.document["loss"])  # None for a student
         if loss is not None and loss.learns_prior and np.ptp(views.class_counts):
             progress.note(
                 f"{self.path} was trained with {loss.name}: its logits, and the targets made of them, follow "
@@ -101,26 +101,26 @@ class Trained:
 
     @property
     def versions(self) -> dict[str, str]:
-        """The versions of what its network depends on, as they are here."""
+        """The installed versions of what its network depends on."""
         return dict(network_versions(self.document["architecture"]["name"]))
 
     def identity(self) -> dict[str, Any]:
-        """What the identity of its cache has of it."""
+        """Its entry in the identity of a cache."""
         return {key: self.document[key] for key in _IDENTITY}
 
     def facts(self) -> dict[str, Any]:
-        """What a cache records of it besides its identity; no paths."""
+        """What a cache records about it besides its identity; without paths."""
         kept = ("kind", "loss", "seed", "epochs", "accuracy", "precision")
         facts = {key: self.document[key] for key in kept}
         facts |= {key: self.document[key] for key in ("val_accuracy", INITIAL) if key in self.document}
         return facts | {"recipe": recipe_without_paths(self.recipe)}
 
     def as_stated(self, identity: Mapping[str, Any]) -> "Trained":
-        """It; raises CheckpointError where a cache states a teacher of another kind."""
+        """This teacher; raises CheckpointError if a cache states a teacher of another kind."""
         require_same(self.path, identity, self.identity(), ("kind",))
         return self
 
 
 def networks_of(recipe: Recipe) -> list[str]:
-    """The networks of a recipe: its teacher's, and its student's, which may be exported as well."""
+    """The networks of a recipe: that of the teacher, and that of the student, which may be exported too."""
     return list(dict.fromkeys([recipe.model.name, recipe.of_student.model.name]))

@@ -161,7 +161,7 @@ def test_what_is_no_finished_checkpoint_of_these_images_is_refused(digits, tmp_p
     config = folders.write_recipe(Path("insects.yaml"), folders.write_images(tmp_path / "images"))
     chain.succeed("teacher", "--config", config, "--quiet", "--precision", "fp32", "--out", "ants.pt")
     complaint = chain.dive("eval", digits.teacher, "ants.pt", "--quiet").complaint
-    assert "ants.pt tells 3 classes apart (ant, …), the test set has 10 (0, …)" in complaint
+    assert "ants.pt has 3 classes (ant, …), the test set has 10 (0, …)" in complaint
 
 
 @pytest.fixture(scope="module")

@@ -243,7 +243,7 @@ def test_a_file_without_a_class_or_without_any_sample_is_refused(clean, exported
 def test_other_classes_are_refused(clean, classes, told):
     padded = np.resize(clean.logits, (399, len(classes)))
     replace(clean, classes=classes, logits=padded).save(NPZ)
-    assert f"logits.npz is of other classes: {told}" in chain.dive(*IMPORT, "none").complaint
+    assert f"logits.npz has other classes: {told}" in chain.dive(*IMPORT, "none").complaint
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])

@@ -287,7 +287,7 @@ def test_only_a_page_of_dive_is_replaced_and_only_if_asked(digits, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"a text", b"{}", b"[1]", b'{"kind": "teacher"}'])
 def test_a_file_that_dive_did_not_write_is_refused_in_a_line(content, tmp_path):
     (tmp_path / "x.json").write_bytes(content)
-    with pytest.raises(DiveError, match="x.json is neither a logit cache nor a checkpoint"):
+    with pytest.raises(DiveError, match="x.json is neither a logit cache, nor a checkpoint, nor"):
         dive.write_report([tmp_path / "x.json"])
     assert not Path("report.html").exists()
 

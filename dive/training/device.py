@@ -1,7 +1,7 @@
-"""The device a command runs on, and how it computes there: precision, threads, TF32.
+"""The device that a command runs on, and how it computes there: precision, threads, TF32.
 
-A `Runtime` changes torch's settings only inside its contexts and puts them back, so that no run
-computes under the settings of another.
+A `Runtime` changes torch's settings only inside its contexts and restores them, so that no run
+computes with the settings of another.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from dive.world import World, this_world
 class Runtime:
     """Where and how a model computes.
 
-    precision: fp32, tf32 (CUDA alone) or bf16. reason: how the precision was chosen. threads: how many
-    a CPU computes with; those of this process unless given.
+    precision: fp32, tf32 (only on CUDA) or bf16. reason: how the precision was chosen. threads: the number
+    that a CPU computes with, by default torch's current number in this process.
     """
 
     device: torch.device
@@ -31,7 +31,7 @@ class Runtime:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """The settings to compute under, put back at the end: threads on a CPU, TF32 on or off on CUDA."""
+        """Within it, torch has this runtime's number of threads (CPU), or TF32 on or off (CUDA)."""
         if self.device.type == "cuda":
             with _fp32_kernels("tf32" if self.precision == "tf32" else "ieee"):
                 yield
@@ -41,7 +41,7 @@ class Runtime:
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
-        """The context of a forward pass: `computing`, with bf16 autocast where that is the precision."""
+        """The context of a forward pass: `computing`, and bf16 autocast if the precision is bf16."""
         bf16 = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
         with self.computing(), bf16:
             yield
@@ -62,10 +62,10 @@ def _threads(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _fp32_kernels(kind: str) -> Iterator[None]:
-    """Products and convolutions of float32 on CUDA computed as `ieee` or `tf32` asks.
+    """Within it, float32 matrix products, convolutions and RNNs on CUDA compute as `kind`, `ieee` or `tf32`.
 
-    torch has an older switch for the same, `allow_tf32`, which is an error to read where it says otherwise:
-    it is set too, unless it already was one.
+    torch has an older switch for the same setting, `allow_tf32`. Reading it raises an error if the two
+    disagree, so it is set too, unless they already disagreed before.
     """
     cudnn: Any = torch.backends.cudnn  # whose conv and rnn torch does not declare
     switches: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
@@ -87,11 +87,11 @@ def _fp32_kernels(kind: str) -> Iterator[None]:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device `auto`, `cpu`, `cuda` or `cuda:N` names; raises DiveError where it is not there.
+    """The device that `auto`, `cpu`, `cuda` or `cuda:N` names; raises DiveError if it does not exist.
 
-    A CUDA device has its number, `cuda` being the current one, and becomes the current one: streams,
-    events and pinned memory that do not name a device are then its own. Of several processes on a machine
-    each has the device of its own number.
+    `auto` is CUDA if torch can use it, else the CPU. A returned CUDA device has a number: without N it is
+    the current one or, of several processes of one command, the one with the process's local rank. It
+    becomes the current device, so that streams, events and pinned memory that name no device belong to it.
     """
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -101,7 +101,9 @@ def choose_device(wanted: str) -> torch.device:
     ):
         raise DiveError(f"--device {wanted!r} is not auto, cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
-        raise DiveError(f"--device {wanted}: this machine has no CUDA device torch can use; try --device cpu")
+        raise DiveError(
+            f"--device {wanted}: this machine has no CUDA device that torch can use; try --device cpu"
+        )
     if number and int(number) >= torch.cuda.device_count():
         raise DiveError(f"--device {wanted}: this machine has {torch.cuda.device_count()} CUDA device(s)")
     device = torch.device("cuda", int(number) if number else _own_device(this_world()))
@@ -110,21 +112,21 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def _own_device(world: World) -> int:
-    """The number of this process's CUDA device; raises DiveError where there are too few."""
+    """The number of this process's CUDA device; raises DiveError if the processes outnumber the devices."""
     if world.size == 1:
         return torch.cuda.current_device()
     if world.local_size > (there := torch.cuda.device_count()):
         raise DiveError(
-            f"{world.local_size} processes on this machine, and {there} CUDA device(s): each process needs "
+            f"{world.local_size} processes on this machine, but {there} CUDA device(s): each process needs "
             "one; give a smaller --nproc-per-node, or --device cpu"
         )
     return world.local_rank
 
 
 def device_name(device: torch.device, threads: int | None = None) -> str:
-    """The device in words, for results: the GPU's name, or the processor with its thread count.
+    """The device in words, for results: the name of the GPU, or of the processor with the thread count.
 
-    threads: those of this process unless given.
+    threads: by default torch's current number in this process.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -133,7 +135,7 @@ def device_name(device: torch.device, threads: int | None = None) -> str:
 
 
 def processor() -> str:
-    """The processor's name as the system gives it, CPU where it does not."""
+    """The name of the processor as /proc/cpuinfo gives it, or `CPU` if it gives none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

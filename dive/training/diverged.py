@@ -1,4 +1,4 @@
-"""What a run that diverged is told to be, and what to do: its loss or its logits are not finite."""
+"""The errors for a run that diverged, so that its loss or its logits are not finite."""
 
 from dive.errors import ModelError, TrainingError
 
@@ -6,7 +6,7 @@ _START_OVER = "with --force to start over"
 
 
 def of_loss(loss: float, epoch: int, step: int) -> TrainingError:
-    """Of the loss of a step, counted from 0, of an epoch."""
+    """The error for the loss of a step (from 0) of an epoch (from 1)."""
     return TrainingError(
         f"the loss is {loss} at epoch {epoch}, step {step + 1}; "
         f"try a smaller optimizer.lr or --precision fp32, {_START_OVER}"
@@ -14,5 +14,5 @@ def of_loss(loss: float, epoch: int, step: int) -> TrainingError:
 
 
 def of_logits(error: ModelError, epoch: int) -> TrainingError:
-    """Of what an evaluation said after an epoch."""
+    """The error for an evaluation after an epoch. error: what the evaluator raised."""
     return TrainingError(f"after epoch {epoch} {error}, {_START_OVER}")

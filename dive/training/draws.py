@@ -1,4 +1,4 @@
-"""What a network draws while it trains, as dropout and stochastic depth do: seeded anew for each step."""
+"""Seeds what a network draws while it trains, such as dropout and stochastic depth, anew for each step."""
 
 import contextlib
 import pickle
@@ -13,11 +13,11 @@ from dive.randomness import network_seed
 
 @contextlib.contextmanager
 def network_draws(device: torch.device, seed: int, epoch: int, step: int, rank: int = 0) -> Iterator[None]:
-    """Within it, torch's generators draw what is a function of (seed, epoch, step, rank) alone.
+    """Within it, what torch's generators draw is a function of (seed, epoch, step, rank) alone.
 
-    So a resumed run draws what it would have drawn, and a run beside others what it draws alone. The
-    generators are afterwards as they were. On CUDA a graph that is replayed within it draws so too. The parts
-    of a batch draw one after the other.
+    A resumed run therefore draws the same as an uninterrupted one, and a run beside others the same as a run
+    alone. A CUDA graph that is replayed within it draws the same too. The generators' states are restored
+    afterwards. The parts of a batch share one seed: each draws after the one before it.
     """
     generators = [torch.default_generator]
     if device.type == "cuda":

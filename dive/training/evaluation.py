@@ -1,4 +1,4 @@
-"""Accuracy on the test set or on that for validation, by many, medium and few-shot classes."""
+"""Accuracy on the test or the validation set, by many, medium and few-shot classes."""
 
 import itertools
 import math
@@ -23,10 +23,10 @@ from dive.training.schedule import share_of
 class Accuracy:
     """Top-1 accuracies, all in [0, 1].
 
-    many, medium, few: the mean of their classes' accuracies, None where there is no such class.
-    all: over images. class_mean: over classes. per_class: (C,), None for a class without a test image, which
-    no mean counts. group_confusion: test images of a group's classes (many, medium, few) by the group of the
-    class that was predicted, None where that is not known.
+    many, medium, few: the mean accuracy of the classes of the group, None if it has no class with a test
+    image. all: the mean over images. class_mean: the mean over classes. per_class: (C,), None for a class
+    without test images; no mean includes such a class. group_confusion: the number of test images, by the
+    group of their class (many, medium, few), then by the group of the predicted class; None if not known.
     """
 
     many: float | None
@@ -38,14 +38,15 @@ class Accuracy:
     group_confusion: dict[str, dict[str, int]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures without the classes, as plain values."""
+        """The five mean accuracies, as plain values."""
         return {key: getattr(self, key) for key in (*SHOTS, "all", "class_mean")}
 
 
 def shot_accuracy(predictions: np.ndarray, labels: np.ndarray, training_counts: np.ndarray) -> Accuracy:
-    """Accuracy of predicted labels (N,) against labels (N,); shots by training_counts (C,).
+    """Accuracy of predictions (N,) given labels (N,).
 
-    A class that does not occur in `labels` has no accuracy and is left out of the means.
+    training_counts: (C,) training images per class, which make a class many, medium or few-shot. A class that
+    does not occur in `labels` has no accuracy and is left out of the means.
     """
     classes = len(training_counts)
     correct = np.bincount(labels[predictions == labels], minlength=classes)
@@ -67,7 +68,10 @@ def shot_accuracy(predictions: np.ndarray, labels: np.ndarray, training_counts: 
 def group_confusion(
     predictions: np.ndarray, labels: np.ndarray, training_counts: np.ndarray
 ) -> dict[str, dict[str, int]]:
-    """Test images (N,) by the group of their class, then by the group of the class predicted."""
+    """The number of test images, by the group of their class, then by the group of the predicted class.
+
+    predictions, labels: (N,). training_counts: (C,). Groups are many, medium and few.
+    """
     groups = shot_groups(training_counts)
     of_class = np.empty(len(training_counts), dtype=np.int64)
     for place, shot in enumerate(SHOTS):
@@ -81,8 +85,9 @@ def group_confusion(
 class Evaluator:
     """Measures networks on one test set, which is prepared once.
 
-    images: the test pictures, in the space of the clean view. labels: (N,). training_counts: (C,), by which
-    classes are many, medium or few. ranks: processes that share the test set; each has the same network.
+    images: the test images, in the view space whose clean view is used. labels: (N,). training_counts: (C,)
+    training images per class, which make a class many, medium or few-shot. ranks: the processes that share
+    the test set; each must have the same network.
     """
 
     images: Images
@@ -98,8 +103,8 @@ class Evaluator:
     def predict(self, network: Network) -> np.ndarray:
         """The class of the largest logit of each test image, (N,) int64; in fp32, eval mode.
 
-        Processes share whole batches, so that each image is in the batch that one process has it in. Raises
-        ModelError where a logit is not finite.
+        Processes share whole batches, so that each image is in the batch in which a single process has it.
+        Every process gets all predictions. Raises ModelError if a logit is not finite.
         """
         space, count = self.images.space, len(self.images)
         size = batch_size(space.shape, self.device, network)
@@ -124,5 +129,5 @@ class Evaluator:
 
 
 def _largest(logits: torch.Tensor) -> torch.Tensor:
-    """The class (B,) of the largest of logits (B, C), -1 where one of them is not finite."""
+    """The class (B,) of the largest of logits (B, C), -1 for a row that has a value that is not finite."""
     return torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), -1)

@@ -1,4 +1,4 @@
-"""A network over views in batches: what export, verification and evaluation all do."""
+"""Runs a network over views in batches, for export, verification and evaluation."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -13,29 +13,29 @@ from dive.training.device import Runtime
 
 
 class Viewer(Protocol):
-    """What looks at views: a network, or what gives its features."""
+    """A function of views: a network, or the part of it that computes features."""
 
     def sees(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """The (H, W) that it looks at, of views of (H, W)."""
+        """The (H, W) to which it resizes views of (H, W)."""
 
     def __call__(self, views: torch.Tensor) -> torch.Tensor:
-        """Its answer (B, …) to views (B, channels, H, W) uint8."""
+        """Its output (B, …) for views (B, channels, H, W) uint8."""
 
 
-PIXELS = {"cpu": 256 * 32 * 32, "cuda": 2048 * 32 * 32}  # of the views in one forward pass
+PIXELS = {"cpu": 256 * 32 * 32, "cuda": 2048 * 32 * 32}  # of all views in one forward pass
 
 
 def batch_size(shape: tuple[int, int], device: torch.device, network: Viewer | None = None) -> int:
-    """Views of (H, W) in one forward pass: fewer where they are larger, at most as many as of 32×32.
+    """The number of views of (H, W) in one forward pass: fewer if they are larger, at most that of 32×32.
 
-    network: that sees them, perhaps larger than they are.
+    network: the network that sees them, if known, since it may resize them to a larger size.
     """
     pixels = max(height * width for height, width in (shape, network.sees(shape) if network else shape))
     return max(1, PIXELS[device.type] // max(pixels, 32 * 32))
 
 
 def clean_plan(count: int, clean_id: int, size: int) -> Iterator[Batch]:
-    """The clean view of each of `count` samples, in order, in batches of `size`."""
+    """A plan of the clean view of each of `count` samples, in order, in batches of `size`."""
     rows = np.arange(count, dtype=np.int64)
     yield from Batch(rows, np.full_like(rows, clean_id), np.zeros_like(rows)).split(size)
 
@@ -44,10 +44,10 @@ def clean_plan(count: int, clean_id: int, size: int) -> Iterator[Batch]:
 def outputs(
     network: Viewer, images: Images, plan: Iterable[Batch], runtime: Runtime
 ) -> Iterator[torch.Tensor]:
-    """The network's answer (B, …) float32 to each batch of a plan, in order; on CUDA it is not waited for.
+    """Yields the network's output (B, …) float32 for each batch of a plan, in order.
 
-    The network must be in eval mode and on the runtime's device. No batch may be larger than `batch_size`
-    gives for the views.
+    It does not wait for CUDA. The network must be in eval mode and on the runtime's device. No batch may be
+    larger than what `batch_size` returns for the shape of the views and the device.
     """
     feed = images.feed(batch_size(images.space.shape, runtime.device))
     to_feed, here = itertools.tee(plan)

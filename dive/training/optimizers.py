@@ -1,7 +1,7 @@
-"""Optimisers as the recipe names them: a function a kind, and a line in `OPTIMIZERS`.
+"""The optimisers of recipes: one function per kind, listed in `OPTIMIZERS`.
 
-Every tensor of an optimiser's state exists from the start, as its first step would have made it: a CUDA graph
-holds them, and a stopped run's are copied into them.
+All tensors of an optimiser's state exist from the start, as its first step would create them, because a CUDA
+graph refers to them and the state of a stopped run is copied into them.
 """
 
 import contextlib
@@ -21,17 +21,17 @@ from dive.training.spec import RunSpec
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that learn at one rate. factor: it, as a multiple of the schedule's."""
+    """Parameters with the same learning rate. factor: that rate as a multiple of the schedule's."""
 
     parameters: list[nn.Parameter]
     factor: float = 1.0
 
 
 def groups_of(spec: RunSpec, network: Network) -> list[Group]:
-    """The parameters of a run's network by their learning rate: its body's, then its last linear layer's.
+    """The parameters of a run's network, grouped by learning rate: the body, then the last linear layer.
 
-    One group where all learn at one rate. Raises ModelError where they do not and there is no last linear
-    layer.
+    There is one group of all parameters if `optimizer.body_factor` is 1. Raises ModelError if it is not and
+    the network does not end in a linear layer.
     """
     everything, body_factor = list(network.body.parameters()), spec.optimizer.body_factor
     if body_factor == 1:
@@ -39,8 +39,8 @@ def groups_of(spec: RunSpec, network: Network) -> list[Group]:
     views = network.normalised(network.blank(spec.architecture.channels, spec.images.space.shape))
     if (name := last_linear(network.body, views)) is None:
         raise ModelError(
-            f"{spec.architecture.name} does not end in a linear layer, which optimizer.body_factor needs to "
-            "tell from the rest; it must be 1 for this network"
+            f"{spec.architecture.name} does not end in a linear layer, whose learning rate "
+            "optimizer.body_factor would not change; it must be 1 for this network"
         )
     head = list(network.body.get_submodule(name).parameters())
     of_head = {id(parameter) for parameter in head}
@@ -49,9 +49,9 @@ def groups_of(spec: RunSpec, network: Network) -> list[Group]:
 
 
 def make_optimizer(wanted: Optimizer, groups: Sequence[Group], rates: torch.Tensor) -> torch.optim.Optimizer:
-    """The optimiser of a recipe: one fused update for all parameters of a group.
+    """The optimiser of a recipe, which updates all parameters of a group in one fused operation.
 
-    rates: (G,) the learning rate of each group, on the device; the optimiser reads them in each step.
+    rates: (G,) the learning rate of each group, on the device; the optimiser reads it in each step.
 
     >>> linear = nn.Linear(2, 2)
     >>> optimizer = make_optimizer(AdamW(), [Group(list(linear.parameters()))], torch.tensor([0.1]))
@@ -89,7 +89,7 @@ def _adamw(groups: list[dict[str, Any]], wanted: AdamW) -> torch.optim.Optimizer
 def _begin_with(
     optimizer: torch.optim.Optimizer, state: Callable[[torch.Tensor], dict[str, torch.Tensor]]
 ) -> None:
-    """Give each parameter the state that the optimiser would make at its first step."""
+    """Give each parameter the state that the optimiser would create in its first step."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             optimizer.state[parameter] = state(parameter)
@@ -102,9 +102,9 @@ OPTIMIZERS: dict[type[Optimizer], Callable[[list[dict[str, Any]], Any], torch.op
 
 
 def state_tensors(state_dict: Mapping[str, Any]) -> dict[Any, Any]:
-    """What an optimiser's state dict holds of each parameter, by place and name.
+    """The values in an optimiser's state dict, by (index of the parameter, name of the value).
 
-    Of a malformed one something that is no optimiser's.
+    For a malformed state dict, a mapping that `same_tensors` finds equal to none.
     """
     states = state_dict.get("state")
     if not isinstance(states, dict) or not all(isinstance(state, dict) for state in states.values()):
@@ -114,10 +114,10 @@ def state_tensors(state_dict: Mapping[str, Any]) -> dict[Any, Any]:
 
 @contextlib.contextmanager
 def capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Within it, torch lets a CUDA graph capture the optimiser's step.
+    """Within it, a CUDA graph can capture the optimiser's step.
 
-    torch's Adam refuses it unless it is told, and warns of steps outside a graph where it was told. Fused
-    updates are the same either way.
+    torch's Adam refuses a capture unless its groups are `capturable`, and warns about steps outside a graph
+    if they are. Fused updates are the same either way.
     """
     told = [group for group in optimizer.param_groups if "capturable" in group]
     for group in told:

@@ -6,19 +6,19 @@ from dive.recipe.training import Optimizer, Schedule
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Steps of an epoch; the last, smaller batch is kept."""
+    """The number of steps of an epoch; a last, smaller batch counts."""
     return math.ceil(samples / batch_size)
 
 
 def batch_of(step: int, samples: int, batch_size: int) -> int:
-    """Samples in the batch of step `step` (from 0) of an epoch."""
+    """The number of samples in the batch of step `step` (from 0) of an epoch."""
     return min(batch_size, samples - step * batch_size)
 
 
 def parts_of(batch: int, accumulate: int) -> tuple[int, ...]:
-    """Sizes of the parts that a batch is gone through in: `accumulate` of them that differ by one at most.
+    """The sizes of the parts in which a batch is processed: `accumulate` parts that differ by at most one.
 
-    A batch of fewer samples has a part for each.
+    A batch of fewer samples than that has one part per sample.
 
     >>> parts_of(128, 3), parts_of(2, 3)
     ((43, 43, 42), (1, 1))
@@ -29,9 +29,9 @@ def parts_of(batch: int, accumulate: int) -> tuple[int, ...]:
 
 
 def share_of(count: int, rank: int, size: int) -> slice:
-    """The share of `count` samples that process `rank` of `size` goes through: a run of them.
+    """The share of `count` samples that process `rank` of `size` processes: a contiguous run of them.
 
-    Shares differ by one at most, the earlier ones are the larger ones, and the last ones may be empty.
+    The sizes of shares differ by at most one. Earlier shares are the larger ones; the last may be empty.
 
     >>> [share_of(8, rank, 3) for rank in range(3)]
     [slice(0, 3, None), slice(3, 6, None), slice(6, 8, None)]
@@ -42,7 +42,7 @@ def share_of(count: int, rank: int, size: int) -> slice:
 
 
 def epochs_of(schedule: Schedule, per_epoch: int) -> int:
-    """Epochs of a run with `per_epoch` steps in each; the last one is always gone through."""
+    """The number of epochs of a run with `per_epoch` steps in each; the last one is always completed."""
     length, _ = schedule.length
     return length if schedule.iterations is None else math.ceil(length / per_epoch)
 
@@ -50,8 +50,8 @@ def epochs_of(schedule: Schedule, per_epoch: int) -> int:
 def learning_rate(step: int, per_epoch: int, optimizer: Optimizer, schedule: Schedule) -> float:
     """The learning rate of step `step` (from 0): linear warm-up, then steps or a cosine.
 
-    The warm-up's last step has the whole rate. The cosine (Loshchilov and Hutter 2017) falls from the
-    warm-up's end to 0 at the last step's end, and stays there.
+    The last step of the warm-up has the full rate. The cosine (Loshchilov and Hutter 2017) falls from the
+    end of the warm-up to 0 at the end of the last step, and stays there.
     """
     unit = per_epoch if schedule.iterations is None else 1
     total, warmup = (unit * length for length in schedule.length)

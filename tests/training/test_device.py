@@ -78,7 +78,7 @@ def test_of_several_processes_each_has_the_gpu_of_its_own_number_on_its_machine(
     assert choose_device(wanted) == torch.device("cuda:1") and current.index == 1
     assert choose_device("cuda:0") == torch.device("cuda:0")
     cuda_devices(1)
-    with pytest.raises(DiveError, match=r"2 processes on this machine, and 1 CUDA device\(s\)"):
+    with pytest.raises(DiveError, match=r"2 processes on this machine, but 1 CUDA device\(s\)"):
         choose_device(wanted)
 
 

@@ -1,9 +1,9 @@
 """The training loop: one for teacher and student, one run or several at once.
 
 The order and the views of an epoch are functions of (seed, epoch), so a run that is stopped and
-resumed takes the steps of one that never was. On a CPU it ends in the same weights bit for bit, with
-the same threads and precision; on CUDA only where torch is told to use deterministic algorithms, as
-some of its kernels add in no fixed order.
+resumed takes the same steps as an uninterrupted one. On a CPU, with the same threads and precision,
+its weights are the same bit for bit. On CUDA they are only with torch's deterministic algorithms,
+because some kernels add in no fixed order.
 """
 
 import contextlib
@@ -36,18 +36,18 @@ from dive.versions import versions
 
 
 class NoRoomTogether(Exception):
-    """A device's memory does not take so many runs side by side; none of them has taken a step."""
+    """The device has too little memory for these runs side by side; none of them has taken a step."""
 
 
 class Run:
-    """A run in training: its network, how far it is, and its state on the disk.
+    """A run in training: its network, its progress, and its state on disk.
 
-    On CUDA it has a stream of its own. state: where it was stopped, None to begin. evaluator: measures it at
-    the end. validator: the same on the validation part, None without one. eval_every: epochs between
-    evaluations by the validator or, without one, by the evaluator; 0: at the end alone. ranks: the processes
-    that train it; evaluators are of the same ones. history: of each epoch done. listeners: are told it
-    whenever it changes. worlds: how many processes trained it, from which epoch on. failure: why it cannot go
-    on, None while it can.
+    On CUDA it has its own stream. evaluator: measures it on the test set at the end. validator: the same on
+    the validation set, if there is one. eval_every: epochs between evaluations by the validator or, without
+    one, by the evaluator; 0 evaluates only at the end. state: that of the stopped run to resume, None for a
+    new run. ranks: the processes that train it; the evaluators must have the same. history: the record of
+    each epoch done. listeners: called with it whenever it changes. worlds: pairs of an epoch and the number
+    of processes from it on. failure: the error that ended the run, None if there is none.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class Run:
         self.failure: TrainingError | None = None
 
     def _take_up(self, state: SavedState) -> None:
-        """Go to where a state says that a stopped run was; raises OutputError where it is of another run."""
+        """Continue from the state of a stopped run; raises OutputError if it does not fit this run."""
         try:
             if state.epochs != self.epochs:
-                raise ValueError(f"it is of {state.epochs} epochs, not {self.epochs}")
+                raise ValueError(f"its run has {state.epochs} epochs, not {self.epochs}")
             self._step.load_state(state.model, state.optimizer)
         except ValueError as error:
             raise OutputError(
@@ -92,7 +92,7 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """Epochs of the whole run."""
+        """The number of epochs of the whole run."""
         return self.spec.epochs
 
     @property
@@ -106,13 +106,13 @@ class Run:
 
     @property
     def epoch(self) -> int:
-        """The epoch that runs or comes next, from 1."""
+        """The epoch that is running or comes next, from 1."""
         return len(self.history) + 1
 
     def prepare(self) -> None:
-        """On CUDA, and alone: capture the step as graphs.
+        """Capture the step as CUDA graphs, if the run is on CUDA and in a single process.
 
-        Raises RuntimeError where that fails; it runs eagerly then.
+        Raises RuntimeError if the capture fails; the step then runs eagerly.
         """
         if self._stream is not None and self._ranks.alone and not self.finished:
             with self.on_stream():
@@ -120,7 +120,7 @@ class Run:
                 self._step.capture()
 
     def begin_epoch(self) -> None:
-        """Bring the next epoch's order, views and learning rates to the device."""
+        """Transfer the next epoch's order, views and learning rates to the device."""
         self._start = time.perf_counter()
         self._rates = self._rates_of(self.epoch)
         with self.on_stream():
@@ -130,13 +130,13 @@ class Run:
         return rates_of(epoch, self.spec.steps_per_epoch, self.spec.optimizer, self.spec.schedule)
 
     def _plan(self, epoch: int) -> np.ndarray:
-        """The epoch's plan, made before or now; those of other epochs are forgotten."""
+        """The epoch's plan, computed now unless it was planned ahead; plans of other epochs are dropped."""
         plan = self._plans.get(epoch)
         self._plans = {epoch: self._make_plan(epoch) if plan is None else plan}
         return self._plans[epoch]
 
     def _make_plan(self, epoch: int) -> np.ndarray:
-        """Samples in the epoch's order, their view ids and their cache columns: (3, N) int64."""
+        """The rows of the samples in the epoch's order, their view ids and cache columns: (3, N) int64."""
         spec = self.spec
         order = epoch_order(spec.seed, epoch, spec.hashes)
         ids, columns = spec.views.draw(spec.seed, epoch, spec.hashes)
@@ -150,10 +150,10 @@ class Run:
             self._step.advance()
 
     def status(self, step: int) -> str:
-        """How things stand after step `step` (from 0) of the running epoch, for a progress bar.
+        """Epoch, loss and learning rate after step `step` (from 0) of the running epoch, for a progress bar.
 
-        On a CPU the loss is known at once, and ends the run where it is not finite; on CUDA the last
-        epoch's is shown, so as not to wait for the device, and so is it of several processes.
+        In a single process on a CPU it is the loss of this step, which ends the run if it is not finite.
+        Otherwise it is the loss of the last epoch, so as not to wait for the device or other processes.
         """
         if self._stream is None and self._ranks.alone:
             loss = self._step.losses[step].item()
@@ -164,20 +164,20 @@ class Run:
         return f"epoch {self.epoch} · loss {loss:.3f} · lr {self._rates[step]:.3g}"
 
     def plan_ahead(self) -> None:
-        """Make the plan of the epoch after this one, while the device is still busy."""
+        """Compute the plan of the epoch after this one, while the device is still busy."""
         if self.epoch < self.epochs:
             self._plans[self.epoch + 1] = self._make_plan(self.epoch + 1)
 
     def wait(self) -> None:
-        """Wait for the epoch's last step, which ends its time."""
+        """Wait for the epoch's last step, and take the time of the epoch."""
         if self._stream is not None:
             self._stream.synchronize()
         self._seconds = time.perf_counter() - self._start
 
     def end_epoch(self) -> None:
-        """Add the epoch's record to the history, and save the state if it is time; after `wait`.
+        """Add the epoch's record to the history, evaluate and save if it is time; to be called after `wait`.
 
-        A loss that is not finite ends the run instead, and so do logits in an evaluation.
+        A loss that is not finite ends the run instead, and so do such logits in an evaluation.
         """
         epoch = self.epoch
         with self.on_stream(), self.runtime.computing():
@@ -211,9 +211,9 @@ class Run:
                     self.journal.write(self._state())
 
     def evaluate(self) -> tuple[Accuracy, Accuracy | None] | None:
-        """The accuracies of the network as it is now, on the test and the validation part, None without one.
+        """The network's accuracies now, on the test set and on the validation set (None without one).
 
-        They are recorded with the last epoch. None where the run has failed, or fails here.
+        They are added to the record of the last epoch. Returns None if the run has failed, or fails here.
         """
         with self.runtime.computing():
             accuracy = None if self.failure else self._measured(self._evaluator)
@@ -226,7 +226,7 @@ class Run:
         return accuracy, validation
 
     def _measured(self, evaluator: Evaluator) -> Accuracy | None:
-        """What an evaluator finds; logits that are not finite end the run, and there is none then."""
+        """The accuracy by an evaluator; None if logits are not finite, which ends the run."""
         self._ranks.share_buffers(self.network)
         try:
             return evaluator(self.network)
@@ -235,7 +235,7 @@ class Run:
             return None
 
     def _note(self, **accuracy: Any) -> None:
-        """Record an accuracy, or none, with the last epoch, and tell of the history."""
+        """Add accuracies, if any, to the record of the last epoch, and notify the listeners."""
         self.history[-1] = replace(self.history[-1], **accuracy)
         for listener in self.listeners:
             listener(self.history)
@@ -255,10 +255,10 @@ class Run:
 
 
 def train(runs: Sequence[Run], progress: Progress) -> None:
-    """Train runs of equally many steps an epoch to their last epochs, side by side on the device.
+    """Train runs with equally many steps per epoch to their last epochs, side by side on the device.
 
-    A loss or a logit that is not finite ends its own run alone, which has the `failure` then. Raises
-    NoRoomTogether.
+    A loss or a logit that is not finite ends only its own run, whose `failure` is then set. Raises
+    NoRoomTogether if the device has too little memory for several runs.
     """
     steps = runs[0].spec.steps_per_epoch
     total = sum(run.epochs for run in runs) * steps
@@ -270,13 +270,13 @@ def train(runs: Sequence[Run], progress: Progress) -> None:
 
 
 def _capture(runs: Sequence[Run], progress: Progress) -> None:
-    """Capture the steps of all; at the first that fails say why and leave the rest as they are."""
+    """Capture the steps of all runs; if one fails, warn, and leave it and those after it to run eagerly."""
     try:
         for run in runs:
             run.prepare()
     except RuntimeError as error:
         causes: list[BaseException] = [error]
-        while earlier := causes[-1].__context__:  # torch reports the end of a capture over its cause
+        while earlier := causes[-1].__context__:  # torch's error on ending the capture hides its cause
             causes.append(earlier)
         if len(runs) > 1 and any(isinstance(cause, torch.OutOfMemoryError) for cause in causes):
             raise NoRoomTogether from error
@@ -285,7 +285,7 @@ def _capture(runs: Sequence[Run], progress: Progress) -> None:
 
 
 def _epoch(runs: Sequence[Run], steps: int, bar: Bar) -> None:
-    """One pass over the samples for each; the host only enqueues steps, and waits at the end."""
+    """One epoch of each run; the host only enqueues steps, and waits at the end."""
     for run in runs:
         run.begin_epoch()
     for step in range(steps):

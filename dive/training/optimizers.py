@@ -39,8 +39,8 @@ def groups_of(spec: RunSpec, network: Network) -> list[Group]:
     views = network.normalised(network.blank(spec.architecture.channels, spec.images.space.shape))
     if (name := last_linear(network.body, views)) is None:
         raise ModelError(
-            f"{spec.architecture.name} does not end in a linear layer, whose learning rate "
-            "optimizer.body_factor would not change; it must be 1 for this network"
+            f"{spec.architecture.name} does not end in a linear layer, so optimizer.body_factor, which is "
+            "for all layers but the last linear one, must be 1"
         )
     head = list(network.body.get_submodule(name).parameters())
     of_head = {id(parameter) for parameter in head}

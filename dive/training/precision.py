@@ -1,4 +1,4 @@
-"""The precision a command computes in: what `auto` takes, of those the device has, on a real batch."""
+"""The precision that a command computes in. `auto` tries those of the device on a real batch."""
 
 import copy
 import statistics
@@ -13,26 +13,30 @@ from dive.models.batch_counts import BatchCounts
 from dive.training.device import Runtime, device_name
 from dive.training.draws import network_draws
 
-# How far a precision may lie from fp32 on one batch, as a share of the norm; a wrong kernel is off by the
-# order of one. bf16 keeps 8 significant bits, TF32 11. Measured with sound bf16 on the paper's ResNet-32
-# alone, initial weights of 12 seeds: logits 0.006 to 0.008, gradients 0.12 to 0.23, single ones up to 0.65.
+# How far a precision may be from fp32 on one batch, as a share of the norm. A wrong kernel is off by about
+# the whole norm. bf16 keeps 8 significant bits, TF32 11. Measured only with the paper's ResNet-32, correct
+# bf16 kernels and the initial weights of 12 seeds: logits 0.006 to 0.008, gradients as a whole 0.12 to 0.23,
+# the gradient of a single parameter up to 0.65.
 LOGITS_TOLERANCE = 0.05
 GRADIENT_TOLERANCE = 0.4
-PARAMETER_TOLERANCE = 1.0  # zeros are as far away
-NOTICEABLE = (
-    0.01  # a parameter with less of the gradient's norm may be rounding alone, as before a batch norm
-)
-TENSOR_CORES = (8, 0)  # CUDA compute capability that has TF32 and bf16; older cards lack or emulate them
-CLEARLY_FASTER = 0.9  # of the time of a more exact precision; within that, exactness wins
-NO_TF32 = "TF32 needs a CUDA device of compute capability 8.0 or later and is not there"
-ROUNDS, REPEATS = 5, 10  # of a trial on CUDA: rounds timed, passes in each
+PARAMETER_TOLERANCE = 1.0  # the distance of a gradient that is all zeros
+# As a share of the norm of the whole gradient. The gradient of a parameter below this may consist of rounding
+# errors, for example that of a bias before a batch norm, and is not compared.
+NOTICEABLE = 0.01
+TENSOR_CORES = (8, 0)  # the lowest CUDA compute capability with TF32 and bf16; older GPUs may emulate bf16
+CLEARLY_FASTER = 0.9  # a less exact precision is used if it takes less than this share of the time
+NO_TF32 = "TF32 needs a CUDA device of compute capability 8.0 or later and is not available"
+ROUNDS, REPEATS = 5, 10  # of a trial on CUDA: the rounds that are timed, and the passes in each
 
 Work = Callable[[], torch.Tensor]
-Loss = Callable[[torch.Tensor], torch.Tensor]  # logits (B, C) to their mean loss
+Loss = Callable[[torch.Tensor], torch.Tensor]  # from logits (B, C) to the mean loss
 
 
 def precisions(device: torch.device) -> tuple[str, ...]:
-    """The precisions a device computes in by hardware of its own, the most exact first."""
+    """The precisions that `auto` tries on a device, the most exact first.
+
+    Of a CUDA device they are those that its hardware supports.
+    """
     if device.type == "cpu":
         return "fp32", "bf16"
     if torch.cuda.get_device_capability(device) >= TENSOR_CORES:
@@ -47,13 +51,14 @@ def choose_precision(
     batch: torch.Tensor | None = None,
     loss: Loss | None = None,
 ) -> Runtime:
-    """The runtime for `auto`, `fp32`, `tf32` or `bf16`; raises DiveError where the device has no TF32.
+    """The runtime for `auto`, `fp32`, `tf32` or `bf16`; raises DiveError for `tf32` if the device lacks it.
 
-    `auto` tries the device's precisions on this model and this real batch (B, channels, H, W), which
-    only `auto` needs. It is fp32 unless another agrees with fp32 and measures clearly faster than
-    every more exact one: bf16 on CPUs has had slow and wrong kernels, and on CUDA batch norm in bf16
-    takes other kernels than in fp32. With `loss` (logits to the mean loss) the trial is a
-    training step, else a forward pass in eval mode. The model itself is left as it was.
+    `auto` tries the device's precisions on this model and this real batch (B, channels, H, W), which only
+    `auto` needs. Beginning with fp32, it moves on to a less exact precision if that agrees with fp32 and is
+    clearly faster than the one selected so far. Both are measured because bf16 on CPUs has had slow and wrong
+    kernels, and on CUDA batch norm in bf16 uses other kernels than in fp32. With `loss` (logits to the mean
+    loss) the trial is a forward and backward pass in training mode, otherwise a forward pass in eval mode.
+    The model itself does not change.
     """
     if wanted == "tf32" and wanted not in precisions(device):
         raise DiveError(f"--precision tf32: {NO_TF32} on {device_name(device)}; give fp32 or bf16")
@@ -61,11 +66,11 @@ def choose_precision(
         return Runtime(device, wanted, "as asked for")
     candidates = precisions(device)
     if candidates == ("fp32",):
-        return Runtime(device, "fp32", "this GPU has no TF32 and no bf16 of its own")
+        return Runtime(device, "fp32", "this GPU has no hardware for TF32 and bf16")
     assert batch is not None
     trials = {p: _trial(Runtime(device, p), copy.deepcopy(model), batch, loss) for p in candidates}
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # the memory of the trials' graphs
+        torch.cuda.empty_cache()  # frees the memory of the trials' graphs
     best = "fp32"
     for candidate in candidates[1:]:
         clearly_faster = trials[candidate].seconds < CLEARLY_FASTER * trials[best].seconds
@@ -76,14 +81,17 @@ def choose_precision(
 
 @dataclass(frozen=True)
 class _Trial:
-    """What a precision gave: seconds a pass, its logits, and of a training step each parameter's gradient."""
+    """The results of one precision.
+
+    seconds: per pass. logits: (B, C) float32. gradients: by parameter; empty for a trial without a loss.
+    """
 
     seconds: float
     logits: torch.Tensor
     gradients: Mapping[str, torch.Tensor]
 
     def fault(self, exact: "_Trial") -> str:
-        """What is further from `exact` than rounding explains; an empty text where nothing is."""
+        """What differs from `exact` by more than rounding explains, or an empty string."""
         if not self.logits_off(exact) <= LOGITS_TOLERANCE:
             return f"its logits are off by more than {LOGITS_TOLERANCE:.0%}"
         if not exact.gradients:
@@ -100,11 +108,11 @@ class _Trial:
         return ""
 
     def logits_off(self, exact: "_Trial") -> float:
-        """How far its logits are from those of `exact`."""
+        """The distance of its logits from those of `exact`, as a share of their norm."""
         return _distance([self.logits], [exact.logits])
 
     def gradients_off(self, exact: "_Trial") -> float:
-        """How far its gradients are from those of `exact` as a whole; one that it lacks is zero."""
+        """The same distance for all gradients together; a missing gradient counts as zero."""
         right = exact.gradients
         return _distance([self._gradient(name, right[name]) for name in right], right.values())
 
@@ -113,7 +121,7 @@ class _Trial:
 
 
 def _told(trials: dict[str, _Trial]) -> str:
-    """The trials in words, the least exact first."""
+    """Times and differences of the trials in words, the least exact precision first."""
     names = list(reversed(trials))
     exact = trials["fp32"]
     times = ", ".join(
@@ -121,7 +129,7 @@ def _told(trials: dict[str, _Trial]) -> str:
     )
     others = names[:-1]
     told = f"{times}, logits differ by {' and '.join(f'{trials[p].logits_off(exact):.1%}' for p in others)}"
-    faults = [f"{p} is not taken: {fault}" for p in others if (fault := trials[p].fault(exact))]
+    faults = [f"{p} is not used: {fault}" for p in others if (fault := trials[p].fault(exact))]
     if exact.gradients:
         told += f", gradients by {' and '.join(f'{trials[p].gradients_off(exact):.1%}' for p in others)}"
     return "; ".join([told, *faults])
@@ -137,7 +145,7 @@ def _trial(
     batch: torch.Tensor,
     loss: Loss | None,
 ) -> _Trial:
-    """A precision's trial on one batch; the model is changed by it."""
+    """The trial of a precision on one batch; it changes the model."""
     model.train(loss is not None)
     if loss is not None:
         BatchCounts(model)  # as in the step
@@ -152,7 +160,7 @@ def _trial(
         return logits.detach()
 
     timed = _seconds_on_cuda if runtime.device.type == "cuda" else _seconds_on_cpu
-    with network_draws(runtime.device, 0, 0, 0):  # the same masks in every precision
+    with network_draws(runtime.device, 0, 0, 0):  # the same dropout masks in every precision
         logits = work().float()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return _Trial(timed(work, runtime.device, loss is not None), logits, gradients)
@@ -169,9 +177,10 @@ def _seconds_on_cpu(work: Work, device: torch.device, trains: bool) -> float:
 
 
 def _seconds_on_cuda(work: Work, device: torch.device, trains: bool) -> float:
-    """Median seconds of a pass as the command will run it: training replays a graph, an export enqueues.
+    """Median seconds of a pass as the command will run it: a graph replay in training, else eagerly.
 
-    The launches of an eager step cost more than its kernels and would hide which precision is faster.
+    Kernel launches of an eager training step take longer than its kernels, and would hide which precision is
+    faster.
     """
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
@@ -192,7 +201,7 @@ def _seconds_on_cuda(work: Work, device: torch.device, trains: bool) -> float:
 
 
 def _captured(work: Work, stream: torch.cuda.Stream) -> Callable[[], object]:
-    """`work` as a graph's replay; `work` itself where it cannot be captured, as the step will be then."""
+    """The replay of `work` as a CUDA graph; `work` itself if the capture fails, as the step then does."""
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph, stream=stream):
@@ -203,12 +212,12 @@ def _captured(work: Work, stream: torch.cuda.Stream) -> Callable[[], object]:
 
 
 def _norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
-    """The norm of tensors as one vector."""
+    """The norm of several tensors taken as one vector."""
     return torch.stack([tensor.norm() for tensor in tensors]).norm()
 
 
 def _distance(ours: Iterable[torch.Tensor], theirs: Iterable[torch.Tensor]) -> float:
-    """How far tensors are from others, as one vector each and as a share of the norm of the others."""
+    """The norm of `ours` minus `theirs`, each taken as one vector, as a share of the norm of `theirs`."""
     theirs = list(theirs)
     apart = _norm(a - b for a, b in zip(ours, theirs, strict=True))
     return (apart / _norm(theirs).clamp_min(1e-12)).item()

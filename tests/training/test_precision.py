@@ -85,7 +85,7 @@ def gpu(monkeypatch):
 def test_an_older_gpu_has_neither_tf32_nor_bf16_and_tries_nothing(gpu):
     older = gpu((7, 5))
     assert choose_precision("auto", older, torch.nn.Identity()).precision == "fp32"
-    with pytest.raises(DiveError, match="--precision tf32: TF32 needs .* is not there on GPU"):
+    with pytest.raises(DiveError, match="--precision tf32: TF32 needs .* is not available on GPU"):
         choose_precision("tf32", older, torch.nn.Identity())
     assert choose_precision("tf32", gpu((8, 0)), torch.nn.Identity()).precision == "tf32"
 
@@ -126,7 +126,7 @@ def test_auto_on_a_gpu_is_the_fastest_that_agrees_and_is_clearly_faster(
     off = " and ".join(f"{share:.1%}" if one in wrong.split() else "0.0%" for one in ("bf16", "tf32"))
     told += f"0.0% and 0.0%, gradients by {off}" if trains else off
     assert runtime.reason.partition(";")[0] == told
-    assert all(f"; {one} is not taken: its " in runtime.reason for one in wrong.split())
+    assert all(f"; {one} is not used: its " in runtime.reason for one in wrong.split())
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def test_a_fast_bf16_that_gives_other_gradients_is_not_chosen():
     runtime = choose_precision("auto", CPU, wrong, BATCH, squares)
     assert runtime.precision == "fp32"
     assert runtime.reason.endswith(
-        "gradients by 50.0%; bf16 is not taken: its gradients are off by more than 40%"
+        "gradients by 50.0%; bf16 is not used: its gradients are off by more than 40%"
     )
     assert choose_precision("auto", CPU, wrong, BATCH).precision == "bf16"  # a forward pass does not need it
 

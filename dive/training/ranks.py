@@ -1,7 +1,8 @@
-"""What the processes that train a network together tell each other: torch's own collectives.
+"""Communication between the processes of one command, by torch's own collectives.
 
-One process is a world of one, for which every answer is its own. Small values go over Gloo, gradients of a
-CUDA device over NCCL. Outputs, state and decisions are the first process's; it tells the others.
+A single process is a world of size one, in which every method returns its own value. Small values go through
+Gloo, gradients on CUDA through NCCL. Only the first process writes outputs and makes decisions, and it tells
+the others.
 """
 
 import base64
@@ -22,20 +23,20 @@ from dive.printable import shortened
 from dive.recipe.documents import differences
 from dive.world import World, this_world
 
-TIMEOUT = timedelta(minutes=30)  # of a collective: the longest that one may be busy while others wait
-CONNECTING = timedelta(minutes=1)  # that processes which have met may take to connect to each other
-_LOOK_EVERY_SECONDS = 0.2  # for what takes longer
+TIMEOUT = timedelta(minutes=30)  # the longest that a collective waits for a process that is busy
+CONNECTING = timedelta(minutes=1)  # for processes that have met in the store to connect to each other
+_LOOK_EVERY_SECONDS = 0.2  # between two looks at the store, when waiting without a time limit
 LOST = "another process of this command is gone; the same command resumes from its last saved state"
 
 Value = TypeVar("Value")
-_groups = 0  # that this process was in: each has keys of its own
+_groups = 0  # numbers the uses of the store, so that each has its own keys
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that do one thing together, as one of them sees them.
+    """The processes that do one task together, from the view of one of them.
 
-    Every method must be called by all of them, in one order. Each raises PeerError where
+    Every method that communicates must be called by all processes, in the same order. It raises PeerError if
     another process has failed or is gone.
 
     >>> alone = Ranks()
@@ -47,12 +48,12 @@ class Ranks:
 
     @property
     def rank(self) -> int:
-        """Which one this is, from 0."""
+        """The number of this process, from 0."""
         return self.world.rank
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """The number of processes."""
         return self.world.size
 
     @property
@@ -62,16 +63,16 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this one writes results and makes decisions."""
+        """Whether this process is the first, which writes results and makes decisions."""
         return self.world.first
 
     @property
     def first_here(self) -> bool:
-        """Whether this one is the first of its machine."""
+        """Whether this process is the first on its machine."""
         return self.world.local_rank == 0
 
     def tell(self, value: Value) -> Value:
-        """The first process's value, which must be one that pickle takes."""
+        """The value of the first process, in every process. It must be picklable."""
         if self.alone:
             return value
         told: list[Any] = [value if self.first else None]
@@ -80,7 +81,10 @@ class Ranks:
         return told[0]
 
     def from_first(self, work: Callable[[], Value]) -> Value:
-        """What `work` gives in the first process, which alone does it; what it raises ends all."""
+        """What `work` returns in the first process, which alone calls it.
+
+        If it raises an error, the first process raises that error and the others raise PeerError.
+        """
         if self.alone:
             return work()
         answer: list[Value] = []
@@ -97,7 +101,7 @@ class Ranks:
         return answer[0]
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum of every process's tensor on the CPU, of one shape and type."""
+        """The sum of the tensors of all processes, which must be on the CPU and have one shape and dtype."""
         if self.alone:
             return tensor
         total = tensor.clone()
@@ -106,7 +110,7 @@ class Ranks:
         return total
 
     def require_same(self, document: Mapping[str, Any], what: str) -> None:
-        """Raise DiveError in every process where documents are not equal, naming which differ and in what."""
+        """Raise DiveError in every process if documents differ, naming the processes and the keys."""
         if self.alone:
             return
         documents: list[Any] = [None] * self.size
@@ -122,9 +126,9 @@ class Ranks:
 
     @contextlib.contextmanager
     def one_a_machine_first(self) -> Iterator[None]:
-        """The first process of each machine goes through it before the others there begin.
+        """A block that the first process of each machine completes before the others there enter it.
 
-        It may take as long as it takes.
+        There is no time limit.
         """
         if self.alone:
             yield
@@ -141,7 +145,7 @@ class Ranks:
                 peers.meet().set(done, "")
 
     def gathered(self, value: Value) -> list[Value]:
-        """Every process's value, by rank; they may be hours apart."""
+        """The values of all processes, by rank. Processes may call this hours apart."""
         if self.alone:
             return [value]
         global _groups
@@ -153,19 +157,18 @@ class Ranks:
             for key in keys:
                 _wait_for(key)
             values = [pickle.loads(base64.b64decode(store.get(key))) for key in keys]
-        self.sum(
-            torch.zeros(1)
-        )  # the first process keeps the store, where no agent does, until all have read
+        self.sum(torch.zeros(1))  # the first process may run the store: it must wait until all have read
         return values
 
     def require_exchange(self, device: torch.device) -> None:
-        """Raise DiveError where tensors on the device cannot be brought together.
+        """Raise DiveError if the processes cannot exchange tensors on the device.
 
-        To be called before anything relies on it: NCCL's first use fails in all processes at once.
+        To be called before anything relies on it. NCCL connects at its first use, and if that fails, it fails
+        in all processes at once.
         """
         if self.alone:
             return
-        self.sum(torch.zeros(1))  # all are here: the time that follows is the exchange's alone
+        self.sum(torch.zeros(1))  # all processes are here, so that the time limit covers the exchange only
         try:
             _exchange(device)
         except RuntimeError as error:
@@ -176,7 +179,7 @@ class Ranks:
             ) from error
 
     def share_buffers(self, module: torch.nn.Module) -> None:
-        """Bring the first process's buffers (batch norm's statistics) to all."""
+        """Copy the buffers of the first process (statistics of batch norm) to all processes."""
         if self.alone:
             return
         with lost_peers():
@@ -189,10 +192,10 @@ ALONE = Ranks()
 
 @contextlib.contextmanager
 def ranks_on(device: torch.device) -> Iterator[Ranks]:
-    """Within it, the processes that torchrun started for this command; one alone where it started none.
+    """A context with the processes that torchrun started for this command, or `ALONE` without torchrun.
 
-    A process group that there is already is used. After an error the one made here is left to the end of the
-    process: the others must not take its end for the cause before the cause is told.
+    An existing process group is used. After an error, the group created here is not destroyed before the
+    process ends. Otherwise other processes might report its loss before this one reports the cause.
     """
     world = this_world()
     if world.size == 1:
@@ -219,9 +222,10 @@ def _init_group(keys: str, backend: str, world: World, timeout: timedelta) -> No
 
 
 def _require_connection(world: World) -> None:
-    """Raise DiveError where the processes, which all reach the store, do not reach each other.
+    """Raise DiveError if the processes, which all reach the store, do not reach each other.
 
-    A group of its own, for its short timeout: one process alone finds out at once that it reaches nobody.
+    It creates a separate process group for the short timeout `CONNECTING`. A process without a connection
+    fails at once; the timeout ends the wait of the others.
     """
     try:
         _init_group(f"connection/{_groups}", "gloo", world, CONNECTING)
@@ -235,7 +239,7 @@ def _require_connection(world: World) -> None:
 
 
 def _exchange(device: torch.device) -> None:
-    """Add up a value of every process on the device, and wait for it."""
+    """Sum one value per process on the device, and wait for the sum."""
     one = torch.ones(1, device=device)
     distributed.all_reduce(one, async_op=True).wait(CONNECTING)
     one.item()
@@ -243,28 +247,28 @@ def _exchange(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def lost_peers() -> Iterator[None]:
-    """Within it a failure of the connection to other processes is a PeerError."""
+    """Within it, a failed connection to another process raises PeerError."""
     try:
         yield
     except RuntimeError as error:
         if _of_a_connection(error):
             why = f" ({_told(error)})" if isinstance(error, distributed.DistBackendError) else ""
-            raise PeerError(LOST + why) from error  # Gloo's texts tell no more, NCCL's say what failed
+            raise PeerError(LOST + why) from error  # only NCCL's texts say what failed
         raise
 
 
 def _told(error: RuntimeError) -> str:
-    """What torch says of an error, on one line."""
+    """The text of one of torch's errors, shortened to one line."""
     return shortened(" ".join(str(error).split()), 200)
 
 
 def _of_a_connection(error: RuntimeError) -> bool:
-    """Whether an error is torch's where another process of the group has gone away, or does not answer."""
+    """Whether an error is what torch raises if another process of the group is gone or does not answer."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
 
 
 def _wait_for(key: str) -> None:
-    """Wait until a key is in the store, however long; raises PeerError where another tells an error."""
+    """Wait for a key in the store, without a time limit; raises PeerError if a process reports an error."""
     with lost_peers():
         store = peers.meet()
         while not store.check([key]):

@@ -1,4 +1,4 @@
-"""The resumable state of a run, and what stands in its way: a finished result, another run's state."""
+"""The resumable state of a run, and the checks for files in its way: results, and states of other runs."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -56,12 +56,12 @@ STATE = outputs.Kind("the state of a run", checkpoint.is_own)
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What is recorded of an epoch.
+    """The record of an epoch.
 
-    epoch: from 1. loss: its mean over the samples, in nats. lr: the last step's. seconds: from its first step
-    to its last. train_accuracy: on the augmented views, as it went. test_accuracy,
-    val_accuracy: where it was evaluated so. image_wait: seconds in which the device waited for
-    pictures, where these are streamed.
+    epoch: from 1. loss: the mean over the samples, in nats. lr: that of the last step. seconds: from the
+    beginning of the epoch to the end of its last step, without evaluation and saving. train_accuracy: on the
+    augmented views, during training. test_accuracy, val_accuracy: None if the epoch was not evaluated on that
+    set. image_wait: seconds that the device waited for images, None if they are not streamed.
     """
 
     epoch: int
@@ -74,21 +74,23 @@ class EpochRecord:
     image_wait: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """It in plain values, without those that there are not."""
+        """The record as plain values, without those that are None."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 _OF_AN_EPOCH = {field.name for field in fields(EpochRecord)}
-ALONE = {"worlds": [[1, 1]]}  # what a state was of that does not say it
-Listener = Callable[[Sequence[EpochRecord]], None]  # is told the history of a run so far
+ALONE = {"worlds": [[1, 1]]}  # of a state that has no worlds: one process from epoch 1
+Listener = Callable[[Sequence[EpochRecord]], None]  # called with the history of a run so far
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """Where a stopped run stood, after its last saved epoch.
+    """The state of a run after its last saved epoch.
 
-    identity: of the run. model, optimizer: their state dicts. history: of each epoch done. epochs: of the
-    whole run. precision, threads: it ran with. worlds: how many processes trained it, from which epoch on.
+    identity: that of the run (see `RunSpec`). model, optimizer: their state dicts. history: the record of
+    each epoch done. epochs: the number of epochs of the whole run. precision, threads: those that it ran
+    with. worlds: pairs of an epoch and the number of processes from that epoch on. versions: those of dive
+    and of the libraries that it ran with.
     """
 
     identity: dict[str, Any]
@@ -102,12 +104,12 @@ class SavedState:
     versions: dict[str, str] = field(default_factory=versions)
 
     def document(self) -> dict[str, Any]:
-        """It as a checkpoint file holds it."""
+        """The state as the mapping that its file contains."""
         return {**vars(self), "history": [epoch.as_dict() for epoch in self.history]}
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "SavedState":
-        """The state of a document that has no fault by `fault_of_state`."""
+        """The state from a document in which `fault_of_state` finds no fault."""
         given = {f.name: {**ALONE, **document}[f.name] for f in fields(cls)}
         return cls(**given | {"history": [EpochRecord(**epoch) for epoch in document["history"]]})
 
@@ -115,9 +117,9 @@ class SavedState:
 class Journal:
     """The resumable state of a run, beside its output: `NAME.state` and `NAME.history.jsonl`.
 
-    The state remembers which finished result the run is to replace (`--force`), so that it can be
-    resumed while that result is still there; until then the result keeps its history. Of the files
-    beside the output only those that dive wrote are ever replaced.
+    The state contains the hash of the finished result that the run will replace (`--force`), so that the
+    run can be resumed while that result still exists. The history file stays that of the result until the
+    run is finished. Of the files beside the output, only those that dive wrote are ever replaced.
     """
 
     def __init__(self, output: Path) -> None:
@@ -128,9 +130,10 @@ class Journal:
         )
 
     def refuse_finished(self, force: bool, inputs: Iterable[Path] = ()) -> None:
-        """Raise OutputError where a finished result would be replaced without `force`.
+        """Raise OutputError if a finished result would be replaced without `force`.
 
-        Or where a file beside it was not written by dive, or is one of `inputs`, which the run reads.
+        Raise it also if the output, or a file that the run writes beside it, was not written by dive or is
+        one of `inputs`, which the run reads.
         """
         inputs = tuple(inputs)
         self._refuse_inputs(inputs)
@@ -138,14 +141,14 @@ class Journal:
         if self._output.exists() and not force and self.state_path.exists():
             force = self.replaces_result()
             if not force and self._led_to_the_result(self._load()):
-                self.discard()  # its run was killed between its last two moves
+                self.discard()  # its run was killed before it could remove it
         outputs.refuse_existing(self._output, force, checkpoint.KIND)
         outputs.refuse_foreign(self.record_path, RECORD)
-        # What lies beside the state of a run is the run's, damaged or not, and is written anew.
+        # A history beside the state of a run belongs to that run, which rewrites it even if it is damaged.
         outputs.refuse_foreign(self.history_path, _ANY_HISTORY if self.state_path.exists() else HISTORY)
 
     def replaces_result(self) -> bool:
-        """Whether there is a state of a run that began in order to replace what stands at the output now."""
+        """Whether there is a state, and its run was begun to replace the file that is now at the output."""
         return self.state_path.exists() and self._load()["replaces"] == files.file_sha256(self._output)
 
     def _refuse_inputs(self, inputs: tuple[Path, ...]) -> None:
@@ -153,13 +156,14 @@ class Journal:
             for one in inputs:
                 if path.exists() and one.exists() and path.samefile(one):
                     raise OutputError(
-                        f"--out {self._output} would replace {one}, which it reads; give another"
+                        f"--out {self._output} would replace {one}, which the run reads; give another --out"
                     )
 
     def _led_to_the_result(self, state: dict[str, Any]) -> bool:
-        """Whether the finished result's history goes on from the state's, which then is of no more use.
+        """Whether the finished result came from this state, so that the state is of no more use.
 
-        That of a run that had not begun (`announce`) is of none once another result stands there.
+        It did if the history of the result begins with that of the state. A state without an epoch
+        (`announce`) is of no more use once the output is not the file that its run was to replace.
         """
         if not state["history"]:
             return bool(state["replaces"] != files.file_sha256(self._output))
@@ -171,9 +175,9 @@ class Journal:
         return bool(begun == finished[: len(begun)])
 
     def read(self, identity: dict[str, Any]) -> SavedState | None:
-        """The stopped run's state, None where there is none, or no epoch in it (`announce`).
+        """The state of the stopped run; None if there is none, or if it has no epoch (`announce`).
 
-        Raises OutputError where it is of another recipe, naming the keys that differ.
+        Raises OutputError if its identity is another one, naming the keys that differ.
         """
         if not self.state_path.exists():
             return None
@@ -182,8 +186,8 @@ class Journal:
             if not state["history"]:
                 raise OutputError(
                     f"{self._output} is to be replaced by another run ({'; '.join(different)}), begun with "
-                    f"--force; finish that one, remove {self.state_path} to keep what is there, or give "
-                    "--force to replace it by this one"
+                    f"--force; finish that run, remove {self.state_path} to keep the present result, or give "
+                    "--force to replace it by this run"
                 )
             raise OutputError(
                 f"{self.state_path} is an unfinished run of another recipe ({'; '.join(different)}); "
@@ -206,34 +210,34 @@ class Journal:
         return state
 
     def write(self, state: SavedState) -> None:
-        """Replace the state and the history, each whole or not at all."""
+        """Replace the state and, unless it is that of a result, the history; each whole or not at all."""
         replaces = files.file_sha256(self._output)
         checkpoint.save(self.state_path, {"kind": "state", "replaces": replaces, **state.document()})
         if replaces is None:
             self.write_history(state.history)
 
     def announce(self, identity: dict[str, Any], epochs: int) -> None:
-        """Record that a run is to replace the result that stands here, if one does, before it begins.
+        """Before a run begins, record in a state that it will replace the present result, if there is one.
 
-        Whoever resumes a command that was begun with --force knows by that which results are earlier ones.
-        epochs: of the whole run.
+        If a command that was begun with --force is resumed, this shows which results are still to be
+        replaced. epochs: the number of epochs of the whole run.
         """
-        if self._output.exists():  # of what the run has not begun with nothing is read
+        if self._output.exists():  # precision, threads and worlds are placeholders that are never read
             self.write(SavedState(identity, {}, {}, [], epochs, "fp32", threads=1, worlds=[[1, 1]]))
 
     def withdraw(self) -> None:
-        """Remove what `announce` wrote, where the run failed before an epoch of it was saved."""
+        """Remove what `announce` wrote, if the run has failed before an epoch of it was saved."""
         if self.state_path.exists() and not self._load()["history"]:
             self.discard()
 
     def write_history(self, history: list[EpochRecord]) -> None:
-        """Replace the history file: one JSON document a line, one line an epoch."""
+        """Replace the history file: JSON Lines, one epoch per line."""
         files.write_json_lines(self.history_path, [epoch.as_dict() for epoch in history])
 
     def write_result(
         self, history: list[EpochRecord], record: Mapping[str, Any], weights: Mapping[str, Any]
     ) -> None:
-        """Replace history, record and checkpoint, none where the disk is full; then drop the state."""
+        """Replace history, record and checkpoint, or none if the disk is full; then remove the state."""
         lines = b"".join(files.json_text(epoch.as_dict()) for epoch in history)
         files.write_together(
             (
@@ -245,13 +249,13 @@ class Journal:
         self.discard()
 
     def remove_stale(self) -> None:
-        """Remove half files that a killed process left; to be called by the output's only writer."""
+        """Remove temporary files of a killed process; only the process with the lock may call it."""
         files.remove_stale(self._output, self.state_path, self.history_path, self.record_path)
 
     def tidy(self) -> None:
-        """Beside a finished result: remove what its run left, if it was killed between its last two moves.
+        """Remove what a killed run left beside its finished result: temporary files and the state.
 
-        A damaged state stays where it is.
+        The state stays if it is damaged, or if the result did not come from it.
         """
         self.remove_stale()
         with suppress(OutputError):
@@ -264,9 +268,9 @@ class Journal:
 
 
 def worlds_with(worlds: Sequence[Sequence[int]], epoch: int, size: int) -> list[list[int]]:
-    """What a run's `worlds` are when `size` processes go on with it from `epoch` on.
+    """The `worlds` of a run that `size` processes continue from `epoch` on.
 
-    Each entry is the epoch from which on there were so many, and their number.
+    Each entry is an epoch and the number of processes from that epoch on.
 
     >>> worlds_with([[1, 4]], 31, 2), worlds_with([[1, 4]], 31, 4), worlds_with([[1, 4], [31, 2]], 31, 1)
     ([[1, 4], [31, 2]], [[1, 4]], [[1, 4], [31, 1]])
@@ -276,7 +280,7 @@ def worlds_with(worlds: Sequence[Sequence[int]], epoch: int, size: int) -> list[
 
 
 def fault_of_state(state: dict[str, Any]) -> str:
-    """The first fault of a state's document in a few words; an empty text where there is none."""
+    """The first fault of a state's document in a few words, or an empty string if it has none."""
     plain = {key: value for key, value in state.items() if key not in ("model", "optimizer")}
     if fault := s.fault_of(plain, _STATE, {"worlds": WORLDS}):
         return fault

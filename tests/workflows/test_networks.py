@@ -144,7 +144,7 @@ def test_the_weights_that_training_begins_with_are_not_replaced(recipe, pretrain
     told = ("--config", recipe, "--set", f"model.weights={pretrained}", "--set", "model.head=keep")
     before = pretrained.read_bytes()
     line = chain.dive("teacher", *told, *ONE, "--force", "--out", pretrained).complaint
-    assert f"--out {pretrained} would replace {pretrained}, which it reads" in line
+    assert f"--out {pretrained} would replace {pretrained}, which the run reads" in line
     assert pretrained.read_bytes() == before
 
 

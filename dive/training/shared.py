@@ -1,7 +1,8 @@
-"""A network that several processes train together: torch's DistributedDataParallel around it.
+"""A network that several processes train together, wrapped in torch's DistributedDataParallel (DDP).
 
-Each process passes its share of a batch; the gradients that the last pass of a batch leaves are the mean over
-the processes. Buffers (batch norm's statistics) are the first process's at the begin of each pass.
+Each process passes its share of a batch through the network. After the last pass of a batch, the gradients
+are the mean over the processes. Before the first pass of a batch, all processes get the buffers (statistics
+of batch norm) of the first process.
 """
 
 import contextlib
@@ -23,10 +24,10 @@ NO_SYNC = "model.sync_batchnorm needs CUDA: torch has no synchronised batch norm
 
 
 def synchronise(network: Network, name: str, ranks: Ranks, device: torch.device) -> None:
-    """Let batch norm take its statistics over the batches of all processes. name: of the network.
+    """Replace the batch norms of a network by ones that compute statistics over all processes.
 
-    Raises ModelError on a CPU, and where a batch norm would lose what it does besides. One process has these
-    statistics already.
+    name: that of the network. With a single process nothing changes. Raises ModelError on a CPU, or if a
+    batch norm does more than torch's and would lose this.
     """
     if device.type != "cuda":
         raise ModelError(NO_SYNC)
@@ -46,15 +47,15 @@ def synchronise(network: Network, name: str, ranks: Ranks, device: torch.device)
 
 
 def has_batch_norm(network: nn.Module) -> bool:
-    """Whether a network has batch norm, whose statistics are of what one process sees at once."""
+    """Whether a network has batch norm, whose result depends on the other samples of a pass."""
     return any(isinstance(module, _BatchNorm) for module in network.modules())
 
 
 class SharedNetwork:
-    """A network as the step of a process calls it; the network itself where the process is alone.
+    """The network as a training step calls it: wrapped in DDP, or itself with a single process.
 
-    Every process of a run makes it, joins the others, and goes through equally many passes. Raises DiveError
-    where the processes cannot bring gradients together.
+    Every process of a run creates it, calls `join`, and makes the same number of passes. Raises DiveError if
+    the processes cannot exchange gradients.
     """
 
     def __init__(self, network: Network, ranks: Ranks, spec: RunSpec) -> None:
@@ -63,11 +64,11 @@ class SharedNetwork:
         self._unused = False
         if not ranks.alone:
             ranks.require_exchange(next(network.parameters()).device)
-            with lost_peers():  # batch norm that is synchronised meets the others in any pass
+            with lost_peers():  # a synchronised batch norm communicates in this pass too
                 self._unused = not _uses_every_parameter(network, self._blank(2))
 
     def join(self) -> None:
-        """Take the weights and buffers of the first process; to be called when the buffers are settled."""
+        """Copy weights and buffers of the first process; to be called once no buffer is added or removed."""
         if not self._ranks.alone:
             with lost_peers():
                 self._parallel = DistributedDataParallel(self._network, find_unused_parameters=self._unused)
@@ -79,9 +80,9 @@ class SharedNetwork:
 
     @contextlib.contextmanager
     def passing(self, last: bool) -> Iterator[None]:
-        """The context of a pass forward and back; `last`: whether gradients are brought together at its end.
+        """The context of a forward and backward pass; raises PeerError if another process is gone.
 
-        Raises PeerError where another process is gone.
+        last: whether it is the last pass of a batch, after which gradients are averaged over processes.
         """
         if self._parallel is None:
             yield
@@ -91,10 +92,11 @@ class SharedNetwork:
             yield
 
     def pass_nothing(self) -> torch.Tensor:
-        """A loss of 0 without an example, for a process whose share of a batch is empty.
+        """A loss of 0, whose gradients are 0, for a process whose share of a batch is empty.
 
-        Its gradients are 0. Batch norm's statistics stay as they are; where they are synchronised, the pass
-        is over no view at all, as the other processes' batch norms wait for this one's.
+        The pass is over one blank view in eval mode, so that the statistics of batch norm do not change. With
+        synchronised batch norm it is over zero views in training mode, because the batch norms of the other
+        processes wait for those of this one.
         """
         synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in self._network.modules())
         blank = self._blank(0 if synchronised else 1)
@@ -106,15 +108,15 @@ class SharedNetwork:
             self._network.train(training)
 
     def _blank(self, count: int) -> torch.Tensor:
-        """Black views, where the network is."""
+        """Black views on the device of the network."""
         spec = self._spec
         return self._network.blank(spec.architecture.channels, spec.images.space.shape, count)
 
 
 def _uses_every_parameter(network: Network, views: torch.Tensor) -> bool:
-    """Whether a pass over views leaves a gradient on every parameter that is trained.
+    """Whether a pass over views gives every trained parameter a gradient.
 
-    A copy makes it; the random state stays as it was.
+    A copy of the network makes the pass; the random state does not change.
     """
     trial = copy.deepcopy(network).train()
     devices = [views.device] if views.device.type == "cuda" else []

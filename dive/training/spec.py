@@ -1,4 +1,4 @@
-"""What a training run is to do, in values: nothing here is computed yet."""
+"""The specification of a training run, as values."""
 
 import math
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ class ViewDraw(Protocol):
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What a run is to do: which network it trains, on what, with which objective, and where to.
+    """The specification of a run: which network it trains, on what data, with which objective, to which file.
 
-    kind: `teacher` or `student`. out: the checkpoint to write. seed: of initialisation, sample order and
-    views. precision: `auto` or one by name. labels: (N,) int64 on the device. hashes: (N,) uint64, the
-    samples' random identities. initial: the weights that the network begins with, None for those that its
-    seed draws. teacher: the cached logits that the objective takes, None where it takes none.
-    sync_batchnorm: whether batch norm takes its statistics over the batches of all processes.
-    recipe: the whole of it in plain values, for the record. identity: plain values that must be equal for a
-    stopped run to be resumed. facts: what its record tells besides. reads: files that it reads and must not
-    replace.
+    kind: `teacher` or `student`. out: the checkpoint to write. seed: that of initialisation, sample order,
+    views and dropout. precision: `auto`, `fp32`, `tf32` or `bf16`. labels: (N,) int64 on the device. hashes:
+    (N,) uint64, the hashes of the samples' keys, from which random choices are made. views: draws the view of
+    each sample in an epoch. initial: the weights that the network begins with, None for random ones from the
+    seed. teacher: the cached logits that the objective uses, None if it uses none. sync_batchnorm: whether
+    batch norm computes statistics over all processes. recipe: the whole recipe as plain values, for the
+    record. identity: plain values that must be equal for a stopped run to be resumed. facts: further values
+    for its record. reads: files that it reads and must not replace.
     """
 
     kind: str
@@ -60,21 +60,21 @@ class RunSpec:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch."""
+        """The number of steps of an epoch."""
         return steps_per_epoch(len(self.hashes), self.schedule.batch_size)
 
     @property
     def last_batch(self) -> int:
-        """Samples in the last batch of an epoch, the smallest."""
+        """The number of samples in the last batch of an epoch, which is the smallest."""
         return batch_of(self.steps_per_epoch - 1, len(self.hashes), self.schedule.batch_size)
 
     def parts(self, step: int) -> tuple[int, ...]:
-        """Sizes of the parts that the batch of step `step` (from 0) of an epoch is gone through in."""
+        """The sizes of the parts in which the batch of step `step` (from 0) of an epoch is processed."""
         batch = batch_of(step, len(self.hashes), self.schedule.batch_size)
         return parts_of(batch, self.schedule.accumulate)
 
     def shares(self, step: int, rank: int, size: int) -> tuple[slice, ...]:
-        """The share of each of these parts that process `rank` of `size` goes through, within the epoch."""
+        """The share of each of these parts for process `rank` of `size`: positions in the epoch's order."""
         start, shares = step * self.schedule.batch_size, []
         for part in self.parts(step):
             share = share_of(part, rank, size)
@@ -83,15 +83,15 @@ class RunSpec:
         return tuple(shares)
 
     def largest_share(self, size: int = 1) -> int:
-        """Samples in the largest share of a part of a batch: what the network sees at once."""
+        """The largest number of samples in a share of a part of a batch, which is one pass of the network."""
         return math.ceil(max(self.parts(0)) / size)
 
     def smallest_share(self, size: int = 1) -> int:
-        """Samples in the smallest share of a part of a batch that is not empty."""
+        """The smallest number of samples in a share of a part of a batch that is not empty."""
         sizes = {*self.parts(0), *self.parts(self.steps_per_epoch - 1)}
         return min(max(1, part // size) for part in sizes)
 
     @property
     def epochs(self) -> int:
-        """Epochs of the whole run."""
+        """The number of epochs of the whole run."""
         return epochs_of(self.schedule, self.steps_per_epoch)

@@ -1,11 +1,11 @@
 """One training step, with everything it needs on the device: data, randomness, rates, results.
 
-A step is one gather, one forward and backward, one fused update. It reads where it stands from
-cursors on the device and moves them on, so the host says "step" and nothing else. A batch may be gone
-through in parts, whose gradients are added up before the update. On CUDA each kind of part that occurs
-is captured as a graph and replayed: without accumulation there are two, the full batch and the last,
-smaller one. All it leaves behind lies in tensors that exist before it: a replay fills those, and what a
-step makes for itself is gone with the next one.
+A step is one gather, one forward and backward pass and one fused update. It reads its position from
+cursors on the device and advances them, so the host passes nothing to it. A batch may be processed in
+parts, whose gradients are added up before the update. On CUDA each kind of part that occurs is captured
+as a graph and replayed. Without accumulation there are two kinds: the full batch and the last, smaller
+one. All results of a step are in tensors that exist before it, because a replay can only fill those;
+the tensors that a step allocates are overwritten by the next one.
 """
 
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ from dive.training.ranks import ALONE, Ranks
 from dive.training.shared import SharedNetwork
 from dive.training.spec import RunSpec
 
-WARM_UPS = 3  # steps before a capture: libraries choose their kernels and take their memory in these
+WARM_UPS = 3  # steps before a capture, in which libraries choose kernels and allocate memory
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a step takes of each batch: views, labels, and whatever else the objective wants.
+    """The inputs of a step: views, labels, and whatever else the objective needs.
 
     images: the feed of views. labels: (N,) on the device. more: feeds of the objective's further inputs.
     """
@@ -58,12 +58,12 @@ class Inputs:
     def targets(
         self, rows: torch.Tensor, ids: torch.Tensor, columns: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """What the objective takes besides logits, of samples, views and cache columns (B,)."""
+        """The objective's inputs besides logits, for rows of samples, view ids and cache columns (B,)."""
         return self.labels[rows], *(feed.batch(rows, ids, columns) for feed in self.more)
 
 
 def inputs_of(spec: RunSpec, ranks: Ranks = ALONE) -> Inputs:
-    """The inputs of a run, of feeds of its own."""
+    """The inputs of a run, with feeds that no other run uses."""
     size = spec.largest_share(ranks.size)
     more = () if spec.teacher is None else (spec.teacher.feed(size),)
     return Inputs(spec.images.feed(size), spec.labels, more)
@@ -71,9 +71,10 @@ def inputs_of(spec: RunSpec, ranks: Ranks = ALONE) -> Inputs:
 
 @dataclass(frozen=True)
 class Part:
-    """A kind of part of a batch: this process's samples of it, and whether it is the batch's first or last.
+    """A kind of part of a batch. Parts of the same kind share a CUDA graph.
 
-    It has none where there are more processes than samples in it.
+    size: the number of samples in this process's share; 0 if there are too few for all processes. first,
+    last: whether it is the first or the last part of its batch.
     """
 
     size: int
@@ -82,7 +83,7 @@ class Part:
 
     @classmethod
     def of_batch(cls, sizes: Sequence[int]) -> tuple["Part", ...]:
-        """The parts of a batch by their sizes."""
+        """The parts of a batch, from their sizes in order."""
         end = len(sizes) - 1
         return tuple(cls(size, at == 0, at == end) for at, size in enumerate(sizes))
 
@@ -90,10 +91,10 @@ class Part:
 class Step:
     """The step of a run: `begin` an epoch, then `advance` once for each of its steps.
 
-    network: in training mode, on the runtime's device. ranks: the processes that share it. losses: (steps,)
-    the mean loss of each step done in this epoch; of several processes the mean of what each has here is.
-    correct: how many of this process's samples were classified rightly in it. Both on the device; reading
-    them waits for it.
+    network: on the runtime's device. ranks: the processes that train it together. losses: (steps,) the mean
+    loss of each step done in this epoch; with several processes it is the mean of their `losses`. correct:
+    (1,) how many of this process's samples were classified correctly in this epoch. Both are on the device,
+    and reading them waits for it.
     """
 
     def __init__(
@@ -115,8 +116,8 @@ class Step:
         self._rate = torch.zeros(len(groups), device=device)
         self._offsets = torch.arange(spec.largest_share(ranks.size), device=device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)  # steps done
-        self._taken = torch.zeros(1, dtype=torch.int64, device=device)  # samples gone through
-        self._at = 0  # the cursor, as the host knows it
+        self._taken = torch.zeros(1, dtype=torch.int64, device=device)  # samples processed
+        self._at = 0  # the same as _cursor, on the host
         self.losses = torch.zeros(steps, device=device)
         self.correct = torch.zeros(1, dtype=torch.int64, device=device)
         self.optimizer = make_optimizer(spec.optimizer, groups, self._rate)
@@ -127,16 +128,16 @@ class Step:
         self._graphs: dict[Part, _Graph] = {}
 
     def load_state(self, model: dict[str, Any], optimizer: dict[str, Any]) -> None:
-        """Take up weights and the optimiser's state, each a state dict; to be called before `capture`.
+        """Load weights and the optimiser's state, each a state dict; to be called before `capture`.
 
-        Raises ValueError unless they have the names, shapes and types of this run's: fused kernels do not
-        look, and would read and write beyond the end of a smaller tensor.
+        Raises ValueError unless their names, shapes and dtypes are those of this run. Fused kernels do not
+        check them, and would read and write beyond the end of a smaller tensor.
         """
         if not same_tensors(model, self._network.body.state_dict()):
-            raise ValueError("its weights are of another network")
+            raise ValueError("its weights are those of another network")
         own, saved = (state_tensors(state) for state in (self.optimizer.state_dict(), optimizer))
         if not same_tensors(saved, own):
-            raise ValueError("its optimiser's state is of another network")
+            raise ValueError("its optimiser's state is that of another network")
         self._network.body.load_state_dict(model)
         with torch.no_grad():
             for name, buffer in own.items():
@@ -149,17 +150,21 @@ class Step:
 
     @property
     def image_wait(self) -> float | None:
-        """Seconds that the device waited for pictures in this epoch, None where they lie on it."""
+        """Seconds that the device waited for images in this epoch, None if the images are on it."""
         return self._inputs.images.waited
 
     def begin(self, plan: np.ndarray, rates: list[float]) -> None:
-        """Begin an epoch. plan: (3, N) samples in their order, view ids, cache columns; rates: (steps,)."""
+        """Begin an epoch.
+
+        plan: (3, N) int64: rows of the samples in the epoch's order, their view ids, their cache columns.
+        rates: (steps,) learning rates.
+        """
         self.take_plan(plan, rates)
         sizes = [part.size for parts in self._parts for part in parts if part.size]
         self._inputs.begin(list(Batch(*plan[:, self._places]).parts(sizes)))
 
     def take_plan(self, plan: np.ndarray, rates: list[float]) -> None:
-        """Bring an epoch's plan and rates to the device; all that a capture needs of `begin`."""
+        """Transfer an epoch's plan and rates to the device; a capture needs only this part of `begin`."""
         self._plan.copy_(torch.from_numpy(plan[:, self._places]))
         self._rates.copy_(torch.tensor([[rate * factor for factor in self._factors] for rate in rates]))
         self._rewind()
@@ -176,7 +181,7 @@ class Step:
             cursor.zero_()
 
     def advance(self) -> None:
-        """Do the next step of the epoch; on CUDA it is enqueued and not waited for."""
+        """Do the next step of the epoch; on CUDA only enqueue it."""
         for part in self._parts[self._at]:
             if part.size:
                 self._inputs.load()
@@ -188,7 +193,7 @@ class Step:
         self._at += 1
 
     def _run(self, part: Part) -> None:
-        """The part of a batch at the cursors: tensor operations alone, without a wait."""
+        """Process the part of a batch at the cursors, by tensor operations alone, without waiting for any."""
         rows, ids, columns = self._plan.index_select(1, self._taken + self._offsets[: part.size])
         with self._runtime.computing(), self._shared.passing(part.last):
             if part.size:
@@ -196,9 +201,9 @@ class Step:
                     logits = self._shared(self._inputs.images.batch(rows, ids, columns))
                 targets = self._inputs.targets(rows, ids, columns)
                 loss = self._objective(logits, *targets)
-            else:  # other processes have some
+            else:  # only other processes have samples of this part
                 loss = self._shared.pass_nothing()
-            if self._in_shares:  # by its share: losses add up over parts, gradients' mean is over processes
+            if self._in_shares:  # by its share: losses of parts add up, gradients of processes are averaged
                 loss = loss * (part.size * self._processes) / self._sizes.index_select(0, self._cursor)[0]
             if part.first:
                 self._forget_gradients()
@@ -213,25 +218,26 @@ class Step:
             self._cursor += 1
 
     def _forget_gradients(self) -> None:
-        """Begin the gradients of a batch anew.
+        """Reset the gradients before a batch.
 
-        Those that are added up keep their memory: each graph of a part adds to what another left there.
+        Accumulated gradients keep their memory, because the graph of a part adds to those of the part before.
         """
         self.optimizer.zero_grad(set_to_none=not self._in_shares)
 
     def _update(self) -> None:
-        """Change the weights by the gradients, at the learning rates of the step at the cursor."""
+        """Update the weights, with the learning rates of the step at the cursor."""
         self._rate.copy_(self._rates.index_select(0, self._cursor)[0])
         if self._clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._network.body.parameters(), self._clip_norm)
         self.optimizer.step()
 
     def capture(self) -> None:
-        """Record the steps as CUDA graphs, on the current stream, which must not be the default one.
+        """Capture the steps as CUDA graphs, on the current stream, which must not be the default one.
 
-        To be called after `take_plan`, before `begin`, while no thread streams a cache: CUDA allows other
-        threads nothing then. Nothing is trained by it. Raises RuntimeError where the capture fails, or would
-        repeat what the network draws on the host; the step runs eagerly then.
+        To be called after `take_plan`, before `begin`, while no thread streams a cache, because CUDA calls of
+        other threads can make a capture fail. It does not train: all tensors are restored. Raises
+        RuntimeError if the capture fails, or if the network draws random numbers on the host, which every
+        replay would repeat. The step then runs eagerly.
         """
         undrawn = host_states()
         before = [(tensor, tensor.clone()) for tensor in self._trained()]
@@ -259,8 +265,9 @@ class Step:
     def _record(self, kinds: Sequence[Part]) -> dict[Part, "_Graph"]:
         """The graph of each kind of part.
 
-        They share one memory pool: they replay one after the other on one stream, and none reads what
-        another left in it. Gradients that are added up are not in it: the warm-ups made them.
+        The graphs share one memory pool. This is safe because they are replayed one after the other on one
+        stream, and none reads what another left in the pool. Accumulated gradients are outside the pool,
+        since the warm-up steps allocated them.
         """
         stream = torch.cuda.current_stream(self._runtime.device)
         pool = torch.cuda.graph_pool_handle()
@@ -282,7 +289,7 @@ class Step:
 
 @dataclass(frozen=True)
 class _Graph:
-    """A captured part of a step. passes: how often each batch norm is gone through in it."""
+    """A captured part of a step. passes: the passes of each batch norm in one replay."""
 
     graph: torch.cuda.CUDAGraph
     passes: dict[torch.nn.Module, int]

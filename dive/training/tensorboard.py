@@ -1,4 +1,4 @@
-"""TensorBoard: scalars of runs' epochs, their recipes as text and their hyperparameters; an extra."""
+"""Event files for TensorBoard, an optional dependency: scalars per epoch, recipe and hyperparameters."""
 
 import contextlib
 import importlib
@@ -15,7 +15,7 @@ from dive.training.saved_state import EpochRecord
 from dive.training.spec import RunSpec
 from dive.world import this_world
 
-# What is recorded of an epoch, and what TensorBoard calls it.
+# The values in the record of an epoch, and their tags in TensorBoard.
 TAGS = {
     "loss": "loss",
     "lr": "lr",
@@ -28,7 +28,7 @@ TAGS = {
 
 
 def require_tensorboard() -> None:
-    """Raise DiveError, with the pip command, where TensorBoard cannot be imported."""
+    """Raise DiveError, with the pip command, if TensorBoard cannot be imported."""
     try:
         importlib.import_module("torch.utils.tensorboard")
     except ImportError as error:
@@ -40,10 +40,10 @@ def require_tensorboard() -> None:
 
 @contextlib.contextmanager
 def logged(runs: Sequence[Run], folder: Path | None) -> Iterator[None]:
-    """Within it each run writes its history below `folder`, into <recipe>/<name of its checkpoint>/.
+    """Within it, each run writes its history to <folder>/<recipe>/<name of its checkpoint>/.
 
-    Nothing is written where `folder` is None, or by another process than the first of several that train
-    together. Raises OutputError where a folder cannot be written to.
+    Nothing is written if `folder` is None, and only the first of several processes writes. Raises OutputError
+    if a folder cannot be written to.
     """
     with contextlib.ExitStack() as logs:
         if folder is not None and this_world().first:
@@ -56,11 +56,11 @@ def logged(runs: Sequence[Run], folder: Path | None) -> Iterator[None]:
 
 
 class TensorBoard:
-    """Writes the history of a run into a folder of event files; a listener of the run.
+    """Writes the history of a run into a folder of event files, as a listener of the run.
 
-    A run that is resumed, or started over, writes its whole history anew behind a mark that has readers
-    forget what is before it. No epoch is there twice then, and none is missing where the run began without
-    TensorBoard.
+    A run that is resumed or started over writes its whole history again, after a mark (`purge_step`) at which
+    readers discard what came before. No epoch is then there twice, and none is missing if the run began
+    without TensorBoard.
     """
 
     def __init__(self, folder: Path, spec: RunSpec, begun: Sequence[EpochRecord]) -> None:
@@ -74,7 +74,7 @@ class TensorBoard:
         except OSError as error:
             raise OutputError(f"--tensorboard: cannot write to {folder}: {error.strerror}") from error
         recipe = json.dumps(spec.recipe, indent=2, ensure_ascii=False).splitlines()
-        # Indented by four, Markdown shows it as it is.
+        # Markdown shows lines that are indented by four spaces unchanged.
         self._writer.add_text("recipe", "\n".join(f"    {printable(line)}" for line in recipe), 0)
         parameters = {"loss": spec.facts["loss"], **_parameters(spec.recipe)}
         for summary in hparams(parameters, {TAGS["test_accuracy"]: 0.0}):
@@ -85,12 +85,12 @@ class TensorBoard:
             self._write(epoch, at)
 
     def __call__(self, history: Sequence[EpochRecord]) -> None:
-        """Write what is new in the last epoch of a history."""
+        """Write the values of the last epoch of a history that are not written yet."""
         self._write(history[-1], time.time())
         self._writer.flush()
 
     def _write(self, epoch: EpochRecord, at: float) -> None:
-        """Write those of an epoch's scalars that are not written yet; at: when, in seconds since 1970."""
+        """Write the scalars of an epoch that are not written yet. at: their time, in seconds since 1970."""
         values = epoch.as_dict()
         for key, tag in TAGS.items():
             if key in values and (epoch.epoch, key) not in self._written:
@@ -98,12 +98,12 @@ class TensorBoard:
                 self._writer.add_scalar(tag, values[key], epoch.epoch, at)
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Flush and close the file."""
         self._writer.close()
 
 
 def _parameters(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """The keys of a recipe that have one value, dotted: those that runs are compared by."""
+    """The keys of a recipe with a single value, dotted, for TensorBoard's comparison of runs."""
     found: dict[str, bool | int | float | str] = {}
     for key, value in recipe.items():
         if isinstance(value, Mapping):

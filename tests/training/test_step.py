@@ -372,7 +372,7 @@ def test_a_state_of_adamw_that_does_not_fit_is_refused(fault):
     else:
         states = Run(smooth_network(), Sgd()).step.optimizer.state_dict()["state"]
     before = copy.deepcopy(other.network.body.state_dict())
-    with pytest.raises(ValueError, match="its optimiser's state is of another network"):
+    with pytest.raises(ValueError, match="its optimiser's state is that of another network"):
         other.step.load_state(model, saved | {"state": states})
     assert all(torch.equal(before[name], tensor) for name, tensor in other.network.body.state_dict().items())
     other.step.load_state(model, saved)

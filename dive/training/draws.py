@@ -21,7 +21,7 @@ def network_draws(device: torch.device, seed: int, epoch: int, step: int, rank: 
     """
     generators = [torch.default_generator]
     if device.type == "cuda":
-        of_cuda: Sequence[torch.Generator] = torch.cuda.default_generators  # none where torch has no CUDA
+        of_cuda: Sequence[torch.Generator] = torch.cuda.default_generators  # empty if torch has no CUDA
         index = device.index or 0
         generators += of_cuda[index : index + 1]
     before = [generator.get_state() for generator in generators]

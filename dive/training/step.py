@@ -193,7 +193,7 @@ class Step:
         self._at += 1
 
     def _run(self, part: Part) -> None:
-        """Process the part of a batch at the cursors, by tensor operations alone, without waiting for any."""
+        """Process the part at the cursors, with tensor operations only, without waiting for the device."""
         rows, ids, columns = self._plan.index_select(1, self._taken + self._offsets[: part.size])
         with self._runtime.computing(), self._shared.passing(part.last):
             if part.size:

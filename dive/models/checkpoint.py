@@ -114,7 +114,9 @@ def _sealed_content(path: Path) -> bytes:
             file.seek(0)
             content = file.read()
     except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint {path}") from None
+        raise CheckpointError(
+            f"there is no checkpoint {path}; dive teacher and dive student write them"
+        ) from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     body, seal = content[:-_SEAL_LENGTH], content[-_SEAL_LENGTH:]

@@ -130,7 +130,7 @@ def rows_in(exact: LogitCache, cache: LogitCache) -> np.ndarray:
     elif (cache.labels != exact.labels[rows]).any():
         what = "labels"
     elif (cache.digests != exact.digests[rows]).any():
-        what = "pictures"
+        what = "images"
     elif cache.views.shape != exact.views.shape or (cache.views != exact.views[rows]).any():
         what = "views"
     elif different := differences(there, here):

@@ -271,7 +271,7 @@ def test_a_network_of_your_own_is_among_the_teachers_only_where_it_is_named(digi
             ("--cache", "a.h5", "a.h5"),
             "a.h5 is of the same teacher as a.h5; give each teacher once, with --weights",
         ),
-        (("--cache", "a.h5", "clean.h5"), "clean.h5 is of other views than a.h5"),
+        (("--cache", "a.h5", "clean.h5"), "clean.h5 has other views than a.h5"),
         (("--cache", "a.h5", "plain.h5"), "plain.h5 does not state its origin"),
         (("--cache", "a.h5", "b.h5", "--store", "features"), "a.h5 holds logits (float32)"),
         (("--cache", "a.h5", "absent.h5"), "there is no logit cache absent.h5"),

@@ -113,7 +113,7 @@ def test_a_network_that_does_not_end_in_a_linear_has_no_features_and_says_so(ins
 
     monkeypatch.setattr(features, "last_linear", lambda *_: None)
     complaint = export(insects, "--store", "features", "--quiet").complaint
-    assert "--store features: of the network of" in complaint
+    assert "--store features: the network of" in complaint
     assert "does not end in one torch.nn.Linear" in complaint and not OUT.exists()
     outcome = export(insects)
     assert outcome.code == 0 and "features" not in outcome.err

@@ -96,7 +96,7 @@ def test_a_large_cache_is_compared_in_pieces(monkeypatch):
     [
         ({"keys": [f"other {i}" for i in range(6)]}, "samples"),
         ({"classes": ("x", "y", "z")}, "classes"),
-        ({"digests": np.ones((6, 16), np.uint8)}, "pictures"),
+        ({"digests": np.ones((6, 16), np.uint8)}, "images"),
         ({"views": np.zeros((6, 2), np.int32)}, "views"),
         ({"identity": {"view_space": {"kind": "autoaugment"}}}, "views .view_space"),
     ],
@@ -105,9 +105,9 @@ def test_a_cache_of_other_samples_or_views_is_refused(change, what):
     logits = caches.random_logits(6, 2, 3)
     caches.write_cache(A, logits)
     caches.write_cache(B, logits, **change)
-    with pytest.raises(CacheError, match=f"b.h5 is of other {what}.* than a.h5"):
+    with pytest.raises(CacheError, match=f"b.h5 has other {what}.* than a.h5"):
         compare(LogitCache(A), LogitCache(B), None, 0, SILENT)
-    assert "b.h5 is of other" in chain.dive("verify", A, "--against", B, "--quiet").complaint
+    assert "b.h5 has other" in chain.dive("verify", A, "--against", B, "--quiet").complaint
 
 
 def test_verify_shows_how_far_a_converted_cache_is_from_its_source(digits):

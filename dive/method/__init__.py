@@ -1,1 +1,1 @@
-"""The paper: its losses, and virtual examples over a cache."""
+"""The method of the paper: its losses, and the virtual examples of a cache."""

@@ -17,10 +17,10 @@ from dive.recipe.bounds import TEMPERATURES
 from dive.recipe.shots import SHOTS
 
 PAPERS_TAU = 3.0
-KEPT = 0.2  # of the information at τ/p = 1: about as at the crossings in RESULTS.md
-LEAST_KEPT = 0.02  # of it: with less at the crossing, that is no temperature to train at
-# Nats at τ/p = 1, and of them a class, up to which a teacher tells no classes apart. Sums in float32 leave so
-# much of constant logits: up to 5e-5 of 1000 classes and 3e-4 of 8142.
+KEPT = 0.2  # share of the information at τ/p = 1 that the fallback keeps, as at crossings in RESULTS.md
+LEAST_KEPT = 0.02  # share below which targets at the crossing are too flat to train on
+# Nats at τ/p = 1, and nats per class, up to which a teacher's logits count as constant. Rounding of float32
+# sums leaves so much for constant logits: up to 5e-5 with 1000 classes and 3e-4 with 8142.
 UNIFORM, UNIFORM_A_CLASS = 1e-4, 1e-7
 
 
@@ -74,9 +74,9 @@ def recommend(cache: LogitCache, clean: bool = False, sample: int | None = None,
 
 
 def by_crossing(curves: Curves, found: Search) -> Advice:
-    """The advice of the crossing that a search of the curves found, or the fallback.
+    """The advice from the crossing that a search of the curves found, or the fallback.
 
-    The fallback too where targets keep next to nothing at the crossing: they would teach a student nothing.
+    The fallback is also used if targets at the crossing keep almost no information.
     """
     if found.crossing is None:
         return _by_information(curves, _without_crossing(curves, found))
@@ -101,10 +101,10 @@ def by_crossing(curves: Curves, found: Search) -> Advice:
 
 
 def by_grid(grid: Sequence[Distribution]) -> Advice:
-    """The paper's reading of a grid: the smallest τ/p on it at which few-shot classes exceed many-shot ones.
+    """The paper's rule: the smallest τ/p on a grid at which few-shot classes exceed many-shot ones.
 
-    It recommends nothing where that is the smallest on the grid, or where there is none. Where there is no
-    few-shot (or many-shot) class, the rarest (or most frequent) group there is stands in.
+    It recommends nothing if that is the smallest τ/p on the grid, or if there is none. Without few-shot (or
+    many-shot) classes, the rarest (or most frequent) group that exists takes their place.
     """
     by_temperature = sorted({one.temperature: one for one in grid}.items())
     present = [name for name in SHOTS if by_temperature[0][1].shots[name] is not None]
@@ -145,13 +145,13 @@ def _none(reason: str) -> Advice:
 
 
 def _tau(ratio: float) -> float:
-    """τ of a τ/p, within what a student takes."""
+    """The τ for a τ/p, clipped to the range that a student accepts."""
     least, most = TEMPERATURES
     return min(max(nominal_tau(ratio), least), most)
 
 
 def _tells_nothing(plain: Distribution) -> bool:
-    """Whether targets at τ/p = 1 are those of constant logits, but for rounding."""
+    """Whether targets at τ/p = 1 are those of constant logits, up to rounding."""
     return plain.information <= max(UNIFORM, UNIFORM_A_CLASS * len(plain.per_class))
 
 

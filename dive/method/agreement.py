@@ -1,19 +1,19 @@
-"""Whether predictions tell anything of the labels, or are as good as any drawn blindly."""
+"""Whether predictions agree with labels better than by chance."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-_ERRORS = 3.0  # standard errors above chance within which an accuracy is no better than it
+_ERRORS = 3.0  # an accuracy of less than so many standard errors above chance counts as chance
 
 
 @dataclass(frozen=True)
 class Agreement:
     """How predictions agree with labels.
 
-    accuracy: the share of right ones, in [0, 1]. chance: what it would be if the same predictions were made
-    of images drawn blindly: Σ_c (share predicted as c) · (share labelled c). images: how many it is of;
-    several views of one image count as one.
+    accuracy: the share of correct predictions, in [0, 1]. chance: the expected accuracy of the same
+    predictions for randomly permuted images: Σ_c (share predicted as c) · (share labelled c). images: the
+    number of images; several views of one image count as one.
 
     >>> labels = np.repeat(np.arange(4), 25)
     >>> Agreement.of(np.bincount(labels), np.bincount(labels), right=100, images=100).tells_nothing
@@ -28,16 +28,16 @@ class Agreement:
 
     @classmethod
     def of(cls, predicted: np.ndarray, labelled: np.ndarray, right: int, images: int) -> "Agreement":
-        """Of how often each class was predicted and labelled, both (C,), and how often both were one."""
+        """From the numbers of predictions and labels of each class, both (C,), and of correct predictions."""
         chance = float((predicted / predicted.sum()) @ (labelled / labelled.sum()))
         return cls(right / int(predicted.sum()), chance, images)
 
     @property
     def tells_nothing(self) -> bool:
-        """Whether it is not above chance by three standard errors of a share of the images."""
+        """Whether the accuracy exceeds chance by less than three standard errors."""
         error = np.sqrt(self.chance * (1 - self.chance) / self.images)
         return bool(self.accuracy <= self.chance + _ERRORS * error)
 
     def told(self, of: str) -> str:
-        """That it tells nothing, in words, of whatever it is of: "the views"."""
+        """The phrase for a warning. of: what was predicted, for example "the views"."""
         return f"right in {self.accuracy:.1%} of {of}, no better than chance ({self.chance:.1%})"

@@ -18,12 +18,12 @@ from dive.cache.reader import LogitCache
 from dive.method.curves import Curves
 from dive.method.virtual_examples import Distribution
 
-SEARCHED = tuple(0.25 * 2**k for k in range(9))  # τ/p; those of a tune table come into the same pass
-POWER = 0.5  # the paper's: it halves the τ of its crossing, which leaves τ/p as it is
+SEARCHED = tuple(0.25 * 2**k for k in range(9))  # τ/p; the first pass also computes those of a tune table
+POWER = 0.5  # the paper's p, with which τ is half the τ/p of the crossing
 TOLERANCE = 2.5e-4  # relative, of τ/p at a crossing
-NOISE = 1e-5  # of the sum of two means: a smaller difference is rounding of float32 sums
-ONE_HOT, FLAT = 0.99, 1e-3  # shares of log C: targets that keep more, or less, change no more by 1/T, or T
-NEAR = 8  # points that a polynomial goes through
+NOISE = 1e-5  # share of the sum of two means below which their difference may be rounding of float32 sums
+ONE_HOT, FLAT = 0.99, 1e-3  # shares of log C beyond which targets hardly change with the temperature
+NEAR = 8  # points of an interpolating polynomial
 
 Height = Callable[[Distribution], float]
 
@@ -57,11 +57,11 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search for the crossing found.
+    """The result of a search for the crossing.
 
-    crossing: the first one from below, None where there is none. further: about where else the means cross.
-    absent: those of many and few that have no class. smallest, largest: τ/p searched. above: whether the
-    few-shot mean is the larger one at `smallest`.
+    crossing: the first one from below; None if there is none. further: approximate τ/p of other crossings.
+    absent: the groups among many and few without classes. smallest, largest: the range of τ/p searched.
+    above: whether the few-shot mean is the larger one at `smallest`.
     """
 
     crossing: Crossing | None
@@ -98,15 +98,15 @@ def find_crossing(
 
 
 def nominal_tau(ratio: float) -> float:
-    """The τ that makes a τ/p at the paper's p, in four digits."""
+    """The τ that gives a τ/p at the paper's p, rounded to four digits."""
     return float(f"{ratio * POWER:.4g}")
 
 
 def search(curves: Curves) -> Search:
     """Search a cache's curves for the crossing.
 
-    A search begins with SEARCHED, and is carried on below while few-shot classes lead and targets are not yet
-    one-hot, above while none is found and targets are not yet flat.
+    The search begins with SEARCHED. It continues below them while few-shot classes lead and targets are not
+    yet one-hot, and above them while no crossing is found and targets are not yet flat.
     """
     curves = curves.afresh(SEARCHED)
     absent = tuple(shot for shot in ("many", "few") if curves.known[0].shots[shot] is None)
@@ -130,7 +130,7 @@ def search(curves: Curves) -> Search:
 
 def _mean(distribution: Distribution, shot: str) -> float:
     mean = distribution.shots[shot]
-    assert mean is not None, f"no class is {shot}-shot, and so nothing crosses"
+    assert mean is not None, f"no class is {shot}-shot, so there is no crossing"
     return mean
 
 
@@ -140,7 +140,7 @@ def _lead(distribution: Distribution) -> float:
 
 
 def _clear_lead(distribution: Distribution) -> float:
-    """The few-shot mean minus the many-shot mean, 0 where that may be rounding."""
+    """The few-shot mean minus the many-shot mean; 0 if it may be rounding."""
     noise = NOISE * (_mean(distribution, "few") + _mean(distribution, "many"))
     lead = _lead(distribution)
     return lead if abs(lead) > noise else 0.0
@@ -149,7 +149,7 @@ def _clear_lead(distribution: Distribution) -> float:
 def _changes(known: Sequence[Distribution], height: Height) -> list[tuple[tuple[float, float], bool]]:
     """The intervals of temperature in which a height changes its sign, and whether it rises there.
 
-    Temperatures at which it is 0 do not count.
+    Temperatures at which it is 0 are left out.
     """
     signed = [(one.temperature, found > 0) for one in known if (found := height(one)) != 0]
     return [
@@ -158,7 +158,7 @@ def _changes(known: Sequence[Distribution], height: Height) -> list[tuple[tuple[
 
 
 def rises(known: Sequence[Distribution], height: Height) -> tuple[float, float] | None:
-    """The first interval of temperature in which a height changes from below 0 to above, None without one.
+    """The first interval of temperature in which a height changes from below 0 to above; None without one.
 
     known: by ascending temperature.
     """
@@ -166,9 +166,9 @@ def rises(known: Sequence[Distribution], height: Height) -> tuple[float, float] 
 
 
 def root(curves: Curves, height: Height, interval: tuple[float, float]) -> Distribution:
-    """The distribution at a temperature within TOLERANCE of which a height becomes positive.
+    """The distribution at the temperature, within TOLERANCE, at which a height becomes positive.
 
-    interval: of temperature; the height is below 0 at its beginning and above at its end.
+    interval: of temperature; the height is below 0 at its beginning and above 0 at its end.
     """
     for attempt in range(1, 100):
         low, high = interval
@@ -190,9 +190,9 @@ def root(curves: Curves, height: Height, interval: tuple[float, float]) -> Distr
 
 
 def _guess(curves: Curves, height: Height, interval: tuple[float, float]) -> float:
-    """Where a polynomial through the points nearest to an interval has its root there.
+    """The root, in an interval, of a polynomial in log T through the points nearest to the interval.
 
-    The polynomial is of log T; by halving its intervals, for it need not be monotonic.
+    It is found by bisection, because the polynomial need not be monotonic.
     """
     low, high = np.log(interval)
     by_distance = sorted(curves.known, key=lambda one: abs(math.log(one.temperature) - (low + high) / 2))
@@ -208,19 +208,19 @@ def _guess(curves: Curves, height: Height, interval: tuple[float, float]) -> flo
 
 
 def _interpolated(x: np.ndarray, y: np.ndarray, at: float) -> float:
-    """The value of the polynomial through the points (x, y), (n,) each, at a place; in Lagrange's form."""
+    """The value at a position of the polynomial through the points (x, y), (n,) each, in Lagrange's form."""
     others = ~np.eye(len(x), dtype=bool)
     factors = np.where(others, (at - x)[None, :] / np.where(others, x[:, None] - x[None, :], 1), 1)
     return float(y @ factors.prod(axis=1))
 
 
 def _spread(guess: float, interval: tuple[float, float], even: bool) -> list[float]:
-    """Temperatures within an interval: two about a guess, or four evenly over it."""
+    """Temperatures within an interval: two around a guess, or four that divide it evenly."""
     low, high = np.log(interval)
     if even:
         return np.exp(np.linspace(low, high, 6)[1:-1]).tolist()
     steps = np.array([-1 / 24, 1 / 24]) * (high - low)
-    margin = (high - low) / 64  # a guess at an end has its points within
+    margin = (high - low) / 64  # so that the points around a guess at an end are within
     return np.exp(np.unique(np.clip(math.log(guess) + steps, low + margin, high - margin))).tolist()
 
 
@@ -234,7 +234,7 @@ def _crossing(curves: Curves, interval: tuple[float, float]) -> Crossing:
 
 
 def _slope(curves: Curves, temperature: float) -> float:
-    """The derivative of few minus many by temperature, by the nearest points that are clear of rounding."""
+    """The derivative of few minus many by temperature, from the nearest points that differ clearly."""
     clear = 10 * TOLERANCE
     known = curves.known
     below = next((one for one in known[::-1] if one.temperature < temperature * (1 - clear)), known[0])
@@ -243,7 +243,7 @@ def _slope(curves: Curves, temperature: float) -> float:
 
 
 def _secant(known: Sequence[Distribution], interval: tuple[float, float]) -> float:
-    """About where few minus many is 0 in an interval of temperature."""
+    """The approximate temperature in an interval at which few minus many is 0."""
     heights = [abs(_lead(one)) for one in known if one.temperature in interval]
     low, high = np.log(interval)
     return float(np.exp(low + (high - low) * heights[0] / sum(heights)))

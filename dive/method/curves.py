@@ -1,4 +1,4 @@
-"""A cache's virtual examples over τ/p: each temperature computed once, pairs of τ and p read off them."""
+"""A cache's virtual examples over τ/p, with each temperature computed once."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ from dive.method.virtual_examples import Distribution, virtual_examples
 
 DEFAULT_TAUS = (1.0, 3.0, 6.0, 20.0)
 DEFAULT_POWERS = (0.5, 1.0)
-SMALLEST, LARGEST = 1e-3, 1e6  # τ/p, where curves that are carried on end
+SMALLEST, LARGEST = 1e-3, 1e6  # τ/p; curves are not continued beyond them
 
 
 def effective_temperature(tau: float, power: float) -> float:
-    """τ/p, rounded so that pairs equal on paper are equal here (0.9/0.3 and 3/1)."""
+    """τ/p, rounded so that pairs of equal ratio (0.9/0.3 and 3/1) give equal numbers."""
     return float(f"{tau / power:.12g}")
 
 
@@ -20,8 +20,8 @@ def effective_temperature(tau: float, power: float) -> float:
 class Curves:
     """The distributions of a cache by effective temperature, each computed once.
 
-    clean, sample, seed: as `virtual_examples` takes them. passes: over the cache, so far. source: curves of
-    the same, from which these come.
+    clean, sample, seed: as in `virtual_examples`. passes: the number of passes over the cache so far. source:
+    the curves of the same cache from which these were derived.
     """
 
     cache: LogitCache
@@ -33,9 +33,9 @@ class Curves:
     _found: dict[float, Distribution] = field(default_factory=dict)
 
     def at(self, temperatures: Iterable[float]) -> list[Distribution]:
-        """The distributions at temperatures, in their order; one pass computes all that are missing.
+        """The distributions at temperatures, in their order; one pass computes all missing ones.
 
-        Raises as `virtual_examples` does.
+        Raises the errors of `virtual_examples`.
         """
         wanted = [effective_temperature(temperature, 1) for temperature in temperatures]
         if missing := sorted({*wanted} - {*self._found}):
@@ -49,18 +49,18 @@ class Curves:
         return virtual_examples(self.cache, temperatures, self.clean, self.sample, self.seed)
 
     def afresh(self, temperatures: Iterable[float]) -> "Curves":
-        """The same curves, known at these temperatures alone; what is computed once is not computed again.
+        """The same curves, known only at these temperatures, without computing any of them twice.
 
-        What is concluded from them does not depend on what else was looked at.
+        Conclusions from the new curves do not depend on the other temperatures that were computed before.
         """
         curves = Curves(self.cache, self.clean, self.sample, self.seed, source=self)
         curves.at(temperatures)
         return curves
 
     def carry_on(self, factor: float) -> bool:
-        """Compute four temperatures more, each `factor` times the one before; whether there was room.
+        """Compute four more temperatures, each `factor` times the one before; returns whether any were left.
 
-        They are beyond the largest known, or with a factor below 1 beyond the smallest.
+        They continue above the largest known temperature or, with a factor below 1, below the smallest.
         """
         end = self.known[0 if factor < 1 else -1].temperature
         more = [t for k in range(1, 5) if SMALLEST <= (t := end * factor**k) <= LARGEST]
@@ -69,13 +69,13 @@ class Curves:
 
     @property
     def known(self) -> list[Distribution]:
-        """All that were computed, by ascending temperature."""
+        """All computed distributions, by ascending temperature."""
         return [self._found[temperature] for temperature in sorted(self._found)]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A temperature and a power, with the distribution they make."""
+    """A temperature τ and a power p, with their distribution."""
 
     tau: float
     power: float
@@ -85,7 +85,7 @@ class Pair:
 def examine(curves: Curves, taus: Iterable[float], powers: Iterable[float]) -> list[Pair]:
     """The distribution of every pair of τ and p, ordered by p and τ; equal τ/p are computed once.
 
-    Raises CacheError where the cache is corrupt, not finite, or lacks the clean view that is asked for.
+    Raises CacheError if the cache is corrupt, has logits that are not finite, or lacks a clean view.
     """
     pairs = [(tau, power) for power in sorted(set(powers)) for tau in sorted(set(taus))]
     distributions = curves.at([effective_temperature(*pair) for pair in pairs])

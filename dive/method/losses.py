@@ -1,14 +1,14 @@
-"""The losses, per example: reduce them once, where they are called.
+"""The losses, per example; callers reduce them.
 
 Formulas from He, Wu, Wei, "Distilling virtual examples for long-tailed recognition" (ICCV 2021),
-and Ren et al., "Balanced meta-softmax" (NeurIPS 2020). Logits are taken in float32 whatever the
-precision of the network, and in float64 for the KL term at temperatures from `EXACT_FROM` on.
+and Ren et al., "Balanced meta-softmax" (NeurIPS 2020). They are computed in float32 for any precision of
+the network; the KL term is computed in float64 at temperatures from `EXACT_FROM` on.
 """
 
 import torch
 from torch.nn import functional as F
 
-# The KL is of the order of 1/τ², and comes of logarithms of the order of 1: in float32 it has no digits left.
+# The KL is of the order of 1/τ² but a difference of logarithms of the order of 1: float32 has no digits left.
 EXACT_FROM = 1000.0
 
 
@@ -26,8 +26,8 @@ def balanced_softmax(
 ) -> torch.Tensor:
     """Balanced softmax (BSCE): cross-entropy of `logits + log n` against labels: (B,), in nats.
 
-    log_counts: (C,), the logarithm of each class's training images. The prior belongs to training
-    alone; a prediction is the largest of the raw logits. label_smoothing: as `cross_entropy` takes it.
+    log_counts: (C,), the logarithm of each class's training images. The prior is for training only; a
+    prediction is the argmax of the raw logits. label_smoothing: as in `cross_entropy`.
     """
     adjusted = logits.float() + log_counts
     return F.cross_entropy(adjusted, labels, reduction="none", label_smoothing=label_smoothing)
@@ -45,9 +45,9 @@ def virtual_example_log_target(
 
 
 def kl_divergence(log_target: torch.Tensor, logits: torch.Tensor, tau: float) -> torch.Tensor:
-    """KL(t ‖ softmax(s/τ)) summed over classes: (B,), in nats. No prior on the student's logits.
+    """KL(t ‖ softmax(s/τ)) summed over classes: (B,), in nats, without a prior on the student's logits.
 
-    It is computed in the precision of the target.
+    It is computed in the dtype of the target.
     """
     log_student = F.log_softmax(logits.to(log_target.dtype) / tau, dim=-1)
     return (log_target.exp() * (log_target - log_student)).sum(dim=-1)
@@ -66,8 +66,8 @@ def dive(
 ) -> torch.Tensor:
     """The student's loss: (1-w)·BSCE(s, y) + w·τ²·KL(t ‖ softmax(s/τ_student)): (B,), in nats.
 
-    τ² is the teacher's τ, also where the student's differs: it scales the term, as in Hinton et
-    al. 2015, and should not move when the student's temperature alone is studied.
+    τ in the factor τ² (Hinton et al. 2015) is the teacher's, also if the student's differs, so that the scale
+    of the term does not change when only the student's temperature is varied.
     """
     labelled = balanced_softmax(logits, labels, log_counts)
     dtype = torch.float64 if max(tau, student_tau) >= EXACT_FROM else torch.float32

@@ -1,4 +1,4 @@
-"""The softmax sums of many logits at several temperatures, in chunks that stay near the core. NumPy alone."""
+"""The softmax sums of many logits at several temperatures, in chunks that fit into the CPU's caches."""
 
 import math
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ import numpy as np
 from dive.cache.encodings.codec import Decoder
 
 LOG2_E = math.log2(math.e)
-SAFE_EXPONENT = 60.0  # sums of powers of 2 up to this, and their inverses, are far from float32's ends
-CHUNK_BYTES = 768 * 1024  # of float32 logits in one step: near the core, and long against a call
+SAFE_EXPONENT = 60.0  # sums of powers of 2 with exponents up to this, and their inverses, fit into float32
+CHUNK_BYTES = 768 * 1024  # float32 logits of one step: they fit into a core's cache and outweigh a call
 
 
 @dataclass(frozen=True)
 class Exponential:
-    """How 2^{z/T} of one temperature comes about, and where it is put.
+    """How 2^{z/T} of one temperature is computed, and where it is stored.
 
-    index: the temperature's place among those asked for. source: the buffer that holds 2^{z/(m·T)},
-    whose m-th power it is; None computes it anew. power: that m, 2 or 3.
+    index: the position of the temperature among the given ones. source: the buffer of 2^{z/(m·T)}, of which
+    it is the m-th power; None if it is computed directly. power: m, 2 or 3.
     """
 
     temperature: float
@@ -44,9 +44,9 @@ class Exponential:
 def exponentials(temperatures: Sequence[float]) -> list[Exponential]:
     """The order in which to compute the exponentials, and their buffers.
 
-    A product costs a fraction of an exponential, so a temperature that is half or a third of another
-    is got from it: depth first, the last one derived taking its source's buffer over. Rounding grows
-    with the power taken in all, to some 10⁻⁶ over a grid like 1 3 6 12.
+    A product costs a fraction of an exponential, so the exponential of a temperature that is half or a third
+    of another is derived from that one, depth first. The last one that is derived takes over its source's
+    buffer. Rounding grows with the total power, to some 10⁻⁶ over a grid like 1 3 6 12.
     """
     index = {t: i for i, t in enumerate(temperatures)}
     derived: dict[float, list[tuple[float, int]]] = {t: [] for t in index}
@@ -76,7 +76,7 @@ class Tally:
     """Sums over rows at T temperatures, t = softmax(z/T).
 
     sums: (T, C) Σ t. information: (T, rows) log C − H(t) of each row. shares: (T, rows, G) t · groups of each
-    row, None where no groups were asked for.
+    row; None without groups.
     """
 
     sums: np.ndarray
@@ -93,8 +93,8 @@ def tally(
 ) -> Tally:
     """The tally of stored rows (rows, …). groups: (C, G) weights of the classes.
 
-    decoder: with the factor log₂ e: e^z is 2 to the power of what it gives. Raises ValueError where a logit
-    is not finite.
+    decoder: multiplies logits by log₂ e, so that e^z is 2 to the power of its result. Raises ValueError if a
+    logit is not finite.
     """
     count, size = len(rows), max(1, CHUNK_BYTES // (4 * classes))
     at_once = size if decoder.rows is None else decoder.rows
@@ -112,7 +112,7 @@ def tally(
 
 
 class _Chunks:
-    """The memory that chunks of logits are worked on in, and what was found of them so far."""
+    """The work memory for chunks of logits, and the sums over the chunks so far."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class _Chunks:
             self._shares = np.empty((len(temperatures), rows, groups.shape[1]), np.float32)
 
     def add(self, start: int, z: np.ndarray, magnitude: float) -> None:
-        """Add logits (rows, C) times log₂ e, changed by it, of the rows from `start` on."""
+        """Add logits (rows, C) times log₂ e of the rows from `start` on; overwrites `z`."""
         chunk, of_chunk = len(z), slice(start, start + len(z))
         work = self._scratch[:chunk]
         if magnitude * LOG2_E > SAFE_EXPONENT * min(self._temperatures):
@@ -151,7 +151,7 @@ class _Chunks:
                 self._shares[step.index, of_chunk] = e @ self._groups / total[:, None]
 
     def tally(self) -> Tally:
-        """What was found."""
+        """The sums over all chunks."""
         # H(t) = log Σe − Σ e·(z/T)·ln 2 / Σe
         scale = np.array(self._temperatures, np.float32)[:, None] * np.float32(LOG2_E)
         expected = self._products / (self._totals * scale)

@@ -23,7 +23,7 @@ from dive.errors import CacheError
 from dive.method.tally import LOG2_E, tally
 from dive.workers import begin_worker
 
-MOST_WORKERS = 16  # more would wait for memory
+MOST_WORKERS = 16  # more would only wait for memory
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,10 @@ _Errors = tuple[dict[str, float | None] | None, float | None]  # `errors`, `diff
 
 
 def _errors(images: np.ndarray, cache: LogitCache) -> list[_Errors]:
-    """The standard errors of each temperature: of the shots' means and the information, of few minus many.
+    """The standard errors at each temperature: of groups' means and information, and of few minus many.
 
-    images: (T, n, G + 1), the mean over the classes of each shot, and the information, of each image of a
-    simple random sample without replacement.
+    images: (T, n, G + 1), for each image of a simple random sample without replacement: the mean over the
+    classes of each group, and the information.
     """
     n = images.shape[1]
     images = images.astype(np.float64)
@@ -147,7 +147,7 @@ def _errors(images: np.ndarray, cache: LogitCache) -> list[_Errors]:
 
 
 def _groups(class_counts: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The shots that have classes, and weights (C, G) of the classes whose sum is a shot's mean."""
+    """The groups that have classes, and weights (C, G) of the classes that sum to a group's mean."""
     members = {shot: places for shot, places in shot_groups(class_counts).items() if len(places)}
     weights = np.zeros((len(class_counts), len(members)), np.float32)
     for group, places in enumerate(members.values()):
@@ -159,8 +159,8 @@ def _groups(class_counts: np.ndarray) -> tuple[list[str], np.ndarray]:
 class _Pass:
     """What the workers of one pass share.
 
-    column: (N,) of each sample's clean view; None takes all views. drawn: (n,) samples in order; None takes
-    all.
+    column: (N,), that of each sample's clean view; None for all views. drawn: (n,), the samples of a draw in
+    ascending order; None for all samples.
     """
 
     cache: LogitCache
@@ -170,7 +170,7 @@ class _Pass:
 
     @cached_property
     def decoder(self) -> Decoder:
-        """Of the cache's rows."""
+        """The decoder of the cache's rows."""
         return self.cache.codec.decoder(LOG2_E)
 
     @property
@@ -181,14 +181,14 @@ class _Pass:
         return np.unique(self.drawn // self.cache.block_rows).tolist()
 
 
-_running: _Pass  # of this process, set before its workers' first block
+_running: _Pass  # the pass of this process, set before the first block of its workers
 
 
 def _workers(running: _Pass) -> Executor:
-    """A pool of workers that know the pass, one a core.
+    """A pool of workers for the pass, one for each core.
 
-    Processes forked from this one, for NumPy's short calls spend their time waiting for each other's
-    interpreter lock; threads where torch is loaded, whose threads a fork would not survive.
+    The workers are forked processes, because threads that make short NumPy calls mostly wait for the
+    interpreter lock. If torch is loaded they are threads, because torch's threads do not survive a fork.
     """
     count = min(MOST_WORKERS, len(os.sched_getaffinity(0)))
     if "torch" in sys.modules or sys.platform != "linux":
@@ -208,9 +208,9 @@ def _begin_worker(running: _Pass) -> None:
 
 
 def _tally_block(block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Of a block of the running pass, its CRC checked first, averaged over views and summed over images.
+    """The sums over one block of the running pass, averaged over views, after a check of its CRC.
 
-    Σ t (T, C) and Σ information (T,); of a sample also what `_errors` takes of each image.
+    Returns Σ t (T, C), Σ information (T,) and, for a sample, the values of each image for `_errors`.
     """
     cache, column, drawn = _running.cache, _running.column, _running.drawn
     rows, stored = cache.encoded_block(block)  # (rows, V, …)

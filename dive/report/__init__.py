@@ -1,1 +1,1 @@
-"""Figures."""
+"""Figures, and the page of `dive report`."""

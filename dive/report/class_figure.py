@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from dive.report.figures import COLOURS, save
 
-# Of Okabe and Ito's palette those that the shots do not have; markers tell models apart without colour.
+# The colours of Okabe and Ito's palette that the groups do not use; markers distinguish models too.
 _STYLES = (
     ("black", "o"),
     ("#D55E00", "s"),
@@ -21,15 +21,15 @@ _STYLES = (
     ("#009E73", "X"),
 )
 _BOUNDS = (("few", 0.0, 20.0), ("medium", 20.0, 100.5), ("many", 100.5, np.inf))  # training images of a class
-_POINTS = 10  # of a model's line: each the mean of a tenth of its classes
+_POINTS = 10  # points of a model's line, each the mean of a tenth of its classes
 
 
 @dataclass(frozen=True)
 class ClassAccuracies:
     """A model's accuracy by class.
 
-    name: in the legend. counts: (C,) training images. accuracies: (C,) in [0, 1], None for a class without a
-    test image.
+    name: the name in the legend. counts: (C,) training images. accuracies: (C,) in [0, 1]; None for a class
+    without test images.
     """
 
     name: str
@@ -38,9 +38,10 @@ class ClassAccuracies:
 
 
 def plot_classes(path: Path, title: str, models: Sequence[ClassAccuracies]) -> None:
-    """Points, a class each, and for each model a line through the means of classes that are alike in size.
+    """Plot a point for each class, and for each model a line through the means of classes of similar size.
 
-    The shots are shaded behind them. Images are on a logarithmic axis. The file's suffix is its format.
+    The groups are shaded in the background. The axis of training images is logarithmic. The file's suffix is
+    its format.
     """
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -94,7 +95,7 @@ def _tested(model: ClassAccuracies) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _line(counts: np.ndarray, shares: np.ndarray) -> tuple[list[float], list[float]]:
-    """Means of tenths of the classes by size: of images the geometric one, as their axis is logarithmic."""
+    """The means of tenths of the classes by size; geometric means of images, whose axis is logarithmic."""
     parts = np.array_split(np.arange(len(counts)), min(_POINTS, len(counts)))
     return (
         [float(np.exp(np.log(counts[part]).mean())) for part in parts],

@@ -36,10 +36,10 @@ KIND = outputs.Kind("a figure", is_own)
 
 @dataclass(frozen=True)
 class Means:
-    """Means per class in many, medium and few, to be drawn as grouped bars.
+    """Means per class in the groups many, medium and few, to draw as grouped bars.
 
-    groups: names and means; the first are the training images' own, and stand apart. Shots without a class
-    are left out. marked: places of groups with a shaded ground.
+    groups: names and means; the first entry has those of the training images, which are drawn apart. Groups
+    without classes are left out. marked: the positions of entries with a shaded background.
     """
 
     title: str
@@ -47,7 +47,7 @@ class Means:
     marked: Collection[int] = ()
 
     def __str__(self) -> str:
-        """It in words, for readers who cannot see it."""
+        """A description for readers who cannot see the figure."""
         bars = (
             f"{name} " + ", ".join(f"{shot} {mean:.0f}" for shot, mean in means.items() if mean is not None)
             for name, means in self.groups

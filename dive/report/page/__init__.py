@@ -1,1 +1,1 @@
-"""The page of `dive report`: a module a section, and what they are put together with."""
+"""The page of `dive report`: one module for each section, and the modules that they share."""

@@ -44,7 +44,7 @@ def section(page: Page) -> Section:
 
 
 def _gain(model: ModelPart) -> str:
-    """By how many points a student is above its one teacher, which may be unknown."""
+    """The points by which a student exceeds its teacher; empty for an ensemble or an unknown teacher."""
     before = model.record.get("teacher", {}).get("accuracy", {}).get("all")
     return "" if before is None else f"{100 * (model.record['accuracy']['all'] - before):+.2f}"
 

@@ -14,7 +14,7 @@ from dive.report.page.section import Section, missing
 
 NAME = "classes"
 TITLE = "Accuracy of every class"
-LISTED = 2000  # classes; a table of more makes the page slow
+LISTED = 2000  # the most classes in a table; more make the page slow
 LEAD = (
     "Each point is a class: its training images against its test accuracy. The line is the mean over the "
     "nearest fifth of the classes. Point at one to see which class it is; the legend shows and hides models."
@@ -22,7 +22,7 @@ LEAD = (
 
 
 def section(page: Page) -> Section:
-    """The section: accuracies, and what models gain over the first."""
+    """The section: accuracies, and the gains over the first model."""
     if not page.models:
         return Section(NAME, TITLE, LEAD, missing(WITHOUT))
     names = page.names()

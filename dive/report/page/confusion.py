@@ -1,4 +1,4 @@
-"""Between which groups of classes models err."""
+"""The confusion of models between groups of classes."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What a page is made of, in plain values: gathered by `dive.workflows.report`, drawn by the sections."""
+"""The content of a page in plain values: `dive.workflows.report` gathers it, the sections show it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,8 +11,9 @@ from dive.recipe.teachers import model_name
 class Position:
     """Virtual examples at one τ/p.
 
-    per_class: C, in the order of the labels. shots: their means, None where there is no such class.
-    information: nats kept. errors: standard errors of shots and `information`, of a sample.
+    per_class: C numbers, in the order of the labels. shots: the means of the groups; None for a group without
+    classes. information: in nats. errors: the standard errors of the groups and of `information`, for a
+    sample.
     """
 
     ratio: float
@@ -24,7 +25,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where few-shot classes overtake many-shot ones: τ/p, and the means of both there."""
+    """The τ/p at which few-shot classes overtake many-shot ones, and the means of both there."""
 
     ratio: float
     few: float
@@ -33,7 +34,7 @@ class Crossing:
 
 @dataclass(frozen=True)
 class View:
-    """A stored view of a picture, as a data URI, and the teacher's logits of it (C)."""
+    """A stored view of an image as a data URI, and the teacher's logits of it (C)."""
 
     column: int
     view_id: int
@@ -56,10 +57,11 @@ class Picture:
 class CachePart:
     """What a page shows of a cache.
 
-    images: mean training images per class in many, medium and few. clean: whether virtual examples are of
-    the clean view alone. sample: of how many images they are estimated, None for all. figure: the paper's,
-    as SVG, and `figure_says` in words. pictures: None where there are none, and `without` says why. origin:
-    names and values to list. command: that makes it again, empty where none is known.
+    images: the mean number of training images per class in many, medium and few. clean: whether virtual
+    examples are of the clean view only. sample: the number of images they are estimated from; None for all.
+    figure: the paper's figure as SVG. figure_says: its description. pictures: None if there are no images;
+    `without` then says why. origin: names and values to list. command: the command that makes it again; empty
+    if unknown.
     """
 
     file: str
@@ -85,8 +87,8 @@ class CachePart:
 class ModelPart:
     """What a page shows of a finished result.
 
-    record: as `dive.recipe.records` has it. history: of each epoch, None where it is not there. recipe: as
-    YAML. command: that makes it again.
+    record: its record, see `dive.recipe.records`. history: a mapping for each epoch; None without a history
+    file. recipe: as YAML. command: the command that makes it again.
     """
 
     file: str
@@ -97,7 +99,7 @@ class ModelPart:
 
     @property
     def called(self) -> str:
-        """It in a few words."""
+        """Its name in a few words."""
         return model_name(self.record["kind"], self.record)
 
 
@@ -111,7 +113,7 @@ class Page:
     producer: str = ""
 
     def names(self) -> list[str]:
-        """What each model is called on the page, no two alike: recipe, seed and file are told as needed."""
+        """A unique name for each model on the page, with its recipe, seed and file if needed."""
         names = [model.called for model in self.models]
         for more in (
             [model.record["recipe"]["name"] for model in self.models],
@@ -123,7 +125,7 @@ class Page:
 
 
 def _told_apart(names: Sequence[str], more: Sequence[str]) -> list[str]:
-    """Names, with more behind those that are alike where it differs between them."""
+    """The names, with `more` appended to equal names for which it differs."""
     among: dict[str, set[str]] = {}
     for name, told in zip(names, more, strict=True):
         among.setdefault(name, set()).add(told)

@@ -27,7 +27,7 @@ _STYLES = {"val_accuracy": "dot", "test_accuracy": "dash"}
 
 
 def section(page: Page) -> Section:
-    """The section: a figure with the models whose histories are there, and which are not."""
+    """The section: a figure of the models that have a history file, and a list of those that have none."""
     if not page.models:
         return Section(NAME, TITLE, LEAD, missing(WITHOUT))
     lacking = [model.file for model in page.models if not model.history]
@@ -77,7 +77,7 @@ def _lines(
 
 
 def _table(models: Sequence[ModelPart], names: Sequence[str]) -> Markup:
-    """The last epoch of each model; a history has hundreds."""
+    """A table with the last epoch of each model; a history has hundreds of epochs."""
     rows = [
         [
             name,

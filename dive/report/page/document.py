@@ -35,7 +35,7 @@ WITHOUT_SCRIPTS = (
 
 
 def document(page: Page) -> bytes:
-    """The page as HTML. It loads nothing: its own policy forbids the browser to, and to run other scripts."""
+    """The page as HTML. Its policy forbids the browser to load anything or to run other scripts."""
     sections = [make(page) for make in SECTIONS]
     scripts = [get_plotlyjs(), _asset("page.js")]
     data = {
@@ -73,7 +73,7 @@ def _asset(name: str) -> str:
 
 
 def _policy(scripts: list[str]) -> str:
-    """What the browser may do with the page: its own scripts by their hashes, its pictures, no request."""
+    """The content security policy: the page's own scripts by their hashes, its own images, no requests."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{one}'" for one in hashes)
     return (
@@ -89,7 +89,7 @@ def _top(sections: list[Section]) -> Markup:
 
 
 def _header(page: Page) -> Markup:
-    """The title, and the figures that a reader looks for first."""
+    """The title, and the most important figures."""
     counts = [
         f"{len(some)} {what}{'s' * (len(some) != 1)}"
         for some, what in ((page.models, "model"), (page.caches, "logit cache"))

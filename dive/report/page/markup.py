@@ -1,4 +1,4 @@
-"""HTML put together so that no text of a file can become part of it."""
+"""Building HTML in which every text from a file is escaped."""
 
 import html
 import json
@@ -9,26 +9,26 @@ from dive.printable import printable
 
 
 class Markup(str):
-    """HTML as it is; every other text is escaped where it is put into some."""
+    """A string that is HTML already; every other string is escaped when it is inserted into HTML."""
 
 
 def text(value: str) -> Markup:
-    """A text as HTML shows it, line by line."""
+    """Escape a text for HTML, with its line breaks."""
     return Markup(html.escape("\n".join(map(printable, value.split("\n")))))
 
 
 def label(value: str) -> str:
-    """A text as plotly shows it, which takes a few tags and entities for its own."""
+    """Escape a text for plotly, which interprets some tags and entities."""
     return html.escape(printable(value), quote=False)
 
 
 def join(parts: Iterable[str], between: str = "") -> Markup:
-    """Parts one after the other, those that are no `Markup` escaped."""
+    """Concatenate parts; those that are not `Markup` are escaped."""
     return Markup(between.join(part if isinstance(part, Markup) else text(part) for part in parts))
 
 
 def element(tag: str, *children: str, **attributes: Any) -> Markup:
-    """An element. Names of attributes: `class_`, `data_x` for data-x; True is bare, None and False none.
+    """An element. Attributes are named `class_`, or `data_x` for data-x; True has no value, None is left out.
 
     >>> element("p", "1 < 2", class_="note", hidden=True)
     '<p class="note" hidden>1 &lt; 2</p>'
@@ -44,7 +44,7 @@ def element(tag: str, *children: str, **attributes: Any) -> Markup:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, words: int = 1) -> Markup:
-    """A table that scrolls in itself where it is wider than the page. words: columns of text, not numbers."""
+    """A table that scrolls if it is wider than the page. words: how many columns are text, the first ones."""
     heads = (element("th", name, scope="col") for name in head)
     body = (
         element(
@@ -67,12 +67,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, word
 
 
 def details(summary: str, *children: str) -> Markup:
-    """What is shown when it is asked for."""
+    """A block that opens on a click on its summary."""
     return element("details", element("summary", summary), *children)
 
 
 def embedded(value: Any) -> Markup:
-    """A value as JSON that can stand in a <script> element: no tag can begin or end in it."""
+    """A value as JSON for a <script> element, without characters that could begin or end a tag."""
     plain = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         plain = plain.replace(character, f"\\u{ord(character):04x}")
@@ -80,10 +80,10 @@ def embedded(value: Any) -> Markup:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A number with so many digits; a dash where there is none."""
+    """A number with `digits` decimals; a dash for None."""
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage with two digits; a dash where there is none."""
+    """A share as a percentage with two decimals; a dash for None."""
     return "–" if value is None else f"{100 * value:.2f}"

@@ -1,4 +1,4 @@
-"""Where everything on the page comes from: recipes, seeds, hashes, machines, versions and commands."""
+"""The origin of everything on the page: recipes, seeds, hashes, machines, versions and commands."""
 
 from dive.progress import duration
 from dive.recipe.teachers import teachers_name, teachers_of

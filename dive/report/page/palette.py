@@ -1,7 +1,7 @@
-"""Colours of the page, each for light and dark: Okabe and Ito's, told apart by colour-blind readers.
+"""The colours of the page in light and dark: Okabe and Ito's, which colour-blind readers can distinguish.
 
-Figures carry the light colours, with which they are printed; the page's script puts the dark ones in their
-place. Style sheets know both by name.
+Figures have the light colours, which are also used in print; the page's script replaces them by the dark
+ones. Style sheets have both by name.
 """
 
 # Name to the colours in light and in dark. No two light ones are equal, as the dark one is looked up by it.
@@ -24,21 +24,21 @@ COLOURS = {
 }
 MODELS = tuple(name for name in COLOURS if name.startswith("model"))
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
-MARKS = ("●", "■", "◆", "▲", "✚", "✖")  # the symbols in a text
+MARKS = ("●", "■", "◆", "▲", "✚", "✖")  # the symbols as text
 
 
 def light(name: str) -> str:
-    """A colour as figures carry it."""
+    """The light value of a colour, which figures have."""
     return COLOURS[name][0]
 
 
 def of_model(place: int) -> str:
-    """The name of a model's colour, by its place among the models of a page."""
+    """The name of a model's colour, by its position among the models of a page."""
     return MODELS[place % len(MODELS)]
 
 
 def variables() -> str:
-    """The colours as variables of a style sheet: light, and dark where `data-theme` says so, but on paper."""
+    """The colours as CSS variables: light ones, and dark ones if `data-theme` is dark, except in print."""
     light_ones, dark_ones = (
         "".join(f"--{name}:{both[side]};" for name, both in COLOURS.items()) for side in (0, 1)
     )

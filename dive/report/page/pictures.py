@@ -1,4 +1,4 @@
-"""Training images in views that a cache stores, and the classes that each counts towards."""
+"""Training images in stored views of a cache, with the classes that each counts towards."""
 
 import base64
 from typing import Any
@@ -21,7 +21,7 @@ LEAD = (
 
 
 def section(page: Page) -> Section:
-    """The section: a panel for each cache, shown with that cache."""
+    """The section: a panel for each cache, of which the selected one is shown."""
     if not page.caches:
         return Section(NAME, TITLE, LEAD, missing("Views are those of a logit cache, and none was given."))
     panels = join(_panel(place, cache) for place, cache in enumerate(page.caches))
@@ -29,7 +29,7 @@ def section(page: Page) -> Section:
 
 
 def _data(cache: CachePart) -> list[str]:
-    """The logits (views, C) float32 of each picture."""
+    """The logits (views, C) float32 of each image."""
     pictures = cache.pictures or []
     logits = (np.array([view.logits for view in one.views], dtype="<f4") for one in pictures)
     return [base64.b64encode(values.tobytes()).decode() for values in logits]

@@ -1,4 +1,4 @@
-"""Figures of the page: plotly's, with a legend and a table that are HTML."""
+"""The figures of the page: plotly figures with a legend and a table in HTML."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,11 +26,11 @@ class Key:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with what stands around it.
+    """A figure with its title, buttons, legend and table.
 
-    name: its id. title: in words, what it shows. says: what a reader who cannot see it is told. variants:
-    what the buttons choose from, the first is shown. keys: of the legend. ranges: buttons that change the
-    layout, names to changes. table: the same numbers in text.
+    name: its id. title: what it shows. says: the description for readers who cannot see it. variants: the
+    figures that buttons select from; the first is shown. keys: the entries of the legend. ranges: buttons
+    that change the layout, from names to changes. table: the same numbers as a table.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Plot:
     size: str = "wide"
 
     def html(self) -> Markup:
-        """Its place on the page."""
+        """The HTML of the figure."""
         parts = [element("h3", self.title)]
         if bar := [*self._variants(), *self._ranges()]:
             parts.append(element("div", *bar, class_="bar"))
@@ -86,7 +86,7 @@ class Plot:
         return element("div", *buttons, class_="legend", role="group", aria_label="Legend: shows and hides")
 
     def document(self) -> dict[str, Any]:
-        """What the page's script draws."""
+        """The figure in plain values, for the page's script."""
         return {name: json.loads(figure.to_json()) for name, figure in self.variants.items()}
 
 
@@ -95,7 +95,7 @@ def _choice(buttons: Sequence[Markup]) -> Markup:
 
 
 def figure(x: Mapping[str, Any], y: Mapping[str, Any], **layout: Any) -> go.Figure:
-    """An empty figure whose two axes are given; everything else is as on all of the page."""
+    """An empty figure with two given axes and the layout that all figures of the page share."""
     axis = {
         "gridcolor": light("rule"),
         "linecolor": light("rule"),
@@ -135,7 +135,7 @@ def _laid(axis: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_keys(names: Sequence[str]) -> list[Key]:
-    """The legend of the page's models, by their places."""
+    """The legend of the page's models, by their positions."""
     return [
         Key(f"m{place}", name, of_model(place), MARKS[place % len(MARKS)]) for place, name in enumerate(names)
     ]
@@ -147,5 +147,5 @@ def symbol(place: int) -> str:
 
 
 def labels(values: Sequence[str]) -> np.ndarray:
-    """Texts for plotly, none of which it takes for markup."""
+    """Texts escaped for plotly."""
     return np.array([label(value) for value in values], dtype=object)

@@ -1,4 +1,4 @@
-"""The sections of the page, in their order: a section is a module beside this one and a line here."""
+"""The sections of the page, in order: a section is a module beside this one and a line here."""
 
 from collections.abc import Callable
 

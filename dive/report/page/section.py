@@ -10,9 +10,9 @@ from dive.report.page.plots import Plot
 
 @dataclass(frozen=True)
 class Section:
-    """A section. name: its id. title, lead: what it is, and how it is read. body: its HTML.
+    """A section. name: its id. title, lead: what it shows and how to read it. body: its HTML.
 
-    plots: of its figures, those the script draws. data: more for the script, under the section's name.
+    plots: the figures that the script draws. data: further data for the script, under the section's name.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Section:
     data: Any = field(default=None)
 
     def html(self) -> Markup:
-        """It as HTML."""
+        """The section as HTML."""
         heading = element("h2", self.title, id=f"{self.name}-title")
         lead = element("p", self.lead, class_="lead")
         return element(
@@ -32,5 +32,5 @@ class Section:
 
 
 def missing(sentence: str) -> Markup:
-    """What stands in a section whose input was not given: what would bring it."""
+    """The content of a section without input: a sentence that says what to give."""
     return element("p", sentence, class_="missing")

@@ -1,4 +1,4 @@
-"""Virtual examples over τ/p: the choice that a cache leaves to its user."""
+"""Virtual examples over τ/p, with a slider."""
 
 import base64
 import math
@@ -57,7 +57,7 @@ def section(page: Page) -> Section:
 
 
 def _data(cache: CachePart) -> dict[str, Any]:
-    """What the slider shows: per class in float32, in the order of the figure."""
+    """The data of the slider: virtual examples per class in float32, in the order of the figure."""
     order = order_of(cache)
     values = np.array([one.per_class for one in cache.positions], dtype="<f4")[:, order]
     return {
@@ -124,14 +124,14 @@ def _panel(place: int, cache: CachePart) -> tuple[Markup, list[Plot]]:
 
 
 def _paper(cache: CachePart) -> Markup:
-    """The figure of `dive tune-tau --plot`, to be kept or put into a text."""
+    """The figure of `dive tune-tau --plot`, for download."""
     uri = f"data:image/svg+xml;base64,{base64.b64encode(cache.figure).decode()}"
     picture = element("img", src=uri, alt=cache.figure_says, class_="paper")
     return details("The paper’s Figure 5 of this cache, as dive tune-tau --plot draws it", picture)
 
 
 def _controls(place: int, cache: CachePart, present: list[str]) -> Markup:
-    """Slider, fields and figures of the position."""
+    """The slider, the fields for τ and p, and the numbers at the selected position."""
     ratios = [one.ratio for one in cache.positions]
     slider = element(
         "div",

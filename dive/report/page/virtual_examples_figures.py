@@ -1,4 +1,4 @@
-"""Figures of virtual examples, at the position that the slider begins at."""
+"""Figures of virtual examples, at the initial position of the slider."""
 
 import math
 from collections.abc import Mapping
@@ -12,24 +12,24 @@ from dive.report.page.content import CachePart
 from dive.report.page.palette import light
 from dive.report.page.plots import figure, labels
 
-DOTS = 600  # classes; more are drawn as an outline, one path a group
+DOTS = 600  # the most classes drawn as points; more are drawn as an outline, one path for each group
 _TICKS = {"dtick": 1, "minor": {"ticks": "", "showgrid": False}, "tickformat": ",~g"}
 _DASHES = {"many": "solid", "medium": "dash", "few": "solid"}
 
 
 def order_of(cache: CachePart) -> np.ndarray:
-    """Classes (C,) by training images, most first; those of a group lie together."""
+    """Classes (C,) by training images, most first; those of a group are adjacent."""
     return np.argsort(-np.array(cache.class_counts), kind="stable")
 
 
 def first_shown(cache: CachePart) -> int:
-    """The position that the slider begins at: the nearest to the crossing, else to τ/p = 1."""
+    """The initial position of the slider: the nearest to the crossing, or else to τ/p = 1."""
     wanted = cache.crossing.ratio if cache.crossing else 1.0
     return min(range(len(cache.positions)), key=lambda i: abs(math.log(cache.positions[i].ratio / wanted)))
 
 
 def scales(cache: CachePart) -> dict[str, dict[str, Any]]:
-    """Logarithmic and linear axes that hold every position, so that bars are seen to move."""
+    """Logarithmic and linear axes with the same range for every position, so that movement is visible."""
     top = max(max(cache.class_counts), max(max(one.per_class) for one in cache.positions))
     least = min(min(cache.class_counts), min(min(one.per_class) for one in cache.positions))
     low = max(0.7 * least, top / 1e4)  # far below, a class has nothing
@@ -38,7 +38,7 @@ def scales(cache: CachePart) -> dict[str, dict[str, Any]]:
 
 
 def of_classes(cache: CachePart, by_images: bool) -> go.Figure:
-    """Virtual examples of every class, the images behind them. The script moves all traces but the first."""
+    """Virtual examples of every class, and the images. The script changes all traces but the first."""
     order = order_of(cache)
     counts = np.array(cache.class_counts)[order]
     x = counts if by_images else np.arange(1, len(order) + 1)
@@ -77,7 +77,7 @@ def of_classes(cache: CachePart, by_images: bool) -> go.Figure:
 
 
 def of_groups(cache: CachePart, present: list[str]) -> go.Figure:
-    """Means of images and of virtual examples, which are the second trace."""
+    """The means of images and of virtual examples; the latter are the second trace."""
     shown = cache.positions[first_shown(cache)]
     top = max(
         *(cache.images[shot] or 0 for shot in present),
@@ -106,7 +106,7 @@ def of_groups(cache: CachePart, present: list[str]) -> go.Figure:
 
 
 def over_ratios(cache: CachePart, present: list[str]) -> go.Figure:
-    """Means above, information below. The first shape is the cursor, which the slider moves."""
+    """The means above and the information below. The first shape is the cursor, which the slider moves."""
     x = [one.ratio for one in cache.positions]
     ticks = [t for t in (0.5, 1, 2, 3, 4, 6, 10, 20, 50) if x[0] <= t <= x[-1]]
     most = math.log(cache.shape[2])

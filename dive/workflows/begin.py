@@ -1,4 +1,4 @@
-"""The start of a run: its network, its precision and its number of threads."""
+"""The start of a training run: its network, and its precision and threads."""
 
 import numpy as np
 import torch
@@ -21,10 +21,11 @@ from dive.versions import warn_if_others
 def new_network(
     spec: RunSpec, device: torch.device, resumed: bool, progress: Progress, processes: int = 1
 ) -> Network:
-    """The network of a run on its device, with its initial weights unless the run is resumed.
+    """The network of a run on `device`, with the weights that the run begins with.
 
-    processes: the number of processes that train it together. Raises ModelError if the network cannot be
-    built, or cannot be trained on the views of the recipe.
+    resumed: whether the run has a saved state. Its weights are loaded later, so this function then skips the
+    pretrained ones. processes: the number of processes that train the network together. Raises ModelError if
+    the network cannot be built, or cannot be trained on such views.
     """
     network, shape = spec.architecture.build(spec.seed).on(device), spec.images.space.shape
     name = spec.architecture.name
@@ -38,7 +39,7 @@ def new_network(
 
 
 def _least(spec: RunSpec, processes: int) -> tuple[int, str]:
-    """The fewest views that the network is given at once, and what to do if it cannot take a single one."""
+    """The smallest number of views that the network sees at once, and advice if it does not accept one."""
     least = spec.smallest_share(processes)
     if spec.last_batch == 1:
         return least, ONE_VIEW
@@ -57,7 +58,11 @@ def _least(spec: RunSpec, processes: int) -> tuple[int, str]:
 def try_precisions(
     spec: RunSpec, network: Network, inputs: Inputs, device: torch.device, processes: int
 ) -> Runtime:
-    """The runtime for the recipe's precision; `auto` is chosen on (a share of) the first batch."""
+    """The runtime for the recipe's precision; `auto` is decided by a trial on a part of the first batch.
+
+    processes: the number of processes that train together; the trial has as many samples as the largest share
+    of one of them. Raises DiveError if the device does not have the precision.
+    """
     if spec.precision != "auto" or len(precisions(device)) == 1:
         return choose_precision(spec.precision, device, network)  # nothing to try
     order = epoch_order(spec.seed, 1, spec.hashes)[: spec.largest_share(processes)]
@@ -77,9 +82,9 @@ def try_precisions(
 
 
 def runtime_of(state: SavedState, spec: RunSpec, device: torch.device, progress: Progress) -> Runtime:
-    """The runtime of a stopped run, with its precision and threads.
+    """The precision and threads of a stopped run, with which it is resumed.
 
-    Raises OutputError if the recipe asks for another precision, or the device does not have this one.
+    Raises OutputError if the recipe has another precision, or the run is in TF32 and the device has none.
     """
     path = Journal(spec.out).state_path
     if spec.precision not in ("auto", state.precision):

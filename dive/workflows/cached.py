@@ -1,4 +1,4 @@
-"""The recipe that draws the images of a cache."""
+"""The recipe of the images that a cache was made from."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from dive.recipe.recipe import KINDS, Recipe
 def recipe_of(
     cache: LogitCache, root: str | None, given: Recipe | None, recorded: dict[str, Any] | None
 ) -> Recipe:
-    """A recipe that draws the images of a cache. The cache must state its origin.
+    """A recipe that draws the images of a cache. The identity of the cache must state its origin.
 
-    root: the location of the images; None for that of the recipe. given: the user's recipe, which has
-    precedence over `recorded`, the recipe of the cache's teacher or of another run on the same images.
-    Without either, the images are expected at the default location of the `data.kind` that the cache states.
-    Raises CacheError if the user's recipe has another `data.kind`, RecipeError if the resulting recipe is not
-    valid.
+    root: the location of the images; None for that in the recipe. given: the recipe from the user. It takes
+    precedence over `recorded`, the recipe of the cache's teacher or of another run on the same images, in
+    plain values. Without both, the images are of the kind that the cache states, in the default location of
+    that kind. Raises CacheError if the recipe from the user has another kind of data, RecipeError if the
+    result is not a valid recipe.
     """
     stated = cache.identity["data"]
     if given is not None and given.data.kind != stated["kind"]:

@@ -1,6 +1,6 @@
-"""A trained network with what is needed to classify an image: its clean view and the names of its classes.
+"""A trained network with all that is needed to classify an image: its clean view and its class names.
 
-It comes from a checkpoint, or from a recipe whose network starts from weights and keeps their head.
+It is opened from a checkpoint, or from a recipe with `model.weights` and `model.head: keep`.
 """
 
 import functools
@@ -36,7 +36,7 @@ class Classifier:
     """A network in eval mode, and how images are prepared for it.
 
     classes: names, in the order of the logits. side: the side in pixels to which an image is resized and
-    cropped before its view is made; None if the view has a size of its own, or if images keep their size.
+    cropped before its view is made; None if the view has a size of its own, or images keep their own size.
     """
 
     network: Network
@@ -52,7 +52,7 @@ class Classifier:
 
     @property
     def preparation(self) -> str:
-        """How to prepare an image without dive, in one or two sentences."""
+        """How an image becomes a view: a few sentences for a program that does it without dive."""
         upright = "An image is turned upright according to its EXIF orientation (Pillow's exif_transpose)"
         if self.any_size:
             return f"{upright} and keeps its size."
@@ -77,7 +77,7 @@ class Classifier:
         return self.channels_of(view)  # at the end, as an exported network does it
 
     def channels_of(self, picture: np.ndarray) -> np.ndarray:
-        """An image (h, w, 3) uint8 with the channels that the network takes: (h, w, channels) uint8."""
+        """An image (h, w, 3) uint8 with the channels of the network's input: (h, w, channels) uint8."""
         if self.architecture.channels == 1:
             return np.asarray(Image.fromarray(picture).convert("L"))[..., None]
         return picture
@@ -91,8 +91,8 @@ def _clean(views: Views, shape: tuple[int, int]) -> ViewSpace:
 def open_classifier(path: Path, own: Collection[str] = (), progress: Progress = SILENT) -> Classifier:
     """The classifier of a checkpoint, or of a recipe's file or name, on the CPU.
 
-    own: the names of custom networks that a checkpoint may have, as in `checkpoint.load_model`. Raises
-    CheckpointError, RecipeError, or ModelError if the weights are not available or do not fit.
+    own: the custom networks that a checkpoint may have, as for `checkpoint.load_model`. Raises
+    CheckpointError, RecipeError, or ModelError if weights are not available or do not fit.
     """
     if not is_recipe(path):
         return _of_checkpoint(path, own)
@@ -102,7 +102,7 @@ def open_classifier(path: Path, own: Collection[str] = (), progress: Progress = 
 
 
 def is_recipe(path: Path) -> bool:
-    """Whether a path is that of a recipe, by its suffix or as the name of a shipped recipe."""
+    """Whether `path` is a recipe, not a checkpoint: by its suffix, or as the name of a shipped recipe."""
     return path.suffix.lower() in RECIPE_SUFFIXES or (path.as_posix() in recipes() and not path.is_file())
 
 
@@ -119,7 +119,10 @@ def _of_checkpoint(path: Path, own: Collection[str]) -> Classifier:
 
 
 def _side_of(recipe: Recipe) -> int | None:
-    """The side that images are resized to: that of the recipe, or else that of all images of its data set."""
+    """The side to which images are resized: that of the recipe, or the side of all images of its data.
+
+    None if the view space takes images of any size, or neither side is known.
+    """
     if not recipe.views.one_size:
         return None
     return recipe.views.picture_size or recipe.data.side
@@ -143,7 +146,10 @@ def _of_recipe(recipe: Recipe, path: Path, progress: Progress) -> Classifier:
 
 
 def _count(pretrained: Pretrained, shape: tuple[int, int], named: int | None) -> int:
-    """The number of classes of the weights: the outputs of their last linear layer."""
+    """The number of classes of the weights: the outputs of their last linear layer, or else `named`.
+
+    named: the number of class names that are given, None without any. Raises ModelError if neither is known.
+    """
     count = pretrained.classes(shape, named or 2) or named
     if count is None:
         model = pretrained.model

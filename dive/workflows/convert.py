@@ -92,7 +92,7 @@ def convert(path: str | Path, options: ConvertOptions, progress: Progress = SILE
 
 
 def _content(cache: LogitCache, encoding: Encoding) -> Content:
-    """The content of the converted cache except for its rows."""
+    """The content of the converted cache besides its rows."""
     before = cache.facts.get(FROM)
     chain = [*(before if isinstance(before, list) else []), {"hash": cache.hash, "store": cache.store}]
     return Content(

@@ -23,10 +23,10 @@ from dive.workflows.places import index_of
 def load_dataset(recipe: Recipe, progress: Progress, check: bool = False) -> Dataset:
     """The recipe's long-tailed training samples, its test samples, and its validation samples if it has any.
 
-    check: decode every image file once if images are read on demand.
+    check: decode each image file when it is indexed, if images are read on demand.
 
     Raises DataError if images are missing, incomplete or corrupt, or if the view space needs images of one
-    size and the splits differ in size.
+    size and they differ in size.
     """
     source = open_source(recipe.data.kind, **recipe.data.place())
     train = _training(source, recipe, progress, check)
@@ -38,17 +38,20 @@ def load_dataset(recipe: Recipe, progress: Progress, check: bool = False) -> Dat
 
 
 def load_training(recipe: Recipe, progress: Progress) -> Samples:
-    """The recipe's long-tailed training samples alone; raises DataError as `load_dataset` does."""
+    """The recipe's long-tailed training samples only; raises DataError as `load_dataset` does."""
     return _training(open_source(recipe.data.kind, **recipe.data.place()), recipe, progress)
 
 
 def load_test(recipe: Recipe, progress: Progress = SILENT) -> Samples:
-    """The recipe's test samples alone; raises DataError as `load_dataset` does."""
+    """The recipe's test samples only; raises DataError as `load_dataset` does."""
     return load_part(recipe, "test", progress)
 
 
 def load_part(recipe: Recipe, part: str, progress: Progress) -> Samples:
-    """The recipe's samples of the split `test` or `val` alone; also raises DataError if it does not exist."""
+    """The recipe's test or validation samples only. part: `test` or `val`.
+
+    Raises DataError as `load_dataset` does, and if there is no validation set.
+    """
     return _untouched(open_source(recipe.data.kind, **recipe.data.place()), part, recipe, progress)
 
 
@@ -78,7 +81,7 @@ def _untouched(source: Source, part: str, recipe: Recipe, progress: Progress, ch
 
 
 def _require_one_size(dataset: Dataset) -> None:
-    """Raise DataError if test or validation images have another size than training images."""
+    """Raise DataError if test or validation images have another size than the training images."""
     train = dataset.train.pictures.shape
     for part, samples in (("test", dataset.test), ("validation", dataset.val)):
         shape = train if samples is None else samples.pictures.shape
@@ -101,20 +104,23 @@ def _announce(train: Samples, recipe: Recipe, progress: Progress) -> None:
 
 
 def _where(pictures: Pictures) -> str:
-    """Where the images are during a run, as a phrase."""
+    """Where the images are during a run, for a message."""
     if isinstance(pictures, HeldPictures):
         return f"{readable_size(pictures.nbytes)} in memory"
     return "read from their files when they are needed"
 
 
 def warn_of_workers(images: Images, workers: int | None, progress: Progress) -> None:
-    """Warn if a number of workers was given but images are in memory, which needs no workers."""
+    """Warn if `workers` is given but has no effect, because the images are resident on the device."""
     if workers is not None and images.resident:
         progress.warn("--workers has no effect here: the images are held in memory")
 
 
 def _counts(train: Samples, most: int = 20) -> str:
-    """Classes with their numbers of training images, largest first, without the middle if there are many."""
+    """Classes with their numbers of training images, largest first.
+
+    If there are more than `most` classes, those in the middle are left out.
+    """
     order = sorted(range(len(train.classes)), key=lambda c: -train.counts[c])
     listed = [f"{train.classes[c]} {train.counts[c]}" for c in order]
     if len(listed) > most:

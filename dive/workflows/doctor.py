@@ -1,4 +1,4 @@
-"""What dive finds on this machine, for bug reports: the work of `dive doctor`. It never fails."""
+"""What dive finds on this machine, for bug reports, as `dive doctor` prints it. Errors become findings."""
 
 import importlib
 import importlib.metadata
@@ -31,7 +31,7 @@ _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. name: what. value: what was found, in words. ok: whether it works."""
+    """One thing that was examined. name: its name. value: what was found, as text. ok: whether it works."""
 
     name: str
     value: str
@@ -39,9 +39,11 @@ class Finding:
 
 
 def examine(precision: bool = True) -> list[Finding]:
-    """Everything that a bug report needs, a finding each; what cannot be found out says why, and is not ok.
+    """Everything that a bug report needs, as a list of findings.
 
-    precision: whether to try the precisions of the paper's network on this device, which takes seconds.
+    If something cannot be found out, the value of its finding is the error, and `ok` is false.
+
+    precision: whether to try the precisions on this device with the paper's network, which takes seconds.
 
     >>> findings = examine(precision=False)
     >>> findings[0].name, all(finding.value for finding in findings)
@@ -77,7 +79,7 @@ def _found(name: str, part: Callable[[], str]) -> Finding:
 
 
 def _version(name: str) -> str:
-    """A package's version as it is imported; raises what its import raises."""
+    """The version of a package, from the imported module; raises what its import raises."""
     return str(importlib.import_module(name).__version__)
 
 
@@ -101,7 +103,7 @@ def _torchvision() -> str:
 
 
 def _cuda() -> str:
-    """Devices with their memory; where there is none why, as far as can be told."""
+    """The CUDA devices with their memory; without any, the reason as far as it is known."""
     import torch
 
     if not torch.cuda.is_available():
@@ -124,7 +126,7 @@ def _cuda() -> str:
 
 
 def _driver() -> str:
-    """The version of the NVIDIA driver as the kernel tells it."""
+    """The version of the NVIDIA driver, from /proc."""
     words = Path("/proc/driver/nvidia/version").read_text().split("\n")[0].split()
     return next((word for word in words if word[0].isdigit() and "." in word), "unknown")
 
@@ -171,7 +173,7 @@ def _total_memory() -> int:
 
 
 def _disk(place: Path) -> str:
-    """Room where a folder lies, or would be made."""
+    """The free space on the disk of a folder; of the working directory if the folder does not exist."""
     there = place if place.exists() else Path()
     usage = shutil.disk_usage(there)
     writable = "" if os.access(there, os.W_OK) else ", which cannot be written to"
@@ -191,7 +193,7 @@ def _extra(packages: tuple[str, ...]) -> str:
 
 
 def _precision() -> str:
-    """What `--precision auto` takes for a training step of the paper's network, and why."""
+    """The precision that `auto` selects for a training step of the paper's network, and why."""
     import torch
 
     from dive.models.network import Architecture

@@ -39,7 +39,11 @@ PARTS = {"test": "Test accuracy", "val": "Validation accuracy"}
 
 @dataclass(frozen=True)
 class Seeds:
-    """Several seeds of one run: means and sample standard deviations, None where a group is empty."""
+    """A run at several seeds.
+
+    count: number of seeds. record: of the first seed. means, deviations: mean and sample standard deviation
+    of each value of `Accuracy.as_dict`, in its order; None for an empty group of classes.
+    """
 
     count: int
     record: dict[str, Any]
@@ -49,9 +53,10 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Apart:
-    """Runs that differ only in seed and precision, and which seed was computed in which precision.
+    """Runs that differ only in seed and precision.
 
-    record: that of the first run. seeds: by precision, as `precisions_told` writes it; both are sorted.
+    record: of the first run. seeds: the seeds of each precision, both sorted; the keys are texts from
+    `precisions_told`.
     """
 
     record: dict[str, Any]
@@ -59,11 +64,11 @@ class Apart:
 
     @property
     def model(self) -> str:
-        """The name of the model, as tables show it."""
+        """The name of their model, as in the table of results."""
         return model_name(self.record["kind"], self.record)
 
     def __str__(self) -> str:
-        """Why there is no mean over them, and what to do."""
+        """A message that explains why there is no common mean of these runs."""
         told = "; ".join(
             f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} in {precision}"
             for precision, numbers in self.seeds.items()
@@ -222,15 +227,15 @@ def _check_classes(path: Path, classes: list[str], test_classes: tuple[str, ...]
 
 
 def across_seeds(evaluated: Sequence[Result]) -> list[Seeds]:
-    """The mean and deviation over seeds of each set of two or more runs that differ only in their seed."""
+    """A summary of each group of two or more runs that differ only in their seed."""
     runs = of_one_run(evaluated, lambda one: one.record)
     return [_summary(members) for members in runs if len(members) > 1]
 
 
 def apart_by_precision(evaluated: Sequence[Result]) -> Iterator[Apart]:
-    """The runs that `across_seeds` does not average only because their precisions differ.
+    """The groups of runs that `across_seeds` does not average only because their precisions differ.
 
-    Runs of which one precision has all the seeds are left out.
+    A group is left out if one of its precisions has all the seeds.
     """
     alike: list[list[Result]] = []
     for one in evaluated:

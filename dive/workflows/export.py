@@ -124,7 +124,7 @@ def export_logits(
 
 @dataclass(frozen=True)
 class _Wanted(ExportOptions):
-    """Options in which teachers and output are given."""
+    """Options whose `teacher` and `out` have been resolved."""
 
     teacher: tuple[Path, ...] = ()
     out: Path = Path()
@@ -231,7 +231,13 @@ def _runtime(
     device: torch.device,
     progress: Progress,
 ) -> tuple[Runtime, dict[str, Any]]:
-    """The precision and the recorded facts: those of an unfinished export or of a plan, or new ones."""
+    """The runtime of the export, and the facts that its cache records.
+
+    begun: the unfinished export that is resumed or shared. Its precision and facts are used; without it, the
+    precision is chosen on the first batch. Raises OutputError if `begun` has another precision than the
+    recipe, is in TF32 and the device has none, or is of another teacher; DiveError if the device does not
+    have the recipe's precision.
+    """
     wanted, of_network = recipe.precision, teachers.versions
     steady = {"clean_id": images.space.clean_id, **teachers.facts()}
     if begun is not None:
@@ -263,7 +269,7 @@ def _runtime(
 def _require_same_facts(part: Path, facts: dict[str, Any], steady: dict[str, Any]) -> None:
     """Raise OutputError unless an unfinished export has the facts of this one.
 
-    Its precision and versions may differ: the export keeps those that it was begun with.
+    Its precision and versions may differ from those here; the resumed export keeps them.
     """
     own = ("precision", "versions")
     before = {key: value for key, value in facts.items() if key not in own}

@@ -1,4 +1,4 @@
-"""What an export computes of its teachers: logits, or the features that their last Linear maps to logits."""
+"""What an export needs of its teachers: logits, or features, the inputs of their last linear layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ from dive.training.inference import Viewer
 
 @dataclass(frozen=True)
 class Asked:
-    """What an export computes of a network.
+    """What an export computes with a network.
 
-    viewer: the network, or a wrapper that returns its features. features: their number D; None for logits.
+    viewer: the network, or a callable that returns its features. head: the last linear layer, if features are
+    stored. features: D, the number of features; None if the network does not end in one Linear.
     """
 
     viewer: Viewer
@@ -35,10 +36,10 @@ class Asked:
         channels: int,
         shape: tuple[int, int],
     ) -> "Asked":
-        """What an encoding stores of the teachers' network, which is given views of (H, W).
+        """What the encoding `store` needs of `network`.
 
-        Raises DiveError if there is no such encoding, ModelError if it stores features and the network does
-        not end in one Linear.
+        paths: the teachers, for messages. shape: (H, W) of the views. Raises DiveError if there is no such
+        encoding, ModelError if it stores features and the network does not end in one Linear.
         """
         encoding = ENCODINGS.get(store)
         if encoding is None:
@@ -59,7 +60,10 @@ class Asked:
         return cls(found, Head(weight, bias), found.count)
 
     def sizes(self, views: int, classes: int, chosen: str) -> str:
-        """The size of so many views in each encoding that the teacher allows, and a smaller one to choose."""
+        """A note on the size of so many views in each possible encoding, and on a much smaller one, if any.
+
+        chosen: the encoding of the export.
+        """
         a_view = row_sizes(classes, self.features)
         told = ", ".join(f"{name} {files.readable_size(views * size)}" for name, size in a_view.items())
         better = recommended(a_view)

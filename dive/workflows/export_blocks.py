@@ -1,4 +1,4 @@
-"""The blocks of an export: computed one after the other, each written while the next is computed."""
+"""Computes and writes the blocks of an export; each block is written while the next one is computed."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -26,10 +26,10 @@ def write_missing(
     progress: Progress,
     missing: Sequence[int] | None = None,
 ) -> None:
-    """Compute and write the missing blocks. A thread writes each block while the next one is computed.
+    """Compute and write the missing blocks; a thread writes each while the next one is computed.
 
     network: returns what the cache's encoding stores, logits or features; in eval mode, on the runtime's
-    device. views: (N, V) ids. missing: the missing blocks, if the caller knows them already.
+    device. views: (N, V) ids. missing: the blocks to compute; None for those that `writer.resumed` returns.
     """
     if missing is None:
         missing = writer.resumed(progress)
@@ -67,14 +67,17 @@ def _batches(samples: slice, views: np.ndarray, size: int) -> Iterator[Batch]:
 
 @dataclass(frozen=True)
 class _Computed:
-    """Outputs (rows, V, …) float32 on the host. ready: a CUDA event to wait for; None if complete."""
+    """Outputs of a network on the host.
+
+    answers: (rows, V, …) float32. ready: the CUDA event after which they are complete; None if they are.
+    """
 
     answers: torch.Tensor
     ready: torch.cuda.Event | None
 
     @classmethod
     def of(cls, answers: torch.Tensor) -> "_Computed":
-        """Start copying outputs from any device to the host, without waiting."""
+        """Outputs on any device, copied to the host without waiting for the copy."""
         if answers.device.type != "cuda":
             return cls(answers, None)
         host = torch.empty(answers.shape, pin_memory=True).copy_(answers, non_blocking=True)
@@ -83,7 +86,7 @@ class _Computed:
         return cls(host, ready)
 
     def numpy(self) -> np.ndarray:
-        """Wait for the outputs and return them."""
+        """The outputs; waits until they are complete."""
         if self.ready is not None:
             self.ready.synchronize()
         return self.answers.numpy()

@@ -102,7 +102,10 @@ def export_model(
 
 
 def _shape(classifier: Classifier, given: tuple[int, int] | None, model: Path) -> tuple[int, int]:
-    """(H, W) of the pictures that the network is to take: those of the model's clean view."""
+    """(H, W) of the input of the exported network: that of the model's clean view, else `given`.
+
+    Raises ModelError if both are known and differ, or if neither is.
+    """
     if classifier.any_size:
         if given is None:
             raise ModelError(f"{model} does not say which size pictures have; give --size")
@@ -130,7 +133,7 @@ def _written(format: Format, deployed: Deployed, shape: tuple[int, int], metadat
 
 
 def _metadata(classifier: Classifier, shape: tuple[int, int]) -> dict[str, str]:
-    """What the file says of itself: texts, those of several parts in JSON."""
+    """The metadata in the file: strings by name, with JSON for lists and mappings."""
     architecture = classifier.architecture
     height, width = shape
     return {
@@ -148,9 +151,10 @@ def _metadata(classifier: Classifier, shape: tuple[int, int]) -> dict[str, str]:
 def _difference(
     format: Format, content: bytes, classifier: Classifier, shape: tuple[int, int]
 ) -> float | None:
-    """How far the written network's logits are from the classifier's own, on noise; None where it cannot run.
+    """The largest absolute difference between the exported network's logits and the classifier's, on noise.
 
-    Raises ModelError where that is more than rounding.
+    None if the library that runs the format is not installed. Raises ModelError if the difference is more
+    than `TOLERANCE` allows.
     """
     network = format.opened(content)
     if network is None:
@@ -173,7 +177,7 @@ def _difference(
 
 
 def _record(out: Path, format: str, metadata: dict[str, str], difference: float | None) -> dict[str, Any]:
-    """What was written, in plain values."""
+    """The properties of the written file, in plain values."""
     classes: list[str] = json.loads(metadata["classes"])
     return {
         "file": str(out),

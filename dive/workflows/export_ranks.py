@@ -1,4 +1,7 @@
-"""The shares and errors of the ranks of an export under torchrun. The ranks do not communicate."""
+"""The ranks of an export that torchrun starts: their shares and their errors.
+
+The ranks open no connection to each other; they communicate only through files.
+"""
 
 import os
 import time
@@ -16,7 +19,10 @@ _ANOTHER_MAY_TELL = 1.5  # seconds; if rank 0 fails too, torchrun ends this rank
 
 
 def share_of(shard: tuple[int, int] | None, world: World) -> Share | None:
-    """The share given by --shard, or that of a rank; None if one process exports all. Raises DiveError."""
+    """The share of this process: the requested shard, or that of its rank. None if one process exports all.
+
+    shard: (k, n), from 1. Raises DiveError if it is out of range, or given under torchrun.
+    """
     if shard is None:
         return Share(world.rank + 1, world.size) if world.size > 1 else None
     number, of = shard
@@ -30,9 +36,10 @@ def share_of(shard: tuple[int, int] | None, world: World) -> Share | None:
 
 
 def launch_of(world: World) -> str | None:
-    """Identifies a start of torchrun, the same after it restarts its ranks; None for one process.
+    """A text that identifies this start of torchrun; None for a single process.
 
-    On one machine, the process of torchrun; on several, its run id and endpoint (--rdzv-id, --rdzv-endpoint).
+    It stays the same if torchrun restarts its ranks. On one machine it is the number and start time of
+    torchrun's process; on several, the rendezvous id (--rdzv-id) and MASTER_ADDR.
     """
     if world.size == 1:
         return None
@@ -42,7 +49,10 @@ def launch_of(world: World) -> str | None:
 
 
 def _started(process: int) -> str:
-    """When a process was started, in clock ticks since boot, because process numbers are reused."""
+    """The start time of a process, in clock ticks since boot, because process numbers are reused.
+
+    Empty on systems without /proc.
+    """
     try:
         return "of " + Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:  # no such files on this system
@@ -50,9 +60,10 @@ def _started(process: int) -> str:
 
 
 def is_left_to_first(out: Path, force: bool, world: World) -> bool:
-    """Whether the cache is finished, so that only rank 0 goes on, to report it.
+    """Whether this rank has nothing to do because the cache is finished; rank 0 then reports on it.
 
-    Raises OutputError on rank 0 if it cannot know whether the cache is the earlier or the new one.
+    Raises OutputError on rank 0 if, after a restart with `force`, it cannot know whether the cache is the new
+    one or the one to replace.
     """
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     if world.size == 1 or not out.exists() or is_begun(out) or (force and not restarted):
@@ -67,10 +78,11 @@ def is_left_to_first(out: Path, force: bool, world: World) -> bool:
 
 @contextmanager
 def one_voice(world: World) -> Iterator[None]:
-    """Print an error that all ranks have only once, on rank 0: the others wait a moment before they raise it.
+    """A context in which an error that all ranks have is reported once, by rank 0.
 
-    torchrun ends them meanwhile. An error of one rank alone is raised with the number of that rank. The ranks
-    do not communicate, so they cannot agree on who reports an error.
+    The other ranks delay their errors, and torchrun ends them before they report, if rank 0 fails too. An
+    error of one rank only is reported with the number of the rank. The ranks are not connected and so cannot
+    agree on which of them reports.
     """
     try:
         with peers.apart():

@@ -1,4 +1,4 @@
-"""How close stored logits are to exact ones: the divergence of their targets, and its share of the signal."""
+"""How faithful stored logits are to exact ones: the divergence of their targets, relative to the signal."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ _ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Fidelity:
-    """At an effective temperature T, the mean over views, in nats, with t = softmax(exact / T).
+    """Means over views, in nats, at an effective temperature T, with t = softmax(exact / T).
 
-    kl: KL(t ‖ softmax(stored / T)). signal: KL(t ‖ uniform), the information in the target.
+    temperature: T. kl: KL(t ‖ softmax(stored / T)). signal: KL(t ‖ uniform), the information in the target.
     """
 
     temperature: float
@@ -32,14 +32,14 @@ class Fidelity:
         return self.kl / self.signal if self.signal > 0 else None
 
     def document(self) -> dict[str, float | None]:
-        """It in plain values."""
+        """The fields and the share, in plain values."""
         return {**vars(self), "share": self.share}
 
 
 class Comparison:
-    """Exact logits against stored ones, added batch by batch.
+    """A comparison of exact with stored logits, which are added batch by batch.
 
-    pairs: how many rows were compared. largest: the largest absolute difference of a logit.
+    pairs: number of rows compared. largest: the largest absolute difference of a logit.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Comparison:
         return [Fidelity(temperature, float(kl), float(signal)) for temperature, kl, signal in means]
 
     def document(self) -> dict[str, Any]:
-        """It in plain values."""
+        """The results, in plain values."""
         return {
             "pairs": self.pairs,
             "largest": self.largest,
@@ -88,10 +88,10 @@ def _log_softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
 def compare(
     cache: LogitCache, exact: LogitCache, count: int | None, seed: int, progress: Progress
 ) -> Comparison:
-    """Compare a cache with another one of the same samples and views, which counts as exact.
+    """Compare a cache with another one of the same samples and views, `exact`, the reference.
 
-    count: the number of random (sample, view) pairs to compare; None for all. Raises CacheError if the two
-    differ in samples, images, classes or views, or if a block of either is corrupt.
+    count: number of random (sample, view) pairs, drawn with `seed`; None for all. Raises CacheError if
+    samples, labels, images, classes or views of the caches differ, or if a block of either is corrupt.
     """
     rows_there = rows_in(exact, cache)
     views = cache.shape[1]
@@ -116,8 +116,8 @@ def _pieces(chosen: np.ndarray) -> Iterator[np.ndarray]:
 def rows_in(exact: LogitCache, cache: LogitCache) -> np.ndarray:
     """The row in `exact` of each sample of `cache`: (N,) int64.
 
-    Raises CacheError, naming what differs, unless both have the same samples, labels, classes, images and
-    views, and the views in the same order.
+    Raises CacheError, which names what differs, unless both have the same samples, labels, classes, images
+    and views, with the views in the same order.
     """
     place = {key: row for row, key in enumerate(exact.keys)}
     rows = np.array([place.get(key, -1) for key in cache.keys], dtype=np.int64)

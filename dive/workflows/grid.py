@@ -1,4 +1,4 @@
-"""A grid of students: where each is written, and which process trains it."""
+"""A grid of students: the path of each student, and the process that trains it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +15,9 @@ from dive.workflows.run import run
 
 
 def grid_paths(out: Path, recipes: Sequence[Recipe]) -> list[Path]:
-    """Where each student is written: `out` for a single student, else the path from `grid_path`.
+    """The path of each student: `out` for a single one, otherwise that of `grid_path`.
 
-    Raises OutputError if two students would have the same path, because its 12 digits do not tell them apart.
+    Raises OutputError if two students would have one name, because they differ only beyond its 12 digits.
     """
     if len(recipes) == 1:
         return [out]
@@ -34,7 +34,7 @@ def grid_paths(out: Path, recipes: Sequence[Recipe]) -> list[Path]:
 
 
 def grid_path(out: Path, recipe: Recipe) -> Path:
-    """Where one student of several is written: `student.pt` becomes `student-t3-p0.5-w0.5-s0.pt`."""
+    """The path of one of several students: `student.pt` becomes `student-t3-p0.5-w0.5-s0.pt`."""
     d = recipe.distillation
     own = "" if d.student_tau is None else f"-st{d.student_tau:.12g}"
     return out.with_stem(f"{out.stem}-t{d.tau:.12g}-p{d.power:.12g}-w{d.weight:.12g}{own}-s{recipe.seed}")
@@ -43,9 +43,9 @@ def grid_path(out: Path, recipe: Recipe) -> Path:
 def run_apart(
     specs: Sequence[RunSpec], prepared: Prepared, options: TrainOptions, progress: Progress, ranks: Ranks
 ) -> Trained:
-    """Train each student in one of the processes; every process returns the results of all students.
+    """Train each student in one of the processes, as if that were alone; every process gets all results.
 
-    Process r of R trains every R-th student, from the r-th on. prepared: as for a single process.
+    Process r of R, from 0, trains the students r, r + R, r + 2·R, … prepared: the data for a single process.
     """
     own = specs[ranks.rank :: ranks.size]
     here = run(own, prepared, options, progress, of_grid=True) if own else Trained([], [])

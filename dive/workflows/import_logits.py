@@ -147,7 +147,7 @@ def _content(
     logits_hash: str,
     name: str,
 ) -> Content:
-    """The content of the cache except for its rows. name: the file's name without folders and suffix."""
+    """The content of the cache besides its rows. name: of the imported file, without folder and suffix."""
     teacher = {"kind": KIND, "prior": options.prior}
     views = named_views(ids, space, recipe.views.seed, samples.hashes)
     of_teacher = told_teachers([teacher | {"logits_hash": logits_hash}])

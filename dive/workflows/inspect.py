@@ -11,7 +11,7 @@ _ZIP = b"PK\x03\x04"
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """The description of the file at `path` as plain values, after its seal has been checked.
+    """The description of the file at `path`, in plain values. If the file has a seal, it is verified first.
 
     Raises CacheError or CheckpointError if the file is damaged, DiveError if dive did not write it.
     """
@@ -60,7 +60,7 @@ def _cache(path: Path) -> dict[str, Any]:
 
 
 def _part(path: Path) -> dict[str, Any]:
-    """An unfinished export. It has no seal yet, so only what an export itself would read is read."""
+    """An unfinished export. It has no seal yet, so only what a resumed export itself would read is read."""
     from dive.cache.part import progress_of_part
 
     if path.suffix != ".part":
@@ -79,7 +79,7 @@ def _part(path: Path) -> dict[str, Any]:
 
 
 def _shard(path: Path) -> dict[str, Any]:
-    """A shard, finished or not: some blocks of a cache, whose other blocks are in other files."""
+    """A shard, finished or not: it has some of the blocks of a cache, and other shards have the rest."""
     from dive.cache.part import progress_of_part
     from dive.cache.shards import read_shard
 

@@ -1,4 +1,4 @@
-"""The logits of a file that another program wrote, joined with the samples and classes of a draw."""
+"""The logits in a file from another program, joined with the samples and classes of a draw."""
 
 import hashlib
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ _BYTES_AT_ONCE = 1 << 24  # of logits in float64
 
 @dataclass(frozen=True)
 class Joined:
-    """A file's rows and columns in the order of a draw's samples and classes.
+    """The rows and columns of a file, in the order of a draw's samples and classes.
 
-    samples: the samples of the draw that the file has. places: (N,), the row of each in the file. columns:
-    (C,), the file's column of each class. order: (N, V), which sorts the file's views of each sample by
-    ascending id; None if the file has no view ids.
+    samples: the samples of the draw that the file has. places: (N,), the row of each sample in the file.
+    columns: (C,), the column of each class in the file. order: (N, V), positions that sort the view ids of
+    each sample; None if the file has no view ids.
     """
 
     file: LogitFile
@@ -35,7 +35,10 @@ class Joined:
 
     @classmethod
     def of(cls, file: LogitFile, train: Samples, progress: Progress) -> "Joined":
-        """Join them by key and class name, with notes on what is missing or unknown; raises DataError."""
+        """Join rows by key and columns by class name; `progress` receives what is missing or unknown.
+
+        Raises DataError if the classes differ, if the file has no sample of the draw, or if a class has none.
+        """
         columns = _columns(file, train)
         place = {key: row for row, key in enumerate(file.keys)}
         rows = np.array([place.get(key, -1) for key in train.keys], dtype=np.int64)
@@ -66,7 +69,10 @@ class Joined:
         return cls(file, samples, places, columns, order)
 
     def ids(self, space: ViewSpace) -> np.ndarray:
-        """The view ids (N, V), ascending in each row; raises DataError if one is out of range."""
+        """The view ids (N, V) for the cache, ascending in each row; without ids in the file, the clean view.
+
+        Raises DataError if `space` does not have an id.
+        """
         if self.order is None or self.file.views is None:
             ids = np.full((len(self.places), 1), space.clean_id)
         else:
@@ -96,7 +102,7 @@ class Joined:
         return logits
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """Batches of the rows of all samples, in the order of the file."""
+        """The positions of all samples, in pieces, in the order of their rows in the file."""
         in_file = np.argsort(self.places)
         many = max(1, _BYTES_AT_ONCE // (8 * self.file.shape[1] * self.file.shape[2]))
         for start in range(0, len(in_file), many):
@@ -129,11 +135,11 @@ def _require_classes(file: LogitFile, samples: Samples) -> None:
 
 @dataclass(frozen=True)
 class Summary:
-    """The result of one pass over a file.
+    """What one pass over a file computes.
 
-    digests: one for each sample, over its views and logits. logits_hash: over all of them with keys and
-    classes, the same for any format and order of the file. agreement: of all views' largest logits with the
-    labels.
+    digests: of the view ids and logits of each sample. logits_hash: of all digests, keys and classes; it does
+    not depend on the format of the file or the order in it. agreement: of the predictions of all views, their
+    largest logits without the prior, with the labels.
     """
 
     digests: list[bytes]
@@ -141,14 +147,17 @@ class Summary:
     agreement: Agreement
 
     def warn_of_chance(self, path: Path, progress: Progress) -> None:
-        """Warn if the logits agree with the labels no better than chance."""
+        """Warn if the logits predict the labels no better than chance."""
         if self.agreement.tells_nothing:
             told = self.agreement.told("the views")
             progress.warn(f"the logits of {path} are {told}: are its keys or classes mixed up?")
 
 
 def summarised(joined: Joined, ids: np.ndarray, log_prior: np.ndarray, progress: Progress) -> Summary:
-    """Read all logits once; raises DataError if one is not finite."""
+    """The summary of all logits, which are read once; raises DataError if one is not finite.
+
+    ids: (N, V) view ids. log_prior: (C,), subtracted from the logits before predictions are compared.
+    """
     samples = joined.samples
     digests = [b""] * len(samples)
     predicted, right = np.zeros(len(samples.classes)), 0
@@ -166,13 +175,16 @@ def summarised(joined: Joined, ids: np.ndarray, log_prior: np.ndarray, progress:
 
 
 def digests_of(ids: np.ndarray, logits: np.ndarray) -> list[bytes]:
-    """SHA-256 over each sample's view ids (B, V), ascending, and their logits (B, V, C), little-endian."""
+    """SHA-256 of each sample, over its view ids (B, V), ascending, and its logits (B, V, C), little-endian.
+
+    ids are hashed as int64, logits as float64.
+    """
     both = zip(ids.astype("<i8"), logits.astype("<f8", copy=False), strict=True)
     return [hashlib.sha256(some.tobytes() + values.tobytes()).digest() for some, values in both]
 
 
 def _hash(samples: Samples, digests: list[bytes]) -> str:
-    """SHA-256 in hexadecimal over class names, and each sample's key and digest in the order of keys."""
+    """SHA-256 in hexadecimal over the class names and the key and digest of each sample, in key order."""
     taken = hashlib.sha256()
     for name in samples.classes:
         taken.update(name.encode() + b"\0")

@@ -1,4 +1,4 @@
-"""Merging finished caches into one with the mean of their logits, without their teachers."""
+"""Merging finished caches into one cache of the mean of their logits, without running their teachers."""
 
 import json
 import math
@@ -53,7 +53,10 @@ class Merged:
 
 @dataclass(frozen=True)
 class _Source:
-    """A cache to merge. share: its weight in the mean. rows: (N,), its rows of the first cache's samples."""
+    """A cache to merge.
+
+    share: its weight in the mean. rows: (N,), the row in this cache of each sample of the first cache.
+    """
 
     cache: LogitCache
     share: float
@@ -124,7 +127,7 @@ def merge_caches(paths: Sequence[str | Path], options: MergeOptions, progress: P
 
 
 def _shares(weights: Sequence[float], count: int) -> list[float]:
-    """The share of each of `count` caches in the mean; raises OptionError if the weights are not valid."""
+    """The share in the mean of each of `count` caches, with sum 1; raises OptionError for invalid weights."""
     if count < 2:
         raise OptionError("a merge needs two or more caches; give them all to --cache")
     given = list(weights) or [1.0] * count
@@ -140,7 +143,7 @@ def _shares(weights: Sequence[float], count: int) -> list[float]:
 
 
 def _require_distinct(caches: Sequence[LogitCache]) -> None:
-    """Raise CacheError if two caches have the same teacher or ensemble, in whatever encoding."""
+    """Raise CacheError if two caches have the same teacher, or the same teachers, in any encoding."""
     first: dict[str, Path] = {}
     for cache in caches:
         teachers = json.dumps(teachers_in(cache.identity), sort_keys=True)
@@ -152,7 +155,7 @@ def _require_distinct(caches: Sequence[LogitCache]) -> None:
 
 
 def _store(caches: Sequence[LogitCache]) -> str:
-    """The encoding of all caches; if they differ, float16 features or logits, whichever all have."""
+    """The encoding of the caches; if they differ, `features` if all have features, else `float16`."""
     stores = {cache.store for cache in caches}
     if len(stores) == 1:
         return caches[0].store
@@ -160,7 +163,10 @@ def _store(caches: Sequence[LogitCache]) -> str:
 
 
 def _values(sources: Sequence[_Source], samples: slice, features: bool) -> np.ndarray:
-    """The features (rows, V, D) side by side, or the mean of the logits (rows, V, C), of some samples."""
+    """The concatenated features (rows, V, D), or the mean of the logits (rows, V, C), of some samples.
+
+    D is the sum over the caches. features: whether to return features.
+    """
     stored = [stored_rows(source.cache, source.rows[samples]) for source in sources]
     if features:
         both = zip(sources, stored, strict=True)
@@ -172,7 +178,7 @@ def _values(sources: Sequence[_Source], samples: slice, features: bool) -> np.nd
 
 
 def _content(sources: Sequence[_Source], encoding: Encoding) -> Content:
-    """The content of the merged cache except for its rows."""
+    """The content of the merged cache except its rows."""
     first = sources[0].cache
     return Content(
         views=first.views,
@@ -189,9 +195,9 @@ def _content(sources: Sequence[_Source], encoding: Encoding) -> Content:
 
 
 def _identity(sources: Sequence[_Source], encoding: Encoding) -> dict[str, Any]:
-    """The identity of the first cache, with the teachers of all.
+    """The first cache's identity with the teachers of all caches.
 
-    The weight of a teacher within an ensemble is multiplied by the share of that ensemble's cache.
+    The weight of a teacher is its share within its cache times the share of the cache.
     """
     common = {key: value for key, value in sources[0].cache.identity.items() if key != "teacher"}
     teachers = [teacher for source in sources for teacher in source.cache.teachers]
@@ -200,7 +206,7 @@ def _identity(sources: Sequence[_Source], encoding: Encoding) -> dict[str, Any]:
 
 
 def _facts(sources: Sequence[_Source]) -> dict[str, Any]:
-    """How the merged cache was made: the least exact precision, versions of all, and the caches."""
+    """How the merged cache was made: the least exact precision, the versions of all, and the caches."""
     caches = [source.cache for source in sources]
     facts = [cache.facts for cache in caches]
     names = dict.fromkeys(name for one in facts for name in one["versions"])
@@ -226,7 +232,11 @@ def _all_of(versions: Any) -> str:
 
 
 def _head(sources: Sequence[_Source]) -> Head:
-    """The heads side by side, each times its share: they map concatenated features to the mean logits."""
+    """The head of concatenated features, which gives the mean of the logits.
+
+    Its weights are the weights of the caches' heads times their shares, concatenated; its bias is the sum of
+    their biases times their shares.
+    """
     heads = [(source.cache.codec.head, source.share) for source in sources]
     weights = [share * head.weight.astype(np.float64) for head, share in heads if head is not None]
     biases = [share * head.bias.astype(np.float64) for head, share in heads if head is not None]

@@ -80,9 +80,10 @@ def merge_shards(path: str | Path, force: bool = False, progress: Progress = SIL
 
 
 def _of_one_export(path: Path, shards: Sequence[Shard], force: bool) -> list[Shard]:
-    """The shards of one export: that of the plan or, without a plan, that of the first finished shard.
+    """The shards of one export, in the order of their blocks.
 
-    Raises OutputError, naming the keys that differ, if there are others, unless `force`.
+    This is the export of the plan or, without a plan, that of the first finished shard. Raises OutputError,
+    naming the keys that differ, if a shard is of another export; with `force` that shard is left out.
     """
     plan = read_plan(path)
     kept: list[Shard] = []
@@ -103,11 +104,11 @@ def _of_one_export(path: Path, shards: Sequence[Shard], force: bool) -> list[Sha
 def merge(
     path: Path, content: Content, sealed: Sequence[Shard], shards: Sequence[Shard], progress: Progress
 ) -> None:
-    """Copy the blocks of finished shards into `path`, whose lock is held, finish it, and remove the shards.
+    """Copy the blocks of finished shards into `path`, finish the cache, and remove the shards.
 
-    shards: all shards, including unfinished ones, from which the message about a missing block is made.
-    Raises DamagedError if a shard does not match its seal or a block its CRC, OutputError if no shard has a
-    block.
+    The caller holds the lock of `path`. sealed: the finished shards. shards: all shards, by which the error
+    for missing blocks names the shards that lack them. Raises DamagedError if a shard does not match its seal
+    or a block its CRC, OutputError if a block is in none of the finished shards.
     """
     with CacheWriter(path, content, shards[0].record.producer) as writer:
         missing = writer.resumed(progress)
@@ -130,7 +131,7 @@ def merge(
 
 
 def _require_covered(path: Path, wanted: Iterable[int], shards: Sequence[Shard]) -> None:
-    """Raise OutputError, naming the shards to export, if blocks are in no finished shard."""
+    """Raise OutputError, which names the shares to run, if a wanted block is in no finished shard."""
     covered = {block for shard in shards if shard.sealed for block in shard.held}
     missing = [block for block in wanted if block not in covered]
     if not missing:
@@ -148,9 +149,10 @@ def _require_covered(path: Path, wanted: Iterable[int], shards: Sequence[Shard])
 
 
 def refuse_finished(out: Path, force: bool, inputs: Sequence[Path] = ()) -> None:
-    """Raise OutputError if a finished cache would be replaced but --force was not given, now or at the start.
+    """Raise OutputError if `out` exists, unless `force` or an export that was begun may replace it.
 
-    Shards that a killed process left after they were merged are removed.
+    If it exists, no export was begun and `force` is false, the shards that a killed merge left are removed.
+    inputs: files that the export reads, which it must not replace.
     """
     require_own_files(out)
     outputs.refuse_foreign(part_path(out), part.KIND)

@@ -1,4 +1,4 @@
-"""The identity of a cache: its data, views, encoding and teachers."""
+"""The identity of a logit cache: of which images, views and teachers its logits are."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,10 +16,11 @@ def identity_of(
     store: str,
     teachers: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The identity of a cache. Caches of equal identity have equal rows, except for the precision.
+    """The identity of a cache. Caches of equal identity have equal rows, except for effects of the precision.
 
-    train: its samples. views: the choice of view ids, as `dive.cache.stored_views` names it. store: the name
-    of its encoding. teachers: its entry about the teacher or teachers.
+    train: the samples of the cache. space: the view space. views: the ids of the space that it stores, as
+    named in `dive.cache.stored_views`. store: the name of its encoding. teachers: the entry for its teachers,
+    `teacher` or `teachers`, with `teacher_weights` for an ensemble.
     """
     return {
         "recipe": recipe.name,

@@ -1,4 +1,4 @@
-"""The default locations of a recipe's outputs. Does not import torch."""
+"""The default paths of the outputs of a recipe. Does not import torch."""
 
 import hashlib
 import os
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
 
 def checkpoint_of(recipe: "Recipe", kind: str) -> Path:
-    """The checkpoint of a recipe. kind: `teacher` or `student`."""
+    """The default path of a recipe's checkpoint. kind: `teacher` or `student`."""
     return Path("checkpoints") / recipe.name / f"{kind}.pt"
 
 
 def cache_of(recipe: "Recipe") -> Path:
-    """The logit cache of a recipe."""
+    """The default path of a recipe's logit cache."""
     return Path("cache") / f"{recipe.name}.h5"
 
 
 def index_of(root: str) -> Path:
-    """The index of the images below a root."""
+    """The path of the index of the image files below the folder `root`."""
     name = hashlib.sha256(os.path.abspath(os.path.expanduser(root)).encode()).hexdigest()[:16]
     return Path("cache") / "index" / f"{name}.npz"

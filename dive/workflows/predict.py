@@ -114,7 +114,7 @@ def predict(
 
 
 def _listed(given: Iterable[Path]) -> tuple[list[Path], list[DiveError]]:
-    """The given image files and those below given folders, and the errors of folders without images."""
+    """The image files among the paths and below folders, and an error for each folder that gives none."""
     files: list[Path] = []
     failures: list[DiveError] = []
     for path in given:
@@ -126,10 +126,10 @@ def _listed(given: Iterable[Path]) -> tuple[list[Path], list[DiveError]]:
 
 
 def _below(folder: Path) -> list[Path]:
-    """The image files below a folder, by their suffixes, sorted by path, without hidden ones.
+    """The files below a folder with an image's extension, ordered by path, without hidden files and folders.
 
-    Links are followed, but each real folder is entered once. Raises DataError if a folder cannot be read, or
-    if there is no image.
+    Links are followed, but each folder is read only once. Raises DataError if a folder cannot be read or
+    there is no image.
     """
     try:
         found = sorted(_walk(folder, set()))
@@ -156,7 +156,7 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
 
 
 def _view(classifier: Classifier, path: Path) -> np.ndarray | DiveError:
-    """The view of an image file that the network is given, (H, W, channels) uint8, or the error."""
+    """The clean view of an image file, (H, W, channels) uint8, or the error if it cannot be read."""
     try:
         return classifier.view(decode(read_file(path), str(path)))
     except DataError as error:
@@ -170,7 +170,10 @@ def _view(classifier: Classifier, path: Path) -> np.ndarray | DiveError:
 def _probabilities(
     classifier: Classifier, views: Sequence[np.ndarray | DiveError], device: torch.device
 ) -> list[np.ndarray | DiveError]:
-    """The probabilities (C,) float64 of each view, or the error; views of one size are batched."""
+    """The probabilities (C,) float64 of each view, or an error; views of equal size share a batch.
+
+    views: the views, and errors, which are returned as they are.
+    """
     found: list[np.ndarray | DiveError] = []
     of_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
     for at, view in enumerate(views):
@@ -192,7 +195,10 @@ def _probabilities(
 
 
 def _logits(classifier: Classifier, views: np.ndarray, device: torch.device) -> torch.Tensor:
-    """The network's logits (B, C) float64, on the CPU, of views (B, H, W, channels) uint8."""
+    """The network's logits (B, C) float64, on the CPU, of views (B, H, W, channels) uint8.
+
+    Raises ModelError if the network does not take views of this size.
+    """
     network, (height, width) = classifier.network, views.shape[1:3]
     if classifier.any_size:
         name = classifier.architecture.name
@@ -207,6 +213,6 @@ def _logits(classifier: Classifier, views: np.ndarray, device: torch.device) -> 
 
 
 def _top(classes: Sequence[str], probabilities: np.ndarray, count: int) -> tuple[tuple[str, float], ...]:
-    """The most probable classes with their probabilities; of equal ones the first class comes first."""
+    """The `count` most probable classes with their probabilities; of equal ones, the first comes first."""
     order = np.argsort(-probabilities, kind="stable")[:count]
     return tuple((classes[c], float(probabilities[c])) for c in order)

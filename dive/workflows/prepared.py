@@ -1,4 +1,4 @@
-"""A recipe's data set prepared on a device, and the specification of a run on it."""
+"""A recipe's data set prepared on a device, and the specification of a run of the recipe on it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,9 @@ from dive.workflows.results import architecture_of, identity_of
 class Prepared:
     """A recipe's data set prepared on a device, once for all runs of a command and for their evaluation.
 
-    images: the training images in the recipe's view space. labels: (N,) int64 on the device. evaluator: for
-    the test set. validator: for the validation set; None without one. ranks: the processes that share
-    training and evaluation.
+    images: the training images in the recipe's view space. labels: (N,) int64 on the device. evaluator:
+    evaluates on the test set. validator: evaluates on the validation set, None without one. ranks: the
+    processes that share training and evaluation.
     """
 
     dataset: Dataset
@@ -44,7 +44,7 @@ def prepare(
     workers: int | None = None,
     ranks: Ranks = ALONE,
 ) -> Prepared:
-    """Prepare the data set of a recipe on a device. workers: as in `dive.feeds.images.Images`."""
+    """Prepare the data set of a recipe on a device. workers: as for `dive.feeds.images.Images`."""
     room = room_of(ranks)
     train_set = dataset.train
     space = view_space(recipe.views.kind, train_set.pictures.shape, **recipe.views.keys())
@@ -66,7 +66,10 @@ def prepare(
 
 
 def room_of(ranks: Ranks) -> Room:
-    """Decides whether something is kept on the device: the first process decides for all."""
+    """A function that decides whether so many bytes may be held on a device.
+
+    The first process decides for all, so that all of them do the same.
+    """
     return lambda size, device: ranks.tell(fits(size, device))
 
 
@@ -80,7 +83,11 @@ def spec_of(
     facts: dict[str, Any],
     initial: InitialWeights | None,
 ) -> RunSpec:
-    """The specification of a run on prepared data, as far as teacher and student have it in common."""
+    """The specification of a run of a recipe on prepared data, for teachers and students.
+
+    kind: `teacher` or `student`. out: the checkpoint to write. views: draws the views of an epoch. facts:
+    entries of the record that are specific to the kind. initial: the initial weights, None for random ones.
+    """
     train_set = prepared.dataset.train
     identity = identity_of(recipe, kind, train_set.fingerprint, facts)
     return RunSpec(

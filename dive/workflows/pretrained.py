@@ -1,4 +1,4 @@
-"""A network that a recipe's `model` part defines completely: with weights whose last linear layer is kept."""
+"""The network of a recipe that needs no training: it has pretrained weights and keeps their last layer."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,16 +13,16 @@ from dive.recipe.recipe import Model, Recipe
 
 @dataclass(frozen=True)
 class Pretrained:
-    """The network of a recipe's `model` part, not built yet. channels: those of the images that it takes."""
+    """The network of a recipe's `model` part, not built yet. channels: of the images that it takes."""
 
     model: Model
     channels: int
 
     @classmethod
     def of(cls, recipe: Recipe, path: Path) -> "Pretrained":
-        """The network of a recipe, which was read from `path`.
+        """The network of the recipe at `path`.
 
-        Raises ModelError unless the recipe has weights and keeps their head.
+        Raises ModelError unless the recipe has `model.weights` and `model.head: keep`.
         """
         model = recipe.model
         if model.weights is None or model.head != "keep":
@@ -34,29 +34,33 @@ class Pretrained:
 
     @cached_property
     def initial(self) -> InitialWeights:
-        """Its weights; a file is only read for its SHA-256. Raises ModelError if they do not exist."""
+        """The weights, not loaded yet: of a file only the SHA-256 is computed.
+
+        Raises ModelError if there are no such weights.
+        """
         assert self.model.weights is not None and self.model.head is not None, "`of` checks this"
         return initial_weights(self.model.name, self.model.weights, self.model.head)
 
     def architecture(self, classes: int) -> Architecture:
-        """The architecture of the network with `classes` classes."""
+        """The architecture of the network with this number of classes."""
         given = self.model.input
         return Architecture(self.model.name, classes, self.channels, given.mean, given.std, given.size)
 
     def classes(self, shape: tuple[int, int], trial: int) -> int | None:
-        """The number of classes of the weights; None if the network does not end in a linear layer.
+        """The number of classes of the weights, None if the network does not end in a linear layer.
 
-        shape: (H, W) of a view. trial: the number of classes of a network that is built to find this out.
-        Raises ModelError if the weights are not available or the network does not take such views.
+        shape: (H, W) of a view. trial: the number of classes of the network that is built to find out; any
+        number will do. Raises ModelError if the weights cannot be loaded or the network does not take such
+        views.
         """
         network = self._built(trial, shape)
         return self.initial.classes(network.body, network.normalised(network.blank(self.channels, shape, 1)))
 
     def network(self, classes: int, shape: tuple[int, int], progress: Progress) -> Network:
-        """The network with its weights, in eval mode on the CPU; a note tells which weights were loaded.
+        """The network with its weights, in eval mode on the CPU; notes which weights were loaded.
 
-        Raises ModelError if the weights do not fit, or the network does not return logits (B, classes) for
-        views of (H, W).
+        shape: (H, W) of a view. Raises ModelError if the weights do not fit, or if the network does not
+        return logits (B, classes) of such views.
         """
         network = self._built(classes, shape)
         views = network.blank(self.channels, shape, 1)

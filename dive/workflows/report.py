@@ -86,7 +86,10 @@ def write_report(
 
 
 def gather(paths: Sequence[Path], options: ReportOptions, progress: Progress = SILENT) -> Page:
-    """The content of a page about some files. Caches are read first, before torch is loaded."""
+    """The content of a page about some files.
+
+    Virtual examples are computed first: they use several processes only as long as torch is not imported.
+    """
     sealed = {path: _is_cache(path) for path in paths}
     caches = [LogitCache(path) for path in paths if sealed[path]]
     if not caches:

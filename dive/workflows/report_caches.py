@@ -1,4 +1,4 @@
-"""What a page of `dive report` shows of a cache: its virtual examples over τ/p, and its origin."""
+"""A cache on the page of `dive report`: its virtual examples over τ/p, and its origin."""
 
 import shlex
 
@@ -36,9 +36,9 @@ RATIOS = tuple(
 
 
 def of_cache(cache: LogitCache, clean: bool = False, sample: int | None = None, seed: int = 0) -> CachePart:
-    """A cache in plain values, without images. clean, sample, seed: as in `virtual_examples`.
+    """What the page shows of a cache, without images. clean, sample, seed: as for `virtual_examples`.
 
-    Raises CacheError if it is corrupt.
+    Raises CacheError if the cache is corrupt.
     """
     sample = sample if sample and sample < cache.shape[0] else None
     curves = Curves(cache, clean, sample, seed)
@@ -71,7 +71,11 @@ def _position(pair: Pair) -> Position:
 
 
 def _origin(cache: LogitCache) -> list[tuple[str, str]]:
-    """The facts and identity of a cache as texts. A cache written by another program may lack any of them."""
+    """Names and values that describe the cache, as texts.
+
+    Values that a cache does not state are left out. A cache that dive did not write may lack any of them, or
+    state them with other types.
+    """
     listed = cache.facts.get("versions")
     versions = listed if isinstance(listed, dict) else {}
     told = {
@@ -115,7 +119,10 @@ def _command(cache: LogitCache) -> str:
 
 
 def _merge(cache: LogitCache) -> list[str] | None:
-    """The words of the `merge-caches` command; None if the caches' weights cannot be derived."""
+    """The words of the command that merged the caches.
+
+    None if a merged cache had several teachers: the weights of the caches are then not known.
+    """
     merged, shares = cache.facts[MERGED], cache.shares
     if not isinstance(merged, list) or len(merged) != len(shares):
         return None
@@ -124,7 +131,11 @@ def _merge(cache: LogitCache) -> list[str] | None:
 
 
 def _export(cache: LogitCache) -> list[str] | None:
-    """The words of the `export-logits` command; None if no export has such views or subtracts the prior."""
+    """The words of the command that exported a cache.
+
+    None if no export stores these views, the foreign teachers have different priors, or a teacher was
+    imported.
+    """
     views, facts = cache.identity["views"], teachers_in(cache.facts)
     foreign = [teacher["kind"] == FOREIGN for teacher in facts]
     priors = {teacher["prior"] for teacher in cache.teachers if teacher["kind"] == FOREIGN}
@@ -138,7 +149,7 @@ def _export(cache: LogitCache) -> list[str] | None:
 
 
 def _recipe(cache: LogitCache) -> list[str]:
-    """The options that give the recipe of a cache's images and views."""
+    """The options that select the recipe of a cache's images and views."""
     try:
         config = config_of(str(cache.identity["recipe"]), recipes())
     except RecipeError:

@@ -1,4 +1,4 @@
-"""What a page of `dive report` shows of a finished result: its record, history, recipe and command."""
+"""A finished result on the page of `dive report`: its record, history, recipe and command."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +21,9 @@ _ZIP = b"PK\x03\x04"
 
 
 def of_model(path: Path) -> ModelPart:
-    """The finished result of a checkpoint or of a record.
+    """What the page shows of a finished result. path: its checkpoint, or its record (`NAME.json`).
 
-    Raises CheckpointError if a checkpoint is damaged, DiveError if the file is neither.
+    Raises CheckpointError if a checkpoint is not whole, DiveError if the file is neither.
     """
     record = _checkpoint(path) if _is_zip(path) else _record(path)
     recipe = build(record["recipe"]).as_dict()
@@ -65,7 +65,7 @@ def _command(record: Mapping[str, Any]) -> str:
 
 
 def _history(path: Path) -> list[dict[str, Any]] | None:
-    """The epochs in the history file beside a checkpoint; None if it does not exist or is malformed."""
+    """The epochs in the history file beside a checkpoint, None if it does not exist or is not valid."""
     try:
         entries = files.read_json_lines(path.with_name(f"{path.stem}.history.jsonl"))
     except (OSError, ValueError):

@@ -27,10 +27,11 @@ _OF_CLASSES = (0.25, 0.75)  # quantiles of a group's classes by training images;
 def place_of(
     cache: LogitCache, records: Sequence[Mapping[str, Any]], data: str | None, given: Recipe | None = None
 ) -> tuple[str, dict[str, Any]] | str:
-    """The kind and location of a cache's images, or a sentence that says what is needed to show them.
+    """The kind and the place of a cache's images, or a sentence that says why they cannot be shown.
 
-    records: records of results; one of the same images gives the location except for the root. data: the root
-    of the images. given: a recipe that has precedence over the records.
+    The place is a recipe's `data.place()`. records: of results; the first with the data fingerprint of the
+    cache gives the place, except its root. data: the root of the images. given: a recipe that has precedence
+    over the records.
     """
     fingerprint = cache.identity.get("data_fingerprint")
     same = [one["recipe"] for one in records if one["data_fingerprint"] == fingerprint]
@@ -51,8 +52,8 @@ def place_of(
 def pictures_of(cache: LogitCache, place: tuple[str, dict[str, Any]]) -> list[Picture]:
     """A few images of many-, medium- and few-shot classes, each in some of its stored views.
 
-    Raises DataError if they are missing or are not the images that the teacher was given, CacheError if this
-    version computes other pixels for the views.
+    place: from `place_of`. Raises DataError if the images are missing or differ from those of the cache,
+    CacheError if this version computes other pixels for the views.
     """
     kind, where = place
     views = CachedViews(cache, LabelledImages(kind, where))
@@ -64,7 +65,7 @@ def pictures_of(cache: LogitCache, place: tuple[str, dict[str, Any]]) -> list[Pi
 
 
 def _chosen(members: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The classes of a group at some quantiles of their numbers of training images, without duplicates."""
+    """The classes of a group at the quantiles `_OF_CLASSES`, each once. members: the labels of the group."""
     if not len(members):
         return members
     ordered = members[np.argsort(-counts[members], kind="stable")]
@@ -90,7 +91,7 @@ def _picture(views: CachedViews, shot: str, label: int) -> Picture:
 
 
 def _columns(cache: LogitCache, row: int) -> list[int]:
-    """A few columns: first that of the clean view, then others, evenly spaced."""
+    """The columns of up to `VIEWS` views of a sample, the clean view first, the others evenly spread."""
     stored = cache.shape[1]
     clean = np.flatnonzero(cache.views[row] == cache.facts.get("clean_id", -1))[:1].tolist()
     others = [column for column in range(stored) if column not in clean]
@@ -100,7 +101,7 @@ def _columns(cache: LogitCache, row: int) -> list[int]:
 
 
 def _uri(pixels: np.ndarray) -> str:
-    """A view (H, W, channels) uint8 as a data URI."""
+    """A view (H, W, channels) uint8 as a data URI: PNG, or a WebP thumbnail of a large view."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     form, more = "png", {}
     if max(image.size) > _SHARPEST:

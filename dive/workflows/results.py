@@ -84,14 +84,14 @@ class Trained:
 
 
 def architecture_of(recipe: Recipe, samples: Samples) -> Architecture:
-    """The network that a recipe trains on some samples."""
+    """The architecture that a recipe trains on these samples."""
     given = recipe.model.input
     classes, channels = len(samples.classes), samples.pictures.channels
     return Architecture(recipe.model.name, classes, channels, given.mean, given.std, given.size)
 
 
 def initial_of(recipe: Recipe) -> InitialWeights | None:
-    """The weights that a recipe's network starts from; None if they are drawn by its seed.
+    """The initial weights of a recipe's network, None if they are drawn from the seed.
 
     Raises ModelError if there are no weights of that name or path.
     """
@@ -102,15 +102,16 @@ def initial_of(recipe: Recipe) -> InitialWeights | None:
 
 
 def initial_facts(initial: InitialWeights | None) -> dict[str, Any]:
-    """The facts of a record about the weights that a network started from; empty if its seed drew them."""
+    """The entry of a record for the initial weights of a network; empty if they are drawn from the seed."""
     return {} if initial is None else {INITIAL: initial.fact}
 
 
 def identity_of(recipe: Recipe, kind: str, fingerprint: str, facts: dict[str, Any]) -> dict[str, Any]:
     """What must be equal for a run to be resumed: the recipe, the images, and the run's facts.
 
-    The contents of the data and of the initial weights count, not their locations. The precision is not part
-    of it: a run keeps that of its state, and that of an export is covered by the hash of the cache.
+    The paths of images and initial weights are left out, as the fingerprint and the facts identify them. The
+    precision is left out, as a resumed run keeps that of its state. The hash of a cache covers the precision
+    of its export.
     """
     cache = {key: value for key, value in (facts.get("cache") or {}).items() if key != "precision"}
     document = recipe.as_dict() | {"data": recipe.data.identity()}
@@ -132,7 +133,10 @@ def record_of(
     accuracy: Accuracy,
     history: list[EpochRecord],
 ) -> dict[str, Any]:
-    """The record of a finished result, in plain values."""
+    """The record of a finished result, in plain values.
+
+    samples: the training set. weights: the state dict of the trained network. history: of all epochs.
+    """
     return {
         "format": FORMAT,
         "version": VERSION,

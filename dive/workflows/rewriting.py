@@ -1,4 +1,4 @@
-"""Writing a logit cache block by block from other files, without a teacher, and resuming this."""
+"""Writing a logit cache block by block from other files, without a teacher; an interrupted run is resumed."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +27,10 @@ Values = Callable[[slice], np.ndarray]
 
 @dataclass(frozen=True)
 class Rewriting:
-    """A cache to write. out: its path. sources: the files it is made from. what: the name of the task."""
+    """A cache to be written. out: its path. sources: the files it is made from. what: names the progress bar.
+
+    force: start over and replace a finished cache.
+    """
 
     out: Path
     sources: Sequence[Path]
@@ -35,7 +38,7 @@ class Rewriting:
     what: str
 
     def refuse_finished(self) -> None:
-        """Raise OutputError if a finished cache would be replaced but `force` was never given."""
+        """Raise OutputError if the cache exists, unless `force` or an unfinished cache that replaces it."""
         require_own_files(self.out)
         outputs.refuse_foreign(part_path(self.out), part.KIND)
         if plan_path(self.out).exists():
@@ -55,11 +58,12 @@ class Rewriting:
         told: str,
         progress: Progress,
     ) -> float:
-        """Write the missing blocks and finish the cache; returns the seconds that it took.
+        """Write the missing blocks and finish the cache; returns the seconds it took.
 
-        shares: the caches it is made from, each with its share in the mean; the fact `rounding` bounds their
-        error, and is left out if there are none. told: what is converted to what, for a note. Raises
-        OutputError if an unfinished cache was begun from others.
+        values: see `Values`. shares: the caches it is made from, each with its share in the mean; the fact
+        `rounding` is computed from them, and is left out without any. told: what is converted into what, for
+        the progress note. Raises OutputError if the cache exists, or if an unfinished one was begun from
+        other files.
         """
         start = time.monotonic()
         with outputs.only_writer(self.out):
@@ -79,9 +83,9 @@ class Rewriting:
         return seconds
 
     def _is_begun(self, content: Content) -> bool:
-        """Whether there is an unfinished cache to resume; the finished cache then has its facts.
+        """Whether there is an unfinished cache that can be resumed; its facts are kept.
 
-        Raises OutputError if it was begun from other caches, or by an export.
+        Raises OutputError if it was begun from other files, or by an export.
         """
         facts = unfinished(self.out, content.identity)
         if facts is None:
@@ -103,14 +107,14 @@ class Rewriting:
 
 
 def encoding_named(store: str) -> Encoding:
-    """The encoding of a name; raises DiveError if there is none."""
+    """The encoding with this name; raises DiveError if there is none."""
     if store not in ENCODINGS:
         raise DiveError(f"--store {store[:40]!r}: give one of {', '.join(ENCODINGS)}")
     return ENCODINGS[store]
 
 
 def require_held(cache: LogitCache, encoding: Encoding) -> None:
-    """Raise CacheError if the encoding stores features but the cache has none."""
+    """Raise CacheError if an encoding stores features and the cache has none."""
     if encoding.of_features and not cache.codec.encoding.of_features:
         raise CacheError(
             f"{cache.path} holds logits ({cache.store}), from which features cannot be computed; "
@@ -119,7 +123,7 @@ def require_held(cache: LogitCache, encoding: Encoding) -> None:
 
 
 def stored_rows(cache: LogitCache, samples: np.ndarray) -> np.ndarray:
-    """The rows (B, V, …) of samples (B,) as they are stored; the CRCs of their blocks are checked."""
+    """The encoded rows (B, V, …) of samples (B,); raises CacheError if a block does not match its CRC."""
     views, row = cache.shape[1], cache.codec.row
     places = np.repeat(samples, views), np.tile(np.arange(views), len(samples))
     rows = cache.codec.unpacked(cache.encoded(*places))
@@ -127,9 +131,10 @@ def stored_rows(cache: LogitCache, samples: np.ndarray) -> np.ndarray:
 
 
 def rounding_of(sources: Sequence[tuple[LogitCache, float]], progress: Progress) -> float:
-    """A bound of the error that encodings cause in the mean of caches, each with its share.
+    """A bound on the error of a logit in the weighted mean of caches that is due to their encodings.
 
-    It has three digits and is rounded up, because its last bits may differ between machines.
+    sources: the caches, each with its share in the mean. The bound is increased by 1 % and rounded to three
+    digits, since its last bits may differ between machines.
     """
     bound = sum(share * _rounding(cache, progress) for cache, share in sources)
     return float(f"{1.01 * bound:.3g}")

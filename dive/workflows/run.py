@@ -1,7 +1,7 @@
-"""Training runs, new or resumed, to finished checkpoints.
+"""Training runs, started or resumed, up to the finished checkpoints.
 
-Teacher and student are the same run with another objective. This module owns what they share: the outputs and
-their locks, resuming, the precision, the last evaluation, and the record of a finished result.
+A teacher and a student are trained by the same kind of run with different objectives. This module owns what
+they share: outputs and their locks, resuming, precision, the last evaluation and the record of the result.
 """
 
 import contextlib
@@ -54,16 +54,17 @@ def run(
     progress: Progress,
     of_grid: bool = False,
 ) -> Trained:
-    """Train the runs of `specs` and write checkpoint, record and history of each; resume stopped runs.
+    """Train the runs of `specs` and write checkpoint, record and history of each; stopped runs are resumed.
 
-    The recipes of several runs may differ in seed and distillation only. On CUDA they train side by side, as
-    many as fit in memory; on a CPU, one after the other, because one run uses all cores. In a grid, a
-    finished result is kept, and a run whose loss is not finite does not stop the others; it is among the
-    failures that are returned. Raises OutputError if another finished result, another process or an
-    unfinished run of another recipe is in the way. torch's settings are restored at the end.
+    The recipes may differ only in seed and distillation. On CUDA the runs train side by side, as many as fit
+    into memory; on a CPU, which one run uses fully, they train one after another. of_grid: whether the runs
+    are of a grid. Then finished runs are kept. A run whose loss is not finite does not stop the others; its
+    error is among the failures. Raises OutputError if an output is a finished result (without a grid) or the
+    result of another recipe, is locked by another process, or has an unfinished run of another recipe.
+    torch's settings are restored.
 
-    If several processes train together, each calls this with the same specs and gets the same result. Only
-    the first of them reads and writes outputs.
+    Processes that train together all call this with the same specs and get the same result. Only the first
+    of them reads and writes outputs.
     """
     with contextlib.ExitStack() as locks:
 
@@ -78,14 +79,14 @@ def run(
 def refuse_finished(out: Path, force: bool, reads: Sequence[Path] = ()) -> None:
     """Raise OutputError if a finished result would be replaced without `force`; see `Journal`.
 
-    Does not raise after a restart by torchrun, because an earlier process may have finished the result.
+    Do nothing if torchrun restarted this process, since the earlier process may have finished the result.
     """
     if not started_again():
         Journal(out).refuse_finished(force, reads)
 
 
 class _Runs:
-    """The runs of one command, with what they share: the data set, the user's options, and the precision."""
+    """The runs of one command, which share the prepared data set, the user's options and the precision."""
 
     def __init__(self, prepared: Prepared, options: TrainOptions, progress: Progress, of_grid: bool) -> None:
         self._prepared, self._options, self._progress = prepared, options, progress
@@ -94,7 +95,7 @@ class _Runs:
         self._runtime: Runtime | None = None
 
     def trained(self, specs: Sequence[RunSpec]) -> Trained:
-        """Train them; returns the results and failures in the order of `specs`."""
+        """Train the runs that are not finished; returns the results in the order of `specs`, and failures."""
         found: dict[Path, Result] = {}
         waiting = []
         for spec in specs:
@@ -123,10 +124,10 @@ class _Runs:
         return Trained([found[spec.out] for spec in specs if spec.out in found], failures)
 
     def _before(self, spec: RunSpec) -> tuple[Result | None, SavedState | None]:
-        """What exists of a run already: its result, or the state in which it was stopped.
+        """What exists of a run already: its result if that is kept, or the state in which it was stopped.
 
-        A result is kept in a grid, and after a restart by torchrun, because an earlier process may have
-        finished it.
+        A result is kept if the run is one of a grid, or if torchrun restarted this process, since the earlier
+        process may have written it.
         """
         keeps = self._keeps_finished and not self._options.force and not _is_being_replaced(spec.out)
         if keeps and (kept := self._finished(spec)):
@@ -135,7 +136,10 @@ class _Runs:
         return None, self._stopped(spec)
 
     def _finished(self, spec: RunSpec) -> Result | None:
-        """The finished result at the run's output, if any; raises OutputError if it is of another run."""
+        """The finished result of the run, None if there is none.
+
+        Raises OutputError if the result at its output is that of another recipe.
+        """
         if not spec.out.exists():
             return None
         record = checkpoint.load_finished(spec.out)
@@ -153,7 +157,10 @@ class _Runs:
         return Result(spec.out, record, accuracy_of(record))
 
     def _stopped(self, spec: RunSpec) -> SavedState | None:
-        """The state of the unfinished run, if any; raises OutputError if something is in the way."""
+        """The state of the unfinished run, None if there is none; prepares the run's files.
+
+        Raises OutputError if there is a result or a state that the run must not replace.
+        """
         journal = Journal(spec.out)
         journal.remove_stale()
         # Again, because another process may have finished it meanwhile.
@@ -168,9 +175,9 @@ class _Runs:
     def _train(
         self, group: Sequence[tuple[RunSpec, SavedState | None]]
     ) -> tuple[list[Result], list[TrainingError]]:
-        """Train runs side by side and write their results; returns these and the errors of failed runs.
+        """Train some runs side by side and write their results; returns these, and the errors of the others.
 
-        Raises NoRoomTogether if there are several and the device has not enough memory for them.
+        Raises NoRoomTogether if there are several runs and they do not fit into the device's memory.
         """
         try:
             runs = [self._begin(spec, state) for spec, state in group]
@@ -218,7 +225,7 @@ class _Runs:
     def _choose_runtime(
         self, spec: RunSpec, network: Network, inputs: Inputs, state: SavedState | None
     ) -> Runtime:
-        """The runtime of the stopped run, or one that is chosen for all new runs on the first real batch."""
+        """The precision and threads of a stopped run, or one choice for all others, tried on a batch."""
         if state is not None:
             return runtime_of(state, spec, self._device, self._progress)
         if self._runtime is None:
@@ -246,14 +253,14 @@ class _Runs:
 
 
 def _is_being_replaced(out: Path) -> bool:
-    """Whether a run with `force` was begun or announced and has a state that is not damaged."""
+    """Whether there is the state of a run that was begun with `force` to replace `out`; false if damaged."""
     with contextlib.suppress(OutputError):
         return Journal(out).replaces_result()
     return False
 
 
 def _time_of(history: Sequence[EpochRecord]) -> str:
-    """How long training took, and how much of it was spent waiting for images if that is a lot."""
+    """How long training took, and how long it waited for images if that is more than `WORTH_TELLING`."""
     seconds = sum(epoch.seconds for epoch in history)
     waited = sum(epoch.image_wait or 0 for epoch in history)
     if waited <= WORTH_TELLING * seconds:

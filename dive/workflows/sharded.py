@@ -1,8 +1,8 @@
-"""An export in shards, by processes that communicate only through files, or in one process.
+"""An export by one process, or by several that share it and communicate only through files.
 
-Each of several processes writes a shard. Under torchrun, rank 0 waits for the other ranks and merges the
-shards; after an array job, `dive merge-shards` does. The first process decides what all must have in common,
-and writes it to the plan (`dive.cache.plan`).
+Each of several processes writes a shard. Under torchrun, rank 0 waits for the others and merges the shards.
+For an array job, `dive merge-shards` does that. The first process decides what all shards must have in common
+(`dive.cache.plan`).
 """
 
 import time
@@ -41,7 +41,7 @@ _LOOK_EVERY = 0.2  # seconds
 
 @dataclass(frozen=True)
 class Begun:
-    """What an earlier process, or another one at this moment, has decided. file: where it is recorded."""
+    """What another process, earlier or now, has decided for an export. file: the file that records it."""
 
     file: Path
     facts: dict[str, Any]
@@ -50,11 +50,11 @@ class Begun:
 
 @dataclass(frozen=True)
 class Job:
-    """A prepared export: what is written, and how it is computed.
+    """A prepared export.
 
-    inputs: the files that it reads and must not replace. choose: returns the precision and the facts, those
-    of an export that has begun or new ones. content: returns the content of the cache except for its rows,
-    given the facts. compute: writes missing blocks.
+    out: the cache to write. inputs: files that it reads and must not replace. identity: of the cache. choose:
+    returns the precision and the facts, those of an export that was begun, or new ones for None. content:
+    returns the content of the cache except its rows, given the facts. compute: writes the given blocks.
     """
 
     out: Path
@@ -67,9 +67,9 @@ class Job:
 
 
 def begun_as(out: Path, identity: dict[str, Any], progress: Progress) -> Begun | None:
-    """How the unfinished export of `out` was begun, from its plan, part or a shard; None if there is none.
+    """How the unfinished export of `out` was begun, from its plan, its part or a shard; None if none exists.
 
-    Raises OutputError, naming the keys that differ, if it has another identity.
+    Raises OutputError, naming the keys that differ, if one of these files has another identity.
     """
     plan, of_part = read_plan(out), part.begun(part_path(out))
     found = [(plan_path(out), plan), (part_path(out), of_part)]
@@ -89,7 +89,7 @@ def _another_recipe(file: Path, different: list[str]) -> str:
 
 
 def write_whole(job: Job, progress: Progress) -> None:
-    """Write the cache in one process: copy the blocks that shards have already, and compute the others."""
+    """Write the cache in one process; blocks are taken over from existing shards, or else computed."""
     with outputs.only_writer(job.out):
         refuse_finished(
             job.out, job.force, job.inputs
@@ -109,7 +109,7 @@ def write_whole(job: Job, progress: Progress) -> None:
 
 @dataclass(frozen=True)
 class Written:
-    """A shard that was written. file: None if the share has no blocks. content: that of the cache."""
+    """A shard that was written. file: None if the share has no blocks. content: of the whole cache."""
 
     share: Share
     held: range
@@ -118,9 +118,10 @@ class Written:
 
 
 def write_share(job: Job, share: Share, launch: str | None, progress: Progress) -> Written:
-    """Write the shard of a share: copy the blocks that other files have already, and compute the others.
+    """Write the shard of a share; blocks are taken over from other shards or the part, or else computed.
 
-    launch: identifies this start of torchrun. Raises BusyError if another process writes the same shard.
+    launch: identifies the start of torchrun that started this process, None for an array job. Raises
+    BusyError if another process is writing the same shard.
     """
     with planning(job.out):
         plan = _usable_plan(job, launch)
@@ -156,7 +157,10 @@ def write_share(job: Job, share: Share, launch: str | None, progress: Progress) 
 
 
 def _usable_plan(job: Job, launch: str | None) -> Plan | None:
-    """The existing plan; None if there is none or --force replaces it. Raises OutputError."""
+    """The existing plan, None if there is none or --force replaces it.
+
+    Raises OutputError if the plan is of another identity or damaged and `force` is not set.
+    """
     try:
         plan = read_plan(job.out)
     except DamagedError:
@@ -174,7 +178,7 @@ def _usable_plan(job: Job, launch: str | None) -> Plan | None:
 
 
 def _is_of(file: Path, launch: str | None) -> bool:
-    """Whether a shard was begun by this start of torchrun, which may have restarted this process."""
+    """Whether a shard was begun under this start of torchrun, which may have restarted this process."""
     try:
         shard = read_shard(file)
     except (DamagedError, OtherVersionError):
@@ -183,7 +187,7 @@ def _is_of(file: Path, launch: str | None) -> bool:
 
 
 def _elsewhere(out: Path, own: Path, progress: Progress) -> list[Shard]:
-    """The shards other than `own` and, as if it were one, the unfinished export of a single process."""
+    """All shards except `own`, and the part of an export by one process as a shard of all blocks."""
     found = [shard for shard in shards_of(out, progress) if shard.file != own]
     if (record := part.begun(part_path(out))) is not None:
         found.append(Shard(part_path(out), range(record.blocks), record))
@@ -203,9 +207,10 @@ def _take(writer: BlockWriter, shards: Sequence[Shard], missing: list[int], prog
 
 
 def merge_of_world(job: Job, written: Written, world: World, launch: str | None, progress: Progress) -> None:
-    """Wait for the shards of all ranks and merge them into one cache; called by rank 0.
+    """Wait for the shards of all ranks and merge them into the cache; rank 0 calls this.
 
-    Raises BusyError if another process merges them meanwhile, DamagedError if one is damaged.
+    written: the shard of rank 0. Raises BusyError if another process merges them meanwhile, DamagedError if
+    one is damaged.
     """
     blocks = new_record(written.content).blocks
     runs = [Share(rank + 1, world.size).blocks(blocks) for rank in range(world.size)]

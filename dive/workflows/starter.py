@@ -1,4 +1,4 @@
-"""The recipe that `dive init` writes for some images: with comments, for its owner to change."""
+"""The recipe that `dive init` writes for a set of images, with comments, for the user to edit."""
 
 import json
 import re
@@ -30,7 +30,7 @@ KIND = outputs.Kind("a recipe", _is_own)
 
 
 def default_name(root: Path) -> Path:
-    """The file to which a recipe of the images at `root` is written, in the working directory.
+    """The default file for a recipe of the images at `root`, in the working directory.
 
     >>> default_name(Path("photos/my birds (2024).zip")).name
     'my_birds_2024.yaml'
@@ -52,14 +52,14 @@ def check_place(out: Path, inputs: list[Path], force: bool) -> None:
 
 
 def write_recipe(found: Survey, out: Path, inputs: list[Path], force: bool) -> None:
-    """Write a recipe for the images that were found to `out`; raises OutputError as `check_place` does."""
+    """Write a recipe for the surveyed images to `out`; raises the errors of `check_place`."""
     with outputs.only_writer(out):
         check_place(out, inputs, force)
         files.write_bytes(out, recipe_text(found, out).encode())
 
 
 def batch_size(found: Survey) -> int:
-    """A power of two, within the usual range, that makes some twenty batches in an epoch."""
+    """The largest power of two with at least `STEPS` batches per epoch, within the usual limits."""
     images = int(found.counts["train"].sum())
     least, most = BATCHES
     most = most if is_small(found) else LARGEST_PHOTOGRAPHS
@@ -67,17 +67,17 @@ def batch_size(found: Survey) -> int:
 
 
 def is_small(found: Survey) -> bool:
-    """Whether the median image is small enough for the networks of small images."""
+    """Whether the median image is small enough for the ResNets for small images."""
     return max(found.median) <= SMALL
 
 
 def tunable(found: Survey) -> bool:
-    """Whether two groups of classes have members, which the tune step needs for its comparison."""
+    """Whether at least two of the groups many, medium and few have classes, which tuning compares."""
     return sum(len(members) > 0 for members in shot_groups(found.counts["train"]).values()) >= 2
 
 
 def commands(found: Survey, out: Path) -> list[str]:
-    """The commands to run, in order."""
+    """The commands to run, in this order."""
     config = f"--config {shlex.quote(str(out))}"
     return [
         f"dive teacher {config}",
@@ -174,7 +174,7 @@ def _photographs(found: Survey) -> list[str]:
 
 
 def _scalar(value: str | float) -> str:
-    """A value in YAML; strings are quoted, so that no name is read as another type."""
+    """A value in YAML; a string in quotes, so that no name is read as another type."""
     return json.dumps(value, ensure_ascii=not (isinstance(value, str) and value.isprintable()))
 
 

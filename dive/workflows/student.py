@@ -187,11 +187,11 @@ def match_rows(
     allow_missing: bool,
     progress: Progress,
 ) -> tuple[Samples, np.ndarray]:
-    """The samples to train on, and the cache's row of each, joined by key: (N,) int64.
+    """The samples to train on, and the row of each in the cache, joined by key: (N,) int64.
 
-    The cache may have more samples than are trained on, in any order. Raises CacheError, naming both sides,
-    if the cache has other classes, other labels or pixels for the same keys, another view space, or lacks
-    samples and `allow_missing` is not set.
+    The cache may have more samples, in any order. Raises CacheError, naming both sides, if the cache has
+    other classes, other labels or images for the same keys, or another view space, or if it lacks samples:
+    all of them, all of a class, or any without `allow_missing`.
     """
     if cache.classes != train.classes:
         raise CacheError(
@@ -229,7 +229,7 @@ def match_rows(
 
 
 def _check_same_images(cache: LogitCache, train: Samples, found: np.ndarray, rows: np.ndarray) -> None:
-    """Raise CacheError if the cache has another label or other pixels for a key."""
+    """Raise CacheError if a key has another label or another image digest in the cache."""
     pixels = (cache.digests[rows[found]] != train.digests[found]).any(axis=1)
     for what, differs in (("label", cache.labels[rows[found]] != train.labels[found]), ("pixels", pixels)):
         if differs.any():
@@ -267,7 +267,7 @@ def _check_view_choice(cache: LogitCache, options: StudentOptions) -> None:
 
 
 def _teachers(cache: LogitCache) -> dict[str, Any]:
-    """The facts of a student's record about the cache's teacher or ensemble."""
+    """The entry of a student's record for the teachers of the cache, with their weights in an ensemble."""
     teachers = teachers_in(cache.facts)
     weights = {} if len(teachers) == 1 else {"teacher_weights": cache.shares}
     return told_teachers(teachers) | weights

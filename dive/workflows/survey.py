@@ -25,14 +25,15 @@ _PIECE = 64  # files that a thread inspects at a time
 
 @dataclass(frozen=True)
 class Survey:
-    """The result of inspecting a data set.
+    """The result of `survey`.
 
-    kind, place: its keys in a recipe's `data`. classes: C names. counts: images of each class by split, (C,)
-    each; without `val` if there is no validation set. sides: (N, 2), height and width in pixels of the images
-    that can be read. broken: a line for each of the others. test_share: the share of each class that is the
-    test set; None if the data set has a test set. checked: whether every image was decoded, not only its
-    header. left_out: by extension, the number of files in a folder that are not image files. unused: its
-    folders that would be classes but have no training image, and those beside train/, test/ and val/.
+    kind, place: of the data, as in a recipe. classes: C names. counts: the images of each class, (C,), by
+    `train`, `test` and `val`; without `val` if there is no validation set. sides: (N, 2) height and width in
+    pixels of the images that can be read. broken: an error for each of the others. test_share: the share of
+    each class that is set aside as the test set; None if there is a test set already. checked: whether every
+    image was decoded, not only its header. left_out: numbers of files in a folder whose names are not those
+    of images, by extension. unused: folders in the place of a class that are not classes, since they have no
+    training image, and folders beside train/, test/ and val/.
     """
 
     kind: str
@@ -48,17 +49,17 @@ class Survey:
 
     @property
     def order(self) -> list[int]:
-        """Classes by training images, the largest first."""
+        """The labels of the classes, ordered by training images, the largest first."""
         return sorted(range(len(self.classes)), key=lambda c: (-self.counts["train"][c], c))
 
     @property
     def imbalance(self) -> float:
-        """Training images of the largest class by those of the smallest."""
+        """The ratio of the training images of the largest class to those of the smallest."""
         return float(self.counts["train"].max() / self.counts["train"].min())
 
     @property
     def untested(self) -> list[str]:
-        """Classes without a test image."""
+        """The names of the classes without a test image."""
         return [self.classes[c] for c in np.flatnonzero(self.counts["test"] == 0)]
 
     @property
@@ -83,11 +84,11 @@ class Survey:
 
     @property
     def decoded_bytes(self) -> int:
-        """The size of all decoded images in memory."""
+        """The bytes that all readable images take in memory when they are decoded."""
         return int(self.sides.prod(axis=1, dtype=np.int64).sum()) * 3
 
     def as_dict(self) -> dict[str, Any]:
-        """The survey in plain values."""
+        """The survey in plain values, as `dive init --json` prints it."""
         images = {
             name: {part: int(counts[c]) for part, counts in self.counts.items()}
             for c, name in enumerate(self.classes)
@@ -109,11 +110,11 @@ class Survey:
 
 
 def survey(kind: str, place: Mapping[str, Any], check: bool = False, progress: Progress = SILENT) -> Survey:
-    """Inspect the headers of the image files of a data set.
+    """Inspect a data set of image files by their headers; returns its classes, counts and sizes.
 
-    kind, place: the keys of a recipe's `data`. check: also decode every image, which finds truncated files.
-    Raises DataError if the images are missing or not laid out as the kind requires, if there is only one
-    class, or if no image can be read.
+    kind: `folder` or `list`. place: the keys of a recipe's `data` for that kind. check: decode every image
+    too, which finds truncated ones. Raises DataError if the images are missing or not in the layout of their
+    kind, if there is only one class, or if no image can be read.
     """
     for key, value in place.items():
         if fault := bounds.path(value):
@@ -151,7 +152,7 @@ def survey(kind: str, place: Mapping[str, Any], check: bool = False, progress: P
 
 
 def counted(left_out: Mapping[str, int], most: int = 5) -> str:
-    """Numbers of files by their extensions, as text.
+    """Numbers of files by extension as text, the largest first. most: the number of extensions to name.
 
     >>> counted({".txt": 1, ".heic": 3})
     '3 .heic, 1 .txt'
@@ -163,7 +164,7 @@ def counted(left_out: Mapping[str, int], most: int = 5) -> str:
 
 
 def _left_out(root: Path) -> Iterator[str]:
-    """The extensions of the files below a folder that are not image files, without hidden ones."""
+    """The extensions of the files below a folder that are not hidden and do not have an image's extension."""
     for _, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not is_hidden(name)]
         yield from (
@@ -174,7 +175,7 @@ def _left_out(root: Path) -> Iterator[str]:
 
 
 def _unused(root: Path, classes: Sequence[str]) -> list[str]:
-    """The folders where classes are expected but which are not classes, and those beside train/, test/, val/.
+    """The folders in the place of a class that are not classes, and folders beside train/, test/ and val/.
 
     Hidden folders are left out.
     """
@@ -191,7 +192,7 @@ def _unused(root: Path, classes: Sequence[str]) -> list[str]:
 
 
 def _looked_at(splits: list[Split], check: bool, progress: Progress) -> list[tuple[int, int] | str]:
-    """The height and width of each image, or why it cannot be read."""
+    """The height and width of every image, or the error if it cannot be read."""
     files = [
         (split.files, position)
         for split in splits

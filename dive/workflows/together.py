@@ -1,4 +1,4 @@
-"""The checks that processes which run one command together have the same task and data."""
+"""Checks that the processes that run one command together were given the same task and the same images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,9 +12,9 @@ from dive.workflows.results import TrainOptions
 def require_same_task(
     ranks: Ranks, recipes: Sequence[Recipe], options: TrainOptions, more: Mapping[str, Any] | None = None
 ) -> None:
-    """Raise DiveError in every process if one has another recipe or other options than the first.
+    """Raise DiveError in every process if the task of one differs from that of the first.
 
-    The location of the images may differ. more: further options in plain values.
+    The paths of the images may differ. more: further options to compare, in plain values.
     """
     asked = [recipe.as_dict() | {"data": recipe.data.identity()} for recipe in recipes]
     own = {"force": options.force, "eval_every": options.eval_every}
@@ -28,7 +28,10 @@ def require_same_data(ranks: Ranks, dataset: Dataset) -> None:
 
 
 def require_same_pictures(ranks: Ranks, parts: Mapping[str, Samples]) -> None:
-    """The same for the splits of a data set, by name."""
+    """Raise DiveError in every process if one has other images than the first.
+
+    parts: the splits of a data set to compare, by name.
+    """
     if not ranks.alone:  # one process alone does not need the digests of the test images
         prints = {name: samples.fingerprint for name, samples in parts.items()}
         ranks.require_same({"fingerprint": prints}, "their images")

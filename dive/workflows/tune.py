@@ -169,7 +169,7 @@ def _tuned(path: Path, options: TuneOptions) -> Tuned:
 
 
 def tuned_of(curves: Curves, options: TuneOptions = TuneOptions()) -> Tuned:
-    """The result for the curves of a cache, with the pairs and the rule of the options."""
+    """The result of tuning for the curves of a cache, with the pairs and the rule of `options`."""
     cache, taus, powers = curves.cache, options.taus or DEFAULT_TAUS, options.powers or DEFAULT_POWERS
     curves.at(
         {*SEARCHED, *(effective_temperature(tau, power) for tau in taus for power in powers)}
@@ -206,7 +206,10 @@ def _plot(plot: Path, tuned: Sequence[Tuned]) -> None:
 
 
 def means_of(tuned: Sequence[Tuned]) -> "Means":
-    """The bars of a plot: of one cache over temperatures, or of several caches at one temperature."""
+    """The bars to draw for caches of one data set: a group for each temperature of each cache.
+
+    If the grid has a single τ/p, the groups compare the caches, and the title states that τ/p.
+    """
     from dive.report.figures import Means
 
     first = tuned[0]
@@ -230,7 +233,10 @@ def means_of(tuned: Sequence[Tuned]) -> "Means":
 
 @dataclass(frozen=True)
 class _Bars:
-    """A group of bars. place: the position of its cache. mark: a name of its temperature, if it has one."""
+    """A group of bars.
+
+    place: the index of its cache. mark: `crossing`, `recommended`, `fallback`, or empty.
+    """
 
     distribution: Distribution
     place: int
@@ -238,9 +244,10 @@ class _Bars:
 
 
 def _bars(one: Tuned, place: int, over_temperatures: bool) -> Iterator[_Bars]:
-    """The bars at the temperatures of the grid and, in a plot over temperatures, at one more.
+    """The groups of bars of a cache: one for each temperature of the grid.
 
-    That is the crossing or, without one, the recommended temperature. On the grid, it is marked there.
+    In a plot over temperatures, the crossing is added and marked, or the recommended temperature if there is
+    no crossing. If it is on the grid already, it is only marked.
     """
     bars = {pair.distribution.temperature: pair.distribution for pair in one.pairs}
     marks = {}

@@ -23,7 +23,11 @@ _IMAGES = {"test": "test", "val": "validation"}
 def require_untrained(
     path: Path, document: dict[str, Any], own_recipe: Recipe, recipe: Recipe, part: str, progress: Progress
 ) -> None:
-    """Raise CheckpointError if the checkpoint was trained on images of the split, by its own recipe."""
+    """Raise CheckpointError if, by its own recipe, the checkpoint was trained on images of the split `part`.
+
+    If that cannot be determined, warn. document: the checkpoint's. own_recipe: the recipe that it was trained
+    with. recipe: the recipe of the evaluation. part: `test` or `val`.
+    """
     own, here = own_recipe.data, recipe.data
     if own.kind != here.kind:
         return
@@ -54,9 +58,11 @@ def require_untrained(
 
 
 def _is_of_these(document: dict[str, Any], own: Recipe, here: Data) -> bool:
-    """Whether a checkpoint was trained on the data set given here, by its location or by all of its pixels.
+    """Whether a checkpoint was trained on the data set that is here.
 
-    A record cannot show whether another data set shares images with this one.
+    True if the data have no root, if both recipes have the same root, or if the training set that the
+    checkpoint's recipe draws from the root here has the fingerprint in the checkpoint. A record cannot show
+    whether another set shares images with this one.
     """
     place, there = (recipe.place().get("root") for recipe in (own.data, here))
     if place is None or there is None or os.path.realpath(place) == os.path.realpath(there):
@@ -76,10 +82,10 @@ def _value(value: Any) -> str:
 
 
 def _training_images_in(part: str, here: Data, division: Mapping[str, Any]) -> int | None:
-    """The number of images of a split of `here` that are training images under another division.
+    """The number of images of the split `part` of `here` that another division uses for training.
 
-    division: other values of the keys `here.dividing`. Returns None if the data set cannot be divided in this
-    way. Images that the long-tailed draw leaves out count too.
+    division: other values of the keys `here.dividing`. None if the images cannot be divided in this way.
+    Images that the long-tailed draw leaves out count too.
     """
     asked = open_source(here.kind, **here.place())
     try:

@@ -1,4 +1,4 @@
-"""Verifying a cache: that it is intact, that its rows belong to its samples, and that the teacher agrees."""
+"""Verifying a cache: it is intact, its rows belong to its samples, and the teacher gives the same logits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampled:
-    """The result of running the teacher again on some (sample, view) pairs.
+    """The result of `sample`: the teacher was run again on some (sample, view) pairs.
 
     comparison: of its logits, as the exact ones, with those of the cache. allowed: the largest difference
-    that encoding and precision explain.
+    that encoding and precision explain. precision: in which the teacher was run.
     """
 
     comparison: Comparison
@@ -38,11 +38,11 @@ class Sampled:
 
 
 def verify(path: Path, progress: Progress) -> LogitCache:
-    """Check the seal, CRCs, shapes, finiteness, view ids and labels of a cache, and rows against labels.
+    """Verify a cache and return it. Raises CacheError at the first fault, naming the samples.
 
-    The view ids must be those that its identity states (`stored_views`). The rows of each block must classify
-    as many of its views correctly as the export counted, which rows that are shifted against their labels do
-    not (`Codec.confirms`). Returns the cache. Raises CacheError at the first fault, naming the samples.
+    Verified are the seal, CRCs, shapes, that logits are finite, labels, and view ids, which must be those
+    that the identity states (see `stored_views`). In each block, the rows must classify as many views
+    correctly as the export counted (`Codec.confirms`): rows that are shifted against their labels do not.
     """
     from dive.cache.stored_views import require_stated_views
 
@@ -78,11 +78,11 @@ def sample(
 ) -> Sampled:
     """Run the teacher again on `count` random (sample, view) pairs and compare with the cache.
 
-    teacher: its checkpoint or, for a foreign teacher, its recipe; those of an ensemble in any order. data:
-    the root of the images; None for that of the teacher's recipe. own: the custom networks that a checkpoint
-    may have. recipe: the recipe that draws the images; None for that of a checkpoint or, without one, what
-    the cache states. Raises CheckpointError if the teachers are not those of the cache, CacheError if the
-    images are not those of the cache, or if a logit differs by more than rounding explains.
+    teacher: its checkpoint or, for a foreign teacher, its recipe; those of an ensemble in any order. seed: of
+    the random choice. data: the place of the images; None for that in the recipe. own: the custom networks
+    that a checkpoint may have. recipe: draws the images; None for the recipe of the first checkpoint or,
+    without one, for the images that the cache states. Raises CheckpointError if the teachers are not those
+    of the cache, CacheError if the images differ, or a logit differs by more than rounding explains.
     """
     from dive.feeds.feed import Batch
     from dive.feeds.images import Images
@@ -147,7 +147,7 @@ def sample(
 
 
 def _require_networks(cache: LogitCache) -> None:
-    """Raise CacheError if only the logits of one of the cache's teachers are known."""
+    """Raise CacheError if one of a cache's teachers was imported, so that only its logits are known."""
     if any("weights_hash" not in teacher for teacher in cache.teachers):
         which = "its logits were" if len(cache.teachers) == 1 else "logits of one of its teachers were"
         raise CacheError(
@@ -156,7 +156,7 @@ def _require_networks(cache: LogitCache) -> None:
 
 
 def _teachers(cache: LogitCache, opened: "OpenedTeachers", views: "Shown", progress: Progress) -> "Teachers":
-    """The cache's teachers, in its order; raises CheckpointError if one is missing or is not the cache's."""
+    """The cache's teachers, in its order; raises CheckpointError if one is missing or not of the cache."""
     from dive.workflows.teachers.several import Teachers
 
     given = opened.shown(views, progress)
@@ -180,7 +180,7 @@ def _teachers(cache: LogitCache, opened: "OpenedTeachers", views: "Shown", progr
 
 
 def _rows_here(cache: LogitCache, train: "Samples") -> np.ndarray:
-    """The row of each of the cache's samples among the images here: (N,) int64."""
+    """The row in `train` of each of the cache's samples, (N,) int64; raises CacheError for other images."""
     place = {key: row for row, key in enumerate(train.keys)}
     missing = [key for key in cache.keys if key not in place]
     if missing or train.fingerprint != cache.identity["data_fingerprint"]:
@@ -193,11 +193,11 @@ def _rows_here(cache: LogitCache, train: "Samples") -> np.ndarray:
 
 
 def _allowed(cache: LogitCache, largest: float) -> float:
-    """The largest difference between a stored logit and the same logit computed again that rounding explains.
-
-    largest: the largest absolute logit; for an ensemble, the mean of that of its networks. Kernels for
-    another batch size may differ by some 10⁻⁴ of the largest logit in fp32, and by four units in its last
-    place in TF32 and bf16. A cache that was made from other caches records a bound of their error.
+    """How far a recomputed logit may be from the stored one, in addition to the rounding of the encoding.
+    largest: the largest absolute value of a logit; of an ensemble, the weighted mean of its networks' values.
+    Kernels for another batch size may differ by about 10⁻⁴ of the largest logit in fp32, and by four units in
+    its last place in TF32 and bf16. The fact `rounding` of a cache that was made from other caches bounds
+    their rounding errors.
     """
     computing = {"fp32": 1e-4, "tf32": 4 * 2.0**-11}.get(cache.facts["precision"], 4 * 2.0**-8)
     return float(largest) * computing + float(cache.facts.get("rounding", 0.0))

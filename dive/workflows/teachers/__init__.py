@@ -1,1 +1,1 @@
-"""The teachers of a cache: one module for each kind."""
+"""The teachers of a cache: one module per kind of teacher."""

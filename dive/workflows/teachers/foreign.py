@@ -1,7 +1,7 @@
 """A teacher that dive did not train: the network of a recipe's `model` part, with weights and their head.
 
-Nothing is known about its training except what the user states: whether its logits contain the class prior.
-Output i counts as class i of the data, in the order of the data.
+Nothing is known about its training except what the user states: whether its logits follow the class sizes.
+Output i is assumed to be class i of the data, in the order of the data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,10 +30,10 @@ _KIND = "foreign"
 
 @dataclass(frozen=True)
 class ForeignFile:
-    """A recipe that has been read; see `Opened`.
+    """The recipe of a foreign teacher; see `Opened`.
 
-    weights: its weights, as in `InitialWeights.fact`. prior: `train` if the logits contain the class prior of
-    the training set, else `none`.
+    weights: identifies the weights, see `InitialWeights.fact`. prior: `train` if the logits follow the class
+    sizes, else `none`.
     """
 
     path: Path
@@ -44,22 +44,22 @@ class ForeignFile:
 
     @classmethod
     def open(cls, path: Path, prior: str) -> "ForeignFile":
-        """Read a recipe from a file or by its name.
+        """Open the recipe at `path`, a file or the name of a shipped recipe.
 
-        Raises RecipeError if there is no such recipe, ModelError if it has no weights, does not keep their
-        head, or if the weights cannot be found.
+        Raises RecipeError if there is none, ModelError if it has no weights whose head is kept, or if these
+        cannot be found.
         """
         pretrained = Pretrained.of(load_recipe(path), path)
         return cls(path, pretrained, pretrained.initial.fact, prior)
 
     def require_network(self, recipe: Recipe, own: Sequence[str]) -> None:
-        """Does nothing: it names its own network."""
+        """Does nothing: the recipe itself names the network."""
 
     def require_draw(self, train: Samples) -> None:
-        """Does nothing: its training images are not known."""
+        """Does nothing: the images that it was trained on are not known."""
 
     def warn_of_versions(self, progress: Progress) -> None:
-        """Does nothing: the versions that it was made with are not known."""
+        """Does nothing: the versions that it was trained with are not known."""
 
     def shown(self, views: Shown, progress: Progress) -> "Foreign":
         """The teacher; raises ModelError if it does not return logits of these classes for such views."""
@@ -84,8 +84,8 @@ class ForeignFile:
 class Foreign:
     """A foreign teacher with its network; see `Teacher`.
 
-    bare: the network before a prior is subtracted. class_counts: (C,), of the draw whose views it is given.
-    weights, prior: as in `ForeignFile`.
+    bare: the network, whose logits still contain the prior. class_counts: (C,), of the training images that
+    it is run on. weights, prior: as in `ForeignFile`.
     """
 
     path: Path
@@ -98,7 +98,7 @@ class Foreign:
 
     @property
     def network(self) -> Network | WithoutPrior:
-        """The network that returns the logits to store: for the prior `train`, those of `bare` less log n."""
+        """The network that returns a cache's logits: with the prior `train`, those of `bare` minus log n."""
         if self.prior == "none":
             return self.bare
         return WithoutPrior(self.bare, torch.from_numpy(self.class_counts)).eval()
@@ -110,16 +110,16 @@ class Foreign:
 
     @property
     def weights_hash(self) -> str:
-        """The hash of its weights, as in checkpoints."""
+        """The hash of its weights, computed as for checkpoints."""
         return checkpoint.weights_hash(self.bare.body.state_dict())
 
     @property
     def versions(self) -> dict[str, str]:
-        """The installed versions of what its network depends on."""
+        """The installed versions of the sources of its network."""
         return dict(network_versions(self.pretrained.model.name))
 
     def identity(self) -> dict[str, Any]:
-        """Its entry in the identity of a cache."""
+        """The entry for this teacher in the identity of a cache."""
         architecture = self.pretrained.architecture(len(self.class_counts)).as_dict()
         return {
             "kind": _KIND,
@@ -129,7 +129,7 @@ class Foreign:
         }
 
     def facts(self) -> dict[str, Any]:
-        """What a cache records about it besides its identity; without paths."""
+        """The entry for this teacher in the facts of a cache, without paths."""
         return {
             "kind": _KIND,
             "network": self.pretrained.model.name,

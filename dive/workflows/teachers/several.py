@@ -1,4 +1,4 @@
-"""The teachers of a cache, opened from their files: one, or several that form an ensemble."""
+"""The teachers of a cache, opened from their files: one teacher, or those of an ensemble."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -35,38 +35,41 @@ class OpenedTeachers:
 
     @classmethod
     def open(cls, paths: Sequence[Path], own: Collection[str], prior: str | None = None) -> "OpenedTeachers":
-        """Read the files of teachers: checkpoints, and recipes of foreign teachers.
+        """Open teachers from their files: checkpoints, and recipes for foreign teachers.
 
-        own: the custom networks that a checkpoint may have. prior: that of the foreign teachers; None counts
-        as `none`. Raises CheckpointError, RecipeError or ModelError if one cannot be used.
+        own: custom networks that a checkpoint may have. prior: of the foreign teachers; None stands for
+        `none`. Raises CheckpointError, RecipeError or ModelError if one cannot be used.
         """
         return cls(tuple(_opened(path, own, prior or "none") for path in paths))
 
     @property
     def recipe(self) -> dict[str, Any] | None:
-        """The recipe of the first teacher that has one, which draws the images; None if none has."""
+        """The recipe of the first teacher that has one, which draws the images; None if none has one."""
         return next((one.recipe for one in self.each if one.recipe is not None), None)
 
     def require_networks(self, recipe: Recipe, own: Sequence[str]) -> None:
-        """Raise CheckpointError if a single teacher has a network that neither the recipe nor `own` names.
+        """Raise CheckpointError if a single teacher's network is named neither in the recipe nor in `own`.
 
-        The networks of an ensemble may differ from that of the recipe.
+        The networks of an ensemble may differ from those of the recipe.
         """
         if len(self.each) == 1:
             self.each[0].require_network(recipe, own)
 
     def require_draw(self, train: Samples) -> None:
-        """Raise CheckpointError unless each was trained on these images, as far as is known."""
+        """Raise CheckpointError if one was trained on other images, as far as that is known."""
         for one in self.each:
             one.require_draw(train)
 
     def warn_of_versions(self, progress: Progress) -> None:
-        """Warn if one was made with another torch, or another source of its network, than is installed."""
+        """Warn if one was trained with other versions of torch or of its network than are installed."""
         for one in self.each:
             one.warn_of_versions(progress)
 
     def shown(self, views: Shown, progress: Progress) -> "Teachers":
-        """The teachers with their networks, see `Opened.shown`; raises CheckpointError if two are equal."""
+        """The teachers with their networks; see `Opened.shown`.
+
+        Raises CheckpointError if two have the same weights.
+        """
         teachers = tuple(one.shown(views, progress) for one in self.each)
         first: dict[str, Path] = {}
         for teacher in teachers:
@@ -89,33 +92,33 @@ class Teachers:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files from which they were opened."""
+        """The files, or names of shipped recipes, from which they were opened."""
         return tuple(teacher.path for teacher in self.each)
 
     def network(self, device: torch.device) -> AnyNetwork:
-        """The network on a device; for several teachers, the ensemble that returns their mean logits."""
+        """The network on a device; for several teachers, an ensemble that returns their mean logits."""
         on_device = [teacher.network.on(device) for teacher in self.each]
         return on_device[0] if len(on_device) == 1 else Ensemble(on_device).eval()
 
     @property
     def versions(self) -> dict[str, str]:
-        """The installed versions of what their networks depend on."""
+        """The installed versions of the sources of their networks."""
         return {name: version for one in self.each for name, version in one.versions.items()}
 
     def identity(self) -> dict[str, Any]:
-        """Their entry in the identity of a cache; for an ensemble also their weights in the mean."""
+        """The entries for them in the identity of a cache; for an ensemble, including their equal weights."""
         weights = {} if len(self.each) == 1 else {"teacher_weights": equal_shares(len(self.each))}
         return told_teachers([teacher.identity() for teacher in self.each]) | weights
 
     def facts(self) -> dict[str, Any]:
-        """What a cache records about them besides its identity; without paths."""
+        """The entry for them in the facts of a cache, without paths."""
         return told_teachers([teacher.facts() for teacher in self.each])
 
     def warn_of_order(self, images: Images, train: Samples, runtime: Runtime, progress: Progress) -> None:
         """Warn of each foreign teacher whose classes are probably in another order than those of the data.
 
-        Each teacher is run on its own, also in an ensemble, on the clean views of up to 512 training images
-        that are spread over all of them.
+        Each teacher is run alone, also in an ensemble, on the clean views of up to 512 training images, which
+        are spread over all of them.
         """
         for teacher in self.each:
             if teacher.tells_classes:
@@ -127,7 +130,7 @@ class Teachers:
 
 
 def _agreement(teacher: Teacher, images: Images, train: Samples, runtime: Runtime) -> Agreement:
-    """The agreement of a teacher's largest logits with the labels of some images."""
+    """How well a teacher's predictions agree with the labels of some training images."""
     rows = np.unique(np.linspace(0, len(train) - 1, _ASKED_OF_ORDER).astype(np.int64))
     network = teacher.network.on(runtime.device)
     size = batch_size(images.space.shape, runtime.device, network)
@@ -143,7 +146,7 @@ def _agreement(teacher: Teacher, images: Images, train: Samples, runtime: Runtim
 
 
 def require_own_of_checkpoint(paths: Sequence[Path], own: Sequence[str]) -> None:
-    """Raise OptionError if custom networks are named but no teacher is a checkpoint."""
+    """Raise OptionError if custom networks are given and no teacher is a checkpoint."""
     if own and all(map(is_recipe, paths)):
         raise OptionError(
             f"{paths[0]} is a recipe, whose model.name is its network; --model is for checkpoints"
@@ -151,7 +154,7 @@ def require_own_of_checkpoint(paths: Sequence[Path], own: Sequence[str]) -> None
 
 
 def require_prior(paths: Sequence[Path], prior: str | None) -> None:
-    """Raise OptionError unless the prior is given if, and only if, a teacher is foreign."""
+    """Raise OptionError unless a prior is given if and only if a teacher is foreign, and is a valid one."""
     foreign = [path for path in paths if is_recipe(path)]
     if prior is not None and prior not in PRIORS:
         raise OptionError(f"--teacher-prior {prior[:40]!r}: give one of {', '.join(PRIORS)}")

@@ -1,4 +1,4 @@
-"""What a teacher of any kind is: a file, and its network as soon as its views are known."""
+"""The interfaces of every kind of teacher: its opened file, and the teacher with its network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from dive.recipe.recipe import Recipe
 
 @dataclass(frozen=True)
 class Shown:
-    """The views that teachers are given: (H, W), their channels, and the draw of their training images.
+    """The views on which teachers are run.
 
-    class_counts: (C,), of that draw.
+    class_counts: (C,), the training images of each class. channels: of an image. shape: (H, W) of a view.
     """
 
     class_counts: np.ndarray
@@ -29,7 +29,7 @@ class Shown:
 
     @property
     def classes(self) -> int:
-        """The number of classes C."""
+        """The number of classes, C."""
         return len(self.class_counts)
 
 
@@ -38,19 +38,19 @@ class Teacher(Protocol):
 
     @property
     def path(self) -> Path:
-        """The file, or the name of the recipe, from which it was opened."""
+        """The file, or the name of the shipped recipe, from which it was opened."""
 
     @property
     def network(self) -> Network | WithoutPrior:
-        """The network that returns the logits to store; in eval mode, on the CPU until it is moved."""
+        """The network that returns the logits of a cache; in eval mode, on the CPU until it is moved."""
 
     @property
     def most_subtracted(self) -> float:
-        """The largest number that is subtracted from a logit of the bare network."""
+        """The largest number that `network` subtracts from a logit, 0 if it subtracts nothing."""
 
     @property
     def weights_hash(self) -> str:
-        """The hash of its weights, as in checkpoints."""
+        """The hash of its weights, computed as for checkpoints."""
 
     @property
     def tells_classes(self) -> bool:
@@ -58,40 +58,41 @@ class Teacher(Protocol):
 
     @property
     def versions(self) -> dict[str, str]:
-        """The installed versions of what its network depends on."""
+        """The installed versions of the sources of its network."""
 
     def identity(self) -> dict[str, Any]:
-        """Its entry in the identity of a cache."""
+        """The entry for this teacher in the identity of a cache."""
 
     def facts(self) -> dict[str, Any]:
-        """What a cache records about it besides its identity; without paths."""
+        """The entry for this teacher in the facts of a cache, without paths."""
 
     def as_stated(self, identity: Mapping[str, Any]) -> "Teacher":
-        """This teacher with what the identity of a cache states about its logits, such as their prior.
+        """This teacher with the prior that the identity of a cache states for it.
 
-        Raises CheckpointError if the cache states another teacher with the same weights.
+        identity: the entry for this teacher. Raises CheckpointError if it states another teacher with the
+        same weights.
         """
 
 
 class Opened(Protocol):
-    """A teacher's file, read and checked as far as is possible before the images are read."""
+    """A teacher's file, read and checked as far as possible before the images are read."""
 
     @property
     def path(self) -> Path:
-        """The file, or the name of a recipe."""
+        """The file, or the name of a shipped recipe."""
 
     @property
     def recipe(self) -> dict[str, Any] | None:
         """The recipe of its training, which draws the images; None if there is none."""
 
     def require_network(self, recipe: Recipe, own: Sequence[str]) -> None:
-        """Raise CheckpointError if it is the only teacher and neither recipe nor own names its network."""
+        """Raise CheckpointError if its network is named neither in the recipe nor in `own`."""
 
     def require_draw(self, train: Samples) -> None:
-        """Raise CheckpointError unless it was trained on these images, as far as is known."""
+        """Raise CheckpointError if it was trained on other images, as far as that is known."""
 
     def warn_of_versions(self, progress: Progress) -> None:
-        """Warn if it was made with another torch, or another source of its network, than is installed."""
+        """Warn if it was trained with other versions of torch or of its network than are installed."""
 
     def shown(self, views: Shown, progress: Progress) -> Teacher:
         """The teacher; raises ModelError if it does not return logits of these classes for such views."""
@@ -100,9 +101,9 @@ class Opened(Protocol):
 def require_same(
     path: Path, stated: Mapping[str, Any], found: Mapping[str, Any], keys: Sequence[str]
 ) -> None:
-    """Raise CheckpointError, naming the keys that differ, if a teacher's identity is not what a cache states.
+    """Raise CheckpointError if the identity of a teacher and that in a cache differ in some of `keys`.
 
-    path: the teacher's file.
+    path: of the teacher's file. stated: from the cache. found: of the teacher.
     """
     before, here = ({key: one.get(key) for key in keys} for one in (stated, found))
     if different := differences(before, here):

@@ -25,7 +25,7 @@ _IDENTITY = ("kind", "weights_hash", "architecture")
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint that has been read; it is both an `Opened` and a `Teacher`."""
+    """A checkpoint that was read; implements both `Opened` and `Teacher`."""
 
     path: Path
     document: dict[str, Any]
@@ -35,10 +35,9 @@ class Trained:
 
     @classmethod
     def open(cls, path: Path, own: Collection[str]) -> "Trained":
-        """Read the checkpoint at a path, with its network in eval mode on the CPU.
+        """Open the checkpoint at `path`, with its network in eval mode on the CPU.
 
-        own: the custom networks that may be imported. Raises CheckpointError if it is not a complete
-        checkpoint.
+        own: custom networks that may be imported. Raises CheckpointError if it is not a whole checkpoint.
         """
         network, document = checkpoint.load_model(path, own)
         return cls(path, document, network.eval())
@@ -56,7 +55,7 @@ class Trained:
         return weights_hash
 
     def require_network(self, recipe: Recipe, own: Sequence[str]) -> None:
-        """Raise CheckpointError if neither the recipe nor `own` names its network."""
+        """Raise CheckpointError if its network is named neither in the recipe nor in `own`."""
         name, networks = self.document["architecture"]["name"], networks_of(recipe)
         if name not in (*networks, *own):
             raise CheckpointError(
@@ -65,7 +64,7 @@ class Trained:
             )
 
     def require_draw(self, train: Samples) -> None:
-        """Raise CheckpointError unless it was trained on these images, and so on these classes."""
+        """Raise CheckpointError unless it was trained on these images, and therefore on these classes."""
         digests_of = self.document.get("digests", PIXELS)
         if digests_of == FILES != train.digests_of:
             raise CheckpointError(
@@ -81,13 +80,13 @@ class Trained:
             )
 
     def warn_of_versions(self, progress: Progress) -> None:
-        """Warn if it was made with another torch, or another source of its network, than is installed."""
+        """Warn if it was trained with other versions of torch or of its network than are installed."""
         warn_if_others(self.document["versions"], str(self.path), progress, self.versions)
 
     def shown(self, views: Shown, progress: Progress) -> "Trained":
-        """This teacher, with a note if its logits contain the class prior.
+        """This teacher; raises ModelError if it does not return logits for such views.
 
-        Raises ModelError if it does not return logits for such views.
+        A note says so if its logits follow the class sizes.
         """
         loss = OF_LABELS.get(self.document["loss"])  # None for a student
         if loss is not None and loss.learns_prior and np.ptp(views.class_counts):
@@ -101,15 +100,15 @@ class Trained:
 
     @property
     def versions(self) -> dict[str, str]:
-        """The installed versions of what its network depends on."""
+        """The installed versions of the sources of its network."""
         return dict(network_versions(self.document["architecture"]["name"]))
 
     def identity(self) -> dict[str, Any]:
-        """Its entry in the identity of a cache."""
+        """The entry for this teacher in the identity of a cache."""
         return {key: self.document[key] for key in _IDENTITY}
 
     def facts(self) -> dict[str, Any]:
-        """What a cache records about it besides its identity; without paths."""
+        """The entry for this teacher in the facts of a cache, without paths."""
         kept = ("kind", "loss", "seed", "epochs", "accuracy", "precision")
         facts = {key: self.document[key] for key in kept}
         facts |= {key: self.document[key] for key in ("val_accuracy", INITIAL) if key in self.document}
@@ -122,5 +121,5 @@ class Trained:
 
 
 def networks_of(recipe: Recipe) -> list[str]:
-    """The networks of a recipe: that of the teacher, and that of the student, which may be exported too."""
+    """The networks of a recipe: that of its teacher and that of its student, which can be exported too."""
     return list(dict.fromkeys([recipe.model.name, recipe.of_student.model.name]))

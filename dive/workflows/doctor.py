@@ -1,4 +1,4 @@
-"""What dive finds on this machine, for bug reports, as `dive doctor` prints it. Errors become findings."""
+"""What `dive doctor` finds on this machine, for bug reports. It never fails."""
 
 import importlib
 import importlib.metadata
@@ -24,14 +24,14 @@ EXTRAS = {
     "report": ("plotly",),
 }
 PLACES = ("cache", "checkpoints")
-BATCH = 128  # of the trial: as the paper's experiment has it
-# Of a processor, what decides how fast torch is: as /proc/cpuinfo writes them.
+BATCH = 128  # size of the batch that precisions are tried on, that of the paper's experiment
+# The features of a processor that decide how fast torch is, as /proc/cpuinfo names them.
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was examined. name: its name. value: what was found, as text. ok: whether it works."""
+    """One thing that was examined. name: what. value: what was found, in words. ok: whether it works."""
 
     name: str
     value: str
@@ -39,7 +39,7 @@ class Finding:
 
 
 def examine(precision: bool = True) -> list[Finding]:
-    """Everything that a bug report needs, as a list of findings.
+    """The findings that a bug report needs. One that fails has the error as its value, and is not ok.
 
     If something cannot be found out, the value of its finding is the error, and `ok` is false.
 
@@ -79,7 +79,7 @@ def _found(name: str, part: Callable[[], str]) -> Finding:
 
 
 def _version(name: str) -> str:
-    """The version of a package, from the imported module; raises what its import raises."""
+    """The version of a package, which is imported; raises what its import raises."""
     return str(importlib.import_module(name).__version__)
 
 
@@ -103,7 +103,7 @@ def _torchvision() -> str:
 
 
 def _cuda() -> str:
-    """The CUDA devices with their memory; without any, the reason as far as it is known."""
+    """CUDA devices with their memory; if there are none, the reason, as far as it is known."""
     import torch
 
     if not torch.cuda.is_available():
@@ -126,7 +126,7 @@ def _cuda() -> str:
 
 
 def _driver() -> str:
-    """The version of the NVIDIA driver, from /proc."""
+    """The version of the NVIDIA driver, from /proc; `unknown` if it is not found there."""
     words = Path("/proc/driver/nvidia/version").read_text().split("\n")[0].split()
     return next((word for word in words if word[0].isdigit() and "." in word), "unknown")
 
@@ -173,11 +173,11 @@ def _total_memory() -> int:
 
 
 def _disk(place: Path) -> str:
-    """The free space on the disk of a folder; of the working directory if the folder does not exist."""
+    """Free disk space in a folder, or in the working directory if the folder does not exist yet."""
     there = place if place.exists() else Path()
     usage = shutil.disk_usage(there)
     writable = "" if os.access(there, os.W_OK) else ", which cannot be written to"
-    absent = "" if place.exists() else " (not made yet)"
+    absent = "" if place.exists() else " (not created yet)"
     return f"{readable_size(usage.free)} of {readable_size(usage.total)} free{absent}{writable}"
 
 
@@ -193,7 +193,7 @@ def _extra(packages: tuple[str, ...]) -> str:
 
 
 def _precision() -> str:
-    """The precision that `auto` selects for a training step of the paper's network, and why."""
+    """The precision that `--precision auto` selects for a training step of the paper's network, and why."""
     import torch
 
     from dive.models.network import Architecture

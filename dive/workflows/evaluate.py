@@ -39,11 +39,7 @@ PARTS = {"test": "Test accuracy", "val": "Validation accuracy"}
 
 @dataclass(frozen=True)
 class Seeds:
-    """A run at several seeds.
-
-    count: number of seeds. record: of the first seed. means, deviations: mean and sample standard deviation
-    of each value of `Accuracy.as_dict`, in its order; None for an empty group of classes.
-    """
+    """Several seeds of one run: means and sample standard deviations, None if a group is empty."""
 
     count: int
     record: dict[str, Any]

@@ -65,8 +65,8 @@ class Asked:
         chosen: the encoding of the export.
         """
         a_view = row_sizes(classes, self.features)
-        told = ", ".join(f"{name} {files.readable_size(views * size)}" for name, size in a_view.items())
+        told = ", ".join(f"{files.readable_size(views * size)} in {name}" for name, size in a_view.items())
         better = recommended(a_view)
         if better is None or 2 * a_view[better] >= a_view[chosen]:
-            return f"the rows take in {told}"
-        return f"the rows take in {told}; --store {better} saves more than half of {chosen}"
+            return f"the rows take {told}"
+        return f"the rows take {told}; --store {better} saves more than half of {chosen}"

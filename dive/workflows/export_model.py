@@ -22,8 +22,8 @@ from dive.version import __version__
 from dive.workflows.classifier import Classifier, is_recipe, open_classifier
 
 VERSION = 1  # of the metadata
-TOLERANCE = 1e-4  # of logits, as a share of the largest where that is above 1
-_TRIALS = (1, 3)  # pictures in the batches that a written network is tried on
+TOLERANCE = 1e-4  # of a logit; relative to the largest logit if that is above 1
+_TRIALS = (1, 3)  # sizes of the batches that a written network is tested with
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,10 @@ def export_model(
 
 
 def _shape(classifier: Classifier, given: tuple[int, int] | None, model: Path) -> tuple[int, int]:
-    """(H, W) of the input of the exported network: that of the model's clean view, else `given`.
-
-    Raises ModelError if both are known and differ, or if neither is.
-    """
+    """(H, W) of the images that the network takes: those of the model's clean view, or else `given`."""
     if classifier.any_size:
         if given is None:
-            raise ModelError(f"{model} does not say which size pictures have; give --size")
+            raise ModelError(f"{model} does not record the size of its images; give --size")
         return given
     height, width, _ = classifier.view(np.zeros((8, 8, 3), dtype=np.uint8)).shape
     if given not in (None, (height, width)):
@@ -127,13 +124,13 @@ def _written(format: Format, deployed: Deployed, shape: tuple[int, int], metadat
             return format.written(program, metadata)
     except ModelError:
         raise
-    except Exception as error:  # an operator that the format lacks, or whatever a network may do
+    except Exception as error:  # the format lacks an operator, or a custom network raises anything
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ModelError(f"the network cannot be written as {format.suffix[1:]} ({said})") from error
 
 
 def _metadata(classifier: Classifier, shape: tuple[int, int]) -> dict[str, str]:
-    """The metadata in the file: strings by name, with JSON for lists and mappings."""
+    """The metadata of the file, as texts; values of several parts are JSON."""
     architecture = classifier.architecture
     height, width = shape
     return {
@@ -151,7 +148,7 @@ def _metadata(classifier: Classifier, shape: tuple[int, int]) -> dict[str, str]:
 def _difference(
     format: Format, content: bytes, classifier: Classifier, shape: tuple[int, int]
 ) -> float | None:
-    """The largest absolute difference between the exported network's logits and the classifier's, on noise.
+    """The largest difference between logits of the written network and of the classifier, on random images.
 
     None if the library that runs the format is not installed. Raises ModelError if the difference is more
     than `TOLERANCE` allows.
@@ -169,7 +166,7 @@ def _difference(
         off = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else np.inf
         if not off <= TOLERANCE * max(1.0, float(np.abs(wanted).max())):
             raise ModelError(
-                f"the network written as {format.suffix[1:]} does not give the checkpoint's logits: they "
+                f"the network written as {format.suffix[1:]} does not return the logits of the model: they "
                 f"differ by {off:.2g}; export it in another --format"
             )
         largest = max(largest, off)
@@ -177,7 +174,7 @@ def _difference(
 
 
 def _record(out: Path, format: str, metadata: dict[str, str], difference: float | None) -> dict[str, Any]:
-    """The properties of the written file, in plain values."""
+    """The record of the written file, in plain values."""
     classes: list[str] = json.loads(metadata["classes"])
     return {
         "file": str(out),

@@ -38,8 +38,8 @@ def share_of(shard: tuple[int, int] | None, world: World) -> Share | None:
 def launch_of(world: World) -> str | None:
     """A text that identifies this start of torchrun; None for a single process.
 
-    It stays the same if torchrun restarts its ranks. On one machine it is the number and start time of
-    torchrun's process; on several, the rendezvous id (--rdzv-id) and MASTER_ADDR.
+    On one machine, the process of torchrun; on several, its run id (--rdzv-id) and the address of the machine
+    of rank 0.
     """
     if world.size == 1:
         return None

@@ -45,7 +45,7 @@ def place_of(
     if "root" not in place:
         return kind, place
     if data is None:
-        return "Images are not in a cache. Give --data PATH, where the images are, to show them here."
+        return "A cache does not contain its images. To show some here, give their location with --data PATH."
     return kind, place | {"root": data}
 
 

@@ -133,8 +133,7 @@ def stored_rows(cache: LogitCache, samples: np.ndarray) -> np.ndarray:
 def rounding_of(sources: Sequence[tuple[LogitCache, float]], progress: Progress) -> float:
     """A bound on the error of a logit in the weighted mean of caches that is due to their encodings.
 
-    sources: the caches, each with its share in the mean. The bound is increased by 1 % and rounded to three
-    digits, since its last bits may differ between machines.
+    It is raised by 1 % and written with three digits, because its last bits may differ between machines.
     """
     bound = sum(share * _rounding(cache, progress) for cache, share in sources)
     return float(f"{1.01 * bound:.3g}")

@@ -193,11 +193,11 @@ def _rows_here(cache: LogitCache, train: "Samples") -> np.ndarray:
 
 
 def _allowed(cache: LogitCache, largest: float) -> float:
-    """How far a recomputed logit may be from the stored one, in addition to the rounding of the encoding.
-    largest: the largest absolute value of a logit; of an ensemble, the weighted mean of its networks' values.
-    Kernels for another batch size may differ by about 10⁻⁴ of the largest logit in fp32, and by four units in
-    its last place in TF32 and bf16. The fact `rounding` of a cache that was made from other caches bounds
-    their rounding errors.
+    """The largest difference between a stored logit and the same logit computed again that rounding explains.
+
+    largest: a bound of the absolute logits; for an ensemble, the weighted mean of its networks' bounds.
+    Kernels for another batch size may differ by some 10⁻⁴ of it in fp32, and by four units of rounding in
+    TF32 (2⁻¹¹) and bf16 (2⁻⁸). A cache that was made from other caches records a bound of their error.
     """
     computing = {"fp32": 1e-4, "tf32": 4 * 2.0**-11}.get(cache.facts["precision"], 4 * 2.0**-8)
     return float(largest) * computing + float(cache.facts.get("rounding", 0.0))

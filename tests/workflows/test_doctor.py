@@ -46,7 +46,7 @@ def test_the_disks_are_those_of_the_folders_where_they_lie(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", usage)
     told = found()
     assert told["disk of cache/"].value == "3.2 GB of 5.0 GB free"
-    assert told["disk of checkpoints/"].value == "3.2 GB of 5.0 GB free (not made yet)"
+    assert told["disk of checkpoints/"].value == "3.2 GB of 5.0 GB free (not created yet)"
     assert asked == [Path("cache"), Path()]
 
 

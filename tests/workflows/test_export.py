@@ -121,7 +121,7 @@ def test_a_network_that_does_not_end_in_a_linear_has_no_features_and_says_so(ins
 
 def test_the_sizes_of_every_encoding_are_told_and_a_much_smaller_one_is_advised(digits, insects, monkeypatch):
     told = export(insects).err
-    assert "the rows take in float16 4.8 kB, float32 9.6 kB, int8 5.6 kB, features 102 kB, " in told
+    assert "the rows take 4.8 kB in float16, 9.6 kB in float32, 5.6 kB in int8, 102 kB in features, " in told
     assert "--store" not in told
     from dive.workflows import export_asked
 

@@ -225,7 +225,7 @@ def test_pictures_without_a_size_in_the_recipe_need_one(given, digits):
     path = finished("resnet8", None, digits, {"pad": 2})
     words = ("export-model", path, "--format", "pt2", "--out", "network.pt2", "--quiet")
     complaint = chain.dive(*words).complaint
-    assert complaint == "dive: network.pt does not say which size pictures have; give --size"
+    assert complaint == "dive: network.pt does not record the size of its images; give --size"
     told = chain.succeed(*words, "--size", given, "--json").document["input"]
     height, width = (int(side) for side in (given.split("x") * 2)[:2])
     assert (told["height"], told["width"]) == (height, width)
@@ -289,7 +289,7 @@ def test_a_written_network_with_other_logits_is_refused(digits, monkeypatch):
             return lambda pictures: right(pictures) + 0.01
 
     monkeypatch.setitem(workflow.FORMATS, "pt2", Wrong())
-    with pytest.raises(ModelError, match="does not give the checkpoint's logits: they differ by 0.01"):
+    with pytest.raises(ModelError, match="does not return the logits of the model: they differ by 0.01"):
         dive.export_model(digits.teacher, dive.ModelExportOptions("pt2", Path("digits.pt2")))
     assert not Path("digits.pt2").exists()
 

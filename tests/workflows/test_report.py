@@ -313,7 +313,7 @@ def test_pictures_of_a_folder_need_data_and_must_be_those_the_teacher_saw(cifar_
     chain.succeed("teacher", *given, "--data", cifar_forms.folder, "--epochs", 1, "--out", "t.pt")
     chain.succeed("export-logits", *given, "--data", cifar_forms.folder, "--teacher", "t.pt", "--out", "c.h5")
     page = dive.write_report(["c.h5"], "without.html")
-    assert page.caches[0].pictures is None and "Give --data PATH" in Path("without.html").read_text()
+    assert page.caches[0].pictures is None and "with --data PATH" in Path("without.html").read_text()
     page = dive.write_report(["c.h5"], "with.html", dive.ReportOptions(data=str(cifar_forms.archive)))
     (first, *_) = page.caches[0].pictures[0].views
     png = base64.b64decode(first.uri.removeprefix("data:image/png;base64,"))

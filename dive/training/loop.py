@@ -177,7 +177,7 @@ class Run:
     def end_epoch(self) -> None:
         """Add the epoch's record to the history, evaluate and save if it is time; to be called after `wait`.
 
-        A loss that is not finite ends the run instead, and so do such logits in an evaluation.
+        A loss that is not finite ends the run instead. Such logits in an evaluation end it unsaved.
         """
         epoch = self.epoch
         with self.on_stream(), self.runtime.computing():

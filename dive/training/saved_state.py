@@ -148,7 +148,7 @@ class Journal:
         outputs.refuse_foreign(self.history_path, _ANY_HISTORY if self.state_path.exists() else HISTORY)
 
     def replaces_result(self) -> bool:
-        """Whether there is a state, and its run was begun to replace the file that is now at the output."""
+        """Whether there is a state, written when the output was as it is now: the same file, or none."""
         return self.state_path.exists() and self._load()["replaces"] == files.file_sha256(self._output)
 
     def _refuse_inputs(self, inputs: tuple[Path, ...]) -> None:

@@ -160,7 +160,8 @@ def _by_information(curves: Curves, why: str) -> Advice:
     (plain,) = curves.at([1.0])
     if _tells_nothing(plain):
         reason = (
-            f"{why} It tells no classes apart, so every τ/p makes the same targets; these are the paper's."
+            f"{why} The teacher tells no classes apart, so every τ/p gives the same targets; τ and p are the "
+            "paper's."
         )
         return Advice(PAPERS_TAU, POWER, INFORMATION, reason)
 
@@ -195,6 +196,6 @@ def _without_crossing(curves: Curves, found: Search) -> str:
         )
     return (
         f"few-shot classes do not exceed many-shot ones at any τ/p from {found.smallest:g} to "
-        f"{found.largest:g}: softening evens this teacher's targets out, but its logits never lean to "
-        "few-shot classes, so the paper's rule has no answer for it."
+        f"{found.largest:g}: softening evens out this teacher's targets, but they never favour "
+        "few-shot classes, so the paper's rule does not apply to it."
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_ERRORS = 3.0  # an accuracy of less than so many standard errors above chance counts as chance
+_ERRORS = 3.0  # an accuracy up to so many standard errors above chance counts as chance
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Agreement:
 
     @property
     def tells_nothing(self) -> bool:
-        """Whether the accuracy exceeds chance by less than three standard errors."""
+        """Whether the accuracy exceeds chance by at most three standard errors."""
         error = np.sqrt(self.chance * (1 - self.chance) / self.images)
         return bool(self.accuracy <= self.chance + _ERRORS * error)
 

@@ -58,7 +58,7 @@ class Curves:
         return curves
 
     def carry_on(self, factor: float) -> bool:
-        """Compute four more temperatures, each `factor` times the one before; returns whether any were left.
+        """Compute up to four more temperatures, each `factor` times the one before; False if none is left.
 
         They continue above the largest known temperature or, with a factor below 1, below the smallest.
         """

@@ -18,7 +18,7 @@ class Exponential:
     """How 2^{z/T} of one temperature is computed, and where it is stored.
 
     index: the position of the temperature among the given ones. source: the buffer of 2^{z/(m·T)}, of which
-    it is the m-th power; None if it is computed directly. power: m, 2 or 3.
+    it is the m-th power; None if it is computed directly. power: m, 2 or 3; 1 without a source.
     """
 
     temperature: float

@@ -188,7 +188,8 @@ def _workers(running: _Pass) -> Executor:
     """A pool of workers for the pass, one for each core.
 
     The workers are forked processes, because threads that make short NumPy calls mostly wait for the
-    interpreter lock. If torch is loaded they are threads, because torch's threads do not survive a fork.
+    interpreter lock. If torch is loaded, whose threads do not survive a fork, or outside Linux, they are
+    threads.
     """
     count = min(MOST_WORKERS, len(os.sched_getaffinity(0)))
     if "torch" in sys.modules or sys.platform != "linux":

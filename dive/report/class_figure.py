@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from dive.report.figures import COLOURS, save
 
-# The colours of Okabe and Ito's palette that the groups do not use; markers distinguish models too.
+# Okabe and Ito's palette, the colours of the groups last; markers distinguish models too.
 _STYLES = (
     ("black", "o"),
     ("#D55E00", "s"),

@@ -114,9 +114,9 @@ def test_a_character_that_turns_the_direction_of_writing_is_shown_as_an_escape()
 
 def test_sections_without_input_say_what_brings_them():
     html = document.document(content.Page("t", [model()])).decode()
-    assert "No logit cache was given. Give one, dive report CACHE" in html
+    assert "No logit cache was given. To show one, run dive report CACHE" in html
     html = document.document(content.Page("t", [], [cache()])).decode()
-    assert html.count("dive teacher and dive student make them") == 4
+    assert html.count("dive teacher and dive student write them") == 4
 
 
 def test_a_record_without_confusion_or_history_is_told_and_one_with_them_is_drawn():

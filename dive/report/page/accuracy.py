@@ -16,7 +16,8 @@ LEAD = (
     "classes’; “all” is over test images."
 )
 WITHOUT = (
-    "No checkpoint was given. Give some, dive report CHECKPOINT …; dive teacher and dive student make them."
+    "No checkpoint was given. To show some, run dive report CHECKPOINT …; dive teacher and dive student "
+    "write them."
 )
 _COLUMNS = (*SHOTS, "all", "class_mean")
 

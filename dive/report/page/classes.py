@@ -92,7 +92,7 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 def _table(models: list[ModelPart], names: list[str]) -> Markup:
     first = models[0].record
     if len(first["classes"]) > LISTED:
-        return text("Of so many classes dive eval --per-class prints the accuracies.")
+        return text("Too many classes for a table; dive eval --per-class prints their accuracies.")
     same = [(name, one) for name, one in zip(names, models, strict=True)
             if one.record["classes"] == first["classes"]]  # fmt: skip
     order = np.argsort(-np.array(first["class_counts"]), kind="stable")

@@ -12,7 +12,7 @@ NAME = "confusion"
 TITLE = "Confusion between groups"
 LEAD = (
     "Test images of a group’s classes (rows) by the group of the class that was predicted (columns), as a "
-    "share of the row. A class taken for another of its own group lies on the diagonal. A model that "
+    "share of the row. An image predicted as another class of its own group is on the diagonal. A model that "
     "neglects the tail fills the first column."
 )
 

@@ -14,9 +14,9 @@ from dive.report.page.section import Section, missing
 NAME = "training"
 TITLE = "Training"
 LEAD = (
-    "Each epoch’s figures. A student’s loss has other terms than its teacher’s and is not to be compared "
-    "with it. Training accuracy is over augmented views, as they went; test accuracy is there where it was "
-    "measured."
+    "The values of each epoch. A student’s loss has other terms than its teacher’s, so the two should not be "
+    "compared. Training accuracy is on the augmented views, during training; test accuracy is shown for the "
+    "epochs in which it was measured."
 )
 _DRAWN = {
     "loss": (("loss",), "mean loss of the epoch (nats)", 1, "linear"),
@@ -32,7 +32,7 @@ def section(page: Page) -> Section:
         return Section(NAME, TITLE, LEAD, missing(WITHOUT))
     lacking = [model.file for model in page.models if not model.history]
     notes = [
-        missing(f"{file} has no history beside it (its name with .history.jsonl), which training writes.")
+        missing(f"{file} has no history beside it (NAME.history.jsonl), which training writes.")
         for file in lacking
     ]
     if len(lacking) == len(page.models):

@@ -9,8 +9,8 @@ from dive.report.page.section import Section
 NAME = "origin"
 TITLE = "Recipes and origin"
 LEAD = (
-    "What each file was made from and by what. A run is made again by its command; what it leaves out is "
-    "the recipe’s. Hashes tell whether two results are of the same weights, images or logits."
+    "What each file was made from, and with which versions. The command makes the file again; what it leaves "
+    "out is in the recipe. Equal hashes mean equal weights, images or logits."
 )
 
 

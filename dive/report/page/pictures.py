@@ -23,7 +23,7 @@ LEAD = (
 def section(page: Page) -> Section:
     """The section: a panel for each cache, of which the selected one is shown."""
     if not page.caches:
-        return Section(NAME, TITLE, LEAD, missing("Views are those of a logit cache, and none was given."))
+        return Section(NAME, TITLE, LEAD, missing("This needs a logit cache: run dive report CACHE …"))
     panels = join(_panel(place, cache) for place, cache in enumerate(page.caches))
     return Section(NAME, TITLE, LEAD, panels, data=[_data(cache) for cache in page.caches])
 

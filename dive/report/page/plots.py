@@ -83,7 +83,7 @@ class Plot:
             )
             for key in self.keys
         )
-        return element("div", *buttons, class_="legend", role="group", aria_label="Legend: shows and hides")
+        return element("div", *buttons, class_="legend", role="group", aria_label="Legend: show or hide")
 
     def document(self) -> dict[str, Any]:
         """The figure in plain values, for the page's script."""

@@ -35,7 +35,7 @@ def section(page: Page) -> Section:
     """The section: a panel for each cache, one shown at a time."""
     if not page.caches:
         body = missing(
-            "No logit cache was given. Give one, dive report CACHE …; dive export-logits makes it."
+            "No logit cache was given. To show one, run dive report CACHE …; dive export-logits writes it."
         )
         return Section(NAME, TITLE, LEAD, body)
     made = [_panel(place, cache) for place, cache in enumerate(page.caches)]

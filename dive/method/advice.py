@@ -103,8 +103,9 @@ def by_crossing(curves: Curves, found: Search) -> Advice:
 def by_grid(grid: Sequence[Distribution]) -> Advice:
     """The paper's rule: the smallest τ/p on a grid at which few-shot classes exceed many-shot ones.
 
-    It recommends nothing if that is the smallest τ/p on the grid, or if there is none. Without few-shot (or
-    many-shot) classes, the rarest (or most frequent) group that exists takes their place.
+    It recommends nothing if that is the smallest τ/p on the grid, if there is none, or if all classes are in
+    one group. Without few-shot (or many-shot) classes, the rarest (or most frequent) group that exists takes
+    their place.
     """
     by_temperature = sorted({one.temperature: one for one in grid}.items())
     present = [name for name in SHOTS if by_temperature[0][1].shots[name] is not None]
@@ -156,7 +157,10 @@ def _tells_nothing(plain: Distribution) -> bool:
 
 
 def _by_information(curves: Curves, why: str) -> Advice:
-    """The flattest targets that keep a share of the information at τ/p = 1."""
+    """The flattest targets that keep a share of the information at τ/p = 1.
+
+    Without any information there, the paper's τ and p.
+    """
     (plain,) = curves.at([1.0])
     if _tells_nothing(plain):
         reason = (

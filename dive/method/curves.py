@@ -85,7 +85,8 @@ class Pair:
 def examine(curves: Curves, taus: Iterable[float], powers: Iterable[float]) -> list[Pair]:
     """The distribution of every pair of τ and p, ordered by p and τ; equal τ/p are computed once.
 
-    Raises CacheError if the cache is corrupt, has logits that are not finite, or lacks a clean view.
+    Raises CacheError if the cache is corrupt, has logits that are not finite, or lacks a clean view;
+    ValueError if a τ/p is not above 0 or the sample is too small.
     """
     pairs = [(tau, power) for power in sorted(set(powers)) for tau in sorted(set(taus))]
     distributions = curves.at([effective_temperature(*pair) for pair in pairs])

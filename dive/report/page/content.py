@@ -87,8 +87,8 @@ class CachePart:
 class ModelPart:
     """What a page shows of a finished result.
 
-    record: its record, see `dive.recipe.records`. history: a mapping for each epoch; None without a history
-    file. recipe: as YAML. command: the command that makes it again.
+    record: its record, see `dive.recipe.records`. history: a mapping for each epoch; None without a valid
+    history file. recipe: as YAML. command: the command that makes it again.
     """
 
     file: str

@@ -30,8 +30,9 @@ from dive.models.network import Architecture
 from dive.randomness import hash64
 from dive.recipe import recipe
 from dive.training import loop
-from dive.views import autoaugment
-from dive.views.autoaugment import _CONTRAST, AutoAugmentCutout, _draws, _grey, _mean, _Tables
+from dive.views import autoaugment_policy
+from dive.views.autoaugment import AutoAugmentCutout, _draws
+from dive.views.autoaugment_policy import _CONTRAST, Policy, _grey, _mean
 from dive.views.crop_flip import CropFlip
 from dive.views.draw import FreeViews
 from dive.views.registry import view_space
@@ -110,7 +111,7 @@ def every_operation() -> list[tuple[str, int | None, int]]:
 
 @pytest.mark.parametrize(("name", "step", "sign"), every_operation())
 def test_every_operation_of_the_policy_is_torchvisions(name, step, sign):
-    tables: _Tables = AutoAugmentCutout((32, 32), 4, True)._tables
+    tables: Policy = AutoAugmentCutout((32, 32), 4, True)._policy
     place = next(
         (i, k) for i, pair in enumerate(POLICY.policies) for k in (0, 1) if pair[k][::2] == (name, step)
     )
@@ -149,7 +150,7 @@ def test_the_mean_of_an_image_is_the_float32_nearest_to_its_exact_quotient(size)
 
 @pytest.mark.parametrize("size", [(30, 30), (28, 20), (33, 31), (300, 301)])
 def test_contrast_is_that_of_the_exact_mean(size):
-    tables = AutoAugmentCutout(size, 4, True)._tables
+    tables = AutoAugmentCutout(size, 4, True)._policy
     batch = torch.from_numpy(images(*size))[::3]
     numbers = torch.nonzero(tables.rule == _CONTRAST)[:, 0]
     assert len(numbers) >= 4
@@ -236,11 +237,11 @@ def test_a_view_is_the_same_on_a_gpu(size):
     on_cpu = space.render(space.prepare(pixels), rows, ids)
     described = space.describe()
     assert torch.equal(space.render(space.prepare(pixels.cuda()), rows.cuda(), ids.cuda()).cpu(), on_cpu)
-    assert space.describe() == described and space._tables.hash() == described["tables_hash"]
+    assert space.describe() == described and space._policy.hash() == described["tables_hash"]
 
 
 def test_the_identity_changes_nothing():
-    tables = AutoAugmentCutout((32, 32), 4, True)._tables
+    tables = AutoAugmentCutout((32, 32), 4, True)._policy
     batch = torch.from_numpy(images())
     assert torch.equal(tables.apply(batch, torch.zeros(len(batch), dtype=torch.int64)), batch)
 
@@ -295,7 +296,7 @@ def test_batches_are_normalised_as_of_any_space():
     torch.testing.assert_close(batch, (pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)
 
 
-def by_hand(tables: _Tables) -> str:
+def by_hand(tables: Policy) -> str:
     """SHA-256 over every number of every table, packed one by one."""
     digest = hashlib.sha256()
     for name in ("chances", "operations", "partner", "places", "ratio", "rest", "rule", "values"):
@@ -308,7 +309,7 @@ def by_hand(tables: _Tables) -> str:
 
 def test_the_tables_hash_is_that_of_every_number_in_every_table():
     space = AutoAugmentCutout((30, 28), 4, True)
-    tables = space._tables
+    tables = space._policy
     assert space.describe()["tables_hash"] == tables.hash() == by_hand(tables)
     for name, table in vars(tables).items():
         changed = table.clone()
@@ -317,13 +318,13 @@ def test_the_tables_hash_is_that_of_every_number_in_every_table():
 
 
 def test_the_tables_hash_does_not_depend_on_how_the_tables_are_kept():
-    tables = AutoAugmentCutout((8, 8), 4, True)._tables
+    tables = AutoAugmentCutout((8, 8), 4, True)._policy
     other = {
         name: table.double() if table.is_floating_point() else table.int()
         for name, table in vars(tables).items()
     }
     other["places"] = tables.places.t().contiguous().t()  # in another order in memory
-    assert _Tables(**other).hash() == tables.to(torch.device("cpu")).hash() == tables.hash()
+    assert Policy(**other).hash() == tables.to(torch.device("cpu")).hash() == tables.hash()
 
 
 def test_spaces_of_images_of_other_sizes_have_other_tables():
@@ -355,7 +356,7 @@ def draw_other_policies(monkeypatch: pytest.MonkeyPatch) -> None:
 def round_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """A release whose rotation selects other pixels, with the same policy and magnitudes."""
     monkeypatch.setitem(
-        autoaugment._GEOMETRIC, "Rotate", lambda image, m: transforms.rotate(image, m, center=[0, 0])
+        autoaugment_policy._GEOMETRIC, "Rotate", lambda image, m: transforms.rotate(image, m, center=[0, 0])
     )
 
 

@@ -9,7 +9,7 @@ from dive.models.families.library import Library
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# In training they return more than logits, which none of dive's losses takes.
+# In training mode their forward pass returns auxiliary logits too, which the losses do not accept.
 _LEFT_OUT = {"googlenet", "inception_v3"}
 
 

@@ -45,5 +45,5 @@ class Pt2(Format):
             with open_regular(path) as file, zipfile.ZipFile(file) as archive:
                 names = [name for name in archive.namelist() if name.endswith("/extra/format")]
                 return any(archive.read(name) == MARK.encode() for name in names)
-        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):  # not a zip that dive wrote
             return False

@@ -50,6 +50,8 @@ class Interrupts:
         """Stop raising: the command is over, and the little that is left must not be interrupted."""
         self._active = False
         sys.excepthook, sys.unraisablehook = self._hooks
+        # As the interpreter ends, it removes the handler, and without one the signal would end the process.
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _pressed(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
@@ -74,7 +76,8 @@ class Interrupts:
             self._hooks[1](unraisable)
 
     def _printed(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if issubclass(kind, KeyboardInterrupt):
+        # After Ctrl-C it may be an ImportError that C code made of the KeyboardInterrupt, as numpy does.
+        if self.count or issubclass(kind, KeyboardInterrupt):
             self._raise_again()
         else:
             self._hooks[0](kind, error, trace)

@@ -13,8 +13,17 @@ pytestmark = pytest.mark.alone
 
 LINE = "dive: interrupted; the same command resumes from its last saved state, or starts again\n"
 HERE = "import os, signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-# The first byte says that dive's code begins; before, only the interpreter could answer.
-MAIN = HERE + "from dive.cli import main\nsys.stdout.write('.')\nsys.stdout.flush()\nmain()\n"
+# The first byte says that dive's code has begun; before, only the interpreter could answer.
+MAIN = f"""{HERE}
+from dive import cli
+run = cli._run
+def begun():
+    sys.stdout.write(".")
+    sys.stdout.flush()
+    return run()
+cli._run = begun
+cli.main()
+"""
 MOMENTS = random.Random(23)
 
 
@@ -98,6 +107,23 @@ except KeyboardInterrupt:
 def test_ctrl_c_in_a_finaliser_where_python_would_forget_it_still_ends_the_command():
     done = python(SWALLOWED)
     assert (done.stdout, done.stderr) == ("raised\n", "")
+
+
+def test_ctrl_c_of_which_c_code_makes_an_import_error_still_ends_the_command():
+    imported = (
+        "try:\n    press()\n    time.sleep(5)\nexcept KeyboardInterrupt:\n    error = ImportError('failed')\n"
+    )
+    printed = "sys.excepthook(ImportError, error, None)\n"  # as PyErr_Print does
+    done = python(SWALLOWED.replace("try:\n    Callback()\n", imported + printed + "try:\n"))
+    assert (done.stdout, done.stderr) == ("raised\n", "")
+
+
+def test_ctrl_c_in_a_finaliser_at_the_end_of_the_command_does_not_end_the_process_by_a_signal():
+    finaliser = SWALLOWED.split("try:")[0] + "Callback()\n"
+    # The interpreter does this to a signal with a handler in Python as it ends.
+    ended = "interrupts.end()\nsignal.signal(signal.SIGALRM, signal.SIG_DFL)\ntime.sleep(0.05)\n"
+    done = python(finaliser + ended + "print('done')\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
 def test_another_error_in_a_finaliser_is_still_shown():

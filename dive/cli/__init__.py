@@ -54,6 +54,7 @@ def _run() -> int:
     except BaseException as error:
         # Errors that Ctrl-C causes while the stack unwinds are not reported.
         if interrupts.count or isinstance(error, KeyboardInterrupt):
+            interrupts.end()  # one that is raised again from here on would print the line twice
             return _interrupted()
         reported = _report(error)
         if reported is None:

@@ -90,13 +90,18 @@ def test_a_third_ctrl_c_ends_a_process_that_cannot_tidy():
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
-SWALLOWED = """
+# Python prints and drops an exception that leaves a finaliser.
+DROPPED = """
 class Callback:
     def __del__(self):
         press()
         sum(range(1000))
-try:
+def happens():
     Callback()
+"""
+WAITING = """
+try:
+    happens()
     for _ in range(100):
         time.sleep(0.05)
 except KeyboardInterrupt:
@@ -105,24 +110,48 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_in_a_finaliser_where_python_would_forget_it_still_ends_the_command():
-    done = python(SWALLOWED)
+    done = python(DROPPED + WAITING)
     assert (done.stdout, done.stderr) == ("raised\n", "")
+
+
+CONVERTED = """
+def happens():
+    try:
+        press()
+        time.sleep(5)
+    except KeyboardInterrupt:
+        sys.excepthook(ImportError, ImportError("failed"), None)  # as PyErr_Print does
+"""
 
 
 def test_ctrl_c_of_which_c_code_makes_an_import_error_still_ends_the_command():
-    imported = (
-        "try:\n    press()\n    time.sleep(5)\nexcept KeyboardInterrupt:\n    error = ImportError('failed')\n"
-    )
-    printed = "sys.excepthook(ImportError, error, None)\n"  # as PyErr_Print does
-    done = python(SWALLOWED.replace("try:\n    Callback()\n", imported + printed + "try:\n"))
+    done = python(CONVERTED + WAITING)
     assert (done.stdout, done.stderr) == ("raised\n", "")
 
 
+FAILS_AFTER_IT = """
+from dive import cli
+from dive.cli import group
+def run(words):
+    happens()
+    raise RuntimeError("caused by it")
+def slowly(line):
+    tell(line)
+    time.sleep(0.05)
+tell, cli._tell, group.run = cli._tell, slowly, run
+cli.main()
+"""
+
+
+def test_ctrl_c_in_a_finaliser_and_then_an_error_are_one_line():
+    done = python(DROPPED + FAILS_AFTER_IT)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", LINE)
+
+
 def test_ctrl_c_in_a_finaliser_at_the_end_of_the_command_does_not_end_the_process_by_a_signal():
-    finaliser = SWALLOWED.split("try:")[0] + "Callback()\n"
     # The interpreter does this to a signal with a handler in Python as it ends.
-    ended = "interrupts.end()\nsignal.signal(signal.SIGALRM, signal.SIG_DFL)\ntime.sleep(0.05)\n"
-    done = python(finaliser + ended + "print('done')\n")
+    ended = "happens()\ninterrupts.end()\nsignal.signal(signal.SIGALRM, signal.SIG_DFL)\ntime.sleep(0.05)\n"
+    done = python(DROPPED + ended + "print('done')\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
